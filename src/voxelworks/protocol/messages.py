@@ -1,0 +1,173 @@
+"""Messages between server and worker, and between a worker and its job's process.
+
+Unknown fields are ignored, so that old workers and new servers understand each other (rule R26). Times are
+*remaining seconds*, never dates: only the database's clock counts.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from voxelworks.errors import FailureClass
+
+PROTOCOL_VERSION = 1
+
+JobState = Literal["queued", "claimed", "running", "cancelling", "succeeded", "failed", "cancelled"]
+ResultKind = Literal["dataset", "addition", "value"]
+"""New dataset; addition to a dataset (mag, property); a plain value that leaves no files."""
+Json = dict[str, Any]
+
+
+class Message(BaseModel):
+    """Base of all messages."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class Progress(Message):
+    """How far an attempt is. Numbers never go backwards within a phase."""
+
+    phase: str
+    done: int = Field(ge=0)
+    total: int = Field(ge=0)
+    text: str = ""
+
+
+class SessionRequest(Message):
+    """A worker introduces itself. A session with the same name ends the worker's earlier sessions."""
+
+    name: str
+    version: str
+    protocol: int = PROTOCOL_VERSION
+    workflows: dict[str, int]
+    """Workflow name -> highest version that this worker runs."""
+    job_slots: int = 1
+
+
+class SessionAnswer(Message):
+    session_id: str
+    poll_s: float
+
+
+class Claim(Message):
+    """One job, handed to one worker for as long as it renews the lease."""
+
+    job_id: str
+    attempt: int
+    token: str
+    workflow: str
+    version: int
+    params: Json
+    places: dict[str, str]
+    """Reference in the params -> place (see `places`)."""
+    work_key: str
+    """Names the folder of the attempt and of its checkpoints; the same for all attempts of a job."""
+    lease_s: float
+    renew_s: float
+    cancel_grace_s: float
+
+
+class RenewRequest(Message):
+    token: str
+    progress: Progress | None = None
+
+
+Order = Literal["continue", "cancel", "drain", "lost"]
+
+
+class RenewAnswer(Message):
+    order: Order
+    lease_s: float
+    renew_s: float
+    log_offset: int = 0
+
+
+class SealedResult(Message):
+    """What an attempt made: complete, checked, and not yet visible to anyone."""
+
+    kind: ResultKind
+    place: str | None = None
+    """Place of the dataset that is made or added to; None for a plain value."""
+    layer: str | None = None
+    value: Json
+    """What the job answers: shown on its page and printed by `--json`."""
+    manifest_sha256: str | None = None
+    size_bytes: int = 0
+
+
+class SealRequest(Message):
+    """Told before `finish`: a success that is sealed before a cancel was recorded still counts (rule R18)."""
+
+    token: str
+    result: SealedResult
+
+
+class FinishRequest(Message):
+    token: str
+    outcome: Literal["succeeded", "failed", "cancelled", "interrupted"]
+    result: SealedResult | None = None
+    failure_class: FailureClass | None = None
+    code: str | None = None
+    """Stable name of the error (`errors.VoxelworksError.code`)."""
+    message: str | None = None
+    exit_code: int | None = None
+    peak_memory_bytes: int | None = None
+
+
+class FinishAnswer(Message):
+    state: JobState
+    publish: bool
+    """Whether the worker shall publish the sealed result now."""
+
+
+class DatasetLeaseRequest(Message):
+    token: str
+    place: str
+
+
+class DatasetLeaseAnswer(Message):
+    held: bool
+    lease_s: float
+    """Remaining time of the lease, held by this attempt or by another."""
+
+
+class PublishOrder(Message):
+    """A sealed and accepted result whose worker died before it was published."""
+
+    job_id: str
+    attempt: int
+    token: str
+    work_key: str
+    result: SealedResult
+
+
+class PublishedRequest(Message):
+    token: str
+    error: str | None = None
+    """Why publication is impossible, such as a target that somebody made by hand meanwhile."""
+
+
+# Between a worker and the process of its job: one JSON object per line on a pipe.
+
+
+class ChildProgress(Message):
+    type: Literal["progress"] = "progress"
+    progress: Progress
+
+
+class ChildSealed(Message):
+    type: Literal["sealed"] = "sealed"
+    result: SealedResult
+
+
+class ChildFailed(Message):
+    type: Literal["failed"] = "failed"
+    outcome: Literal["failed", "cancelled", "interrupted"]
+    failure_class: FailureClass
+    code: str
+    message: str
+
+
+ChildMessage = ChildProgress | ChildSealed | ChildFailed

@@ -1,0 +1,133 @@
+"""Laws of boxes, mags and voxel sizes."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import BaseModel
+
+from voxelworks.errors import InvalidGeometry
+from voxelworks.geometry import MAG1, Box, Mag, VoxelSize
+
+powers = st.integers(0, 10).map(lambda exponent: 2**exponent)
+mags = st.builds(Mag, powers, powers, powers)
+positions = st.integers(-(10**9), 10**9)
+extents = st.integers(0, 10**6)
+boxes = st.builds(Box, st.tuples(positions, positions, positions), st.tuples(extents, extents, extents))
+small_boxes = st.builds(
+    Box,
+    st.tuples(*[st.integers(0, 12)] * 3),
+    st.tuples(*[st.integers(0, 12)] * 3),
+)
+nanometres = st.floats(1e-3, 1e9, allow_nan=False).map(lambda value: float(format(value, ".12g")))
+voxel_sizes = st.builds(VoxelSize, nanometres, nanometres, nanometres)
+
+
+class Everything(BaseModel):
+    box: Box
+    mag: Mag
+    voxel_size: VoxelSize
+
+
+@given(box=boxes, mag=mags, voxel_size=voxel_sizes)
+def test_text_forms_and_json_are_read_back_as_the_same_values(box, mag, voxel_size):
+    assert (Box.parse(str(box)), Mag.parse(str(mag)), VoxelSize.parse(str(voxel_size))) == (
+        box,
+        mag,
+        voxel_size,
+    )
+    everything = Everything(box=box, mag=mag, voxel_size=voxel_size)
+    assert Everything.model_validate_json(everything.model_dump_json()) == everything
+
+
+@given(box=boxes, mag=mags)
+def test_array_order_is_the_reverse_of_text_order(box, mag):
+    assert Box.from_zyx(box.start_zyx, box.shape_zyx) == box
+    assert box.start_zyx == box.topleft[::-1]
+    assert Mag.from_zyx(mag.zyx) == mag
+
+
+@given(box=small_boxes)
+def test_slices_of_a_box_cut_exactly_its_voxels(box):
+    array = np.zeros((30, 30, 30), np.uint8)
+    array[box.slices_zyx] = 1
+    assert array.sum() == box.voxel_count
+
+
+@given(box=boxes, mag=mags)
+def test_a_box_in_a_mag_is_the_smallest_that_covers_it(box, mag):
+    coarse = box.in_mag(mag)
+    back = coarse.from_mag(mag)
+    assert back.contains(box)
+    assert all(0 <= a - b < m for a, b, m in zip(box.topleft, back.topleft, mag.xyz, strict=True))
+    assert all(0 <= b - a < m for a, b, m in zip(box.bottomright, back.bottomright, mag.xyz, strict=True))
+
+
+@given(box=boxes, first=mags, second=mags)
+def test_going_to_a_mag_in_two_steps_is_the_same_as_in_one(box, first, second):
+    assert box.in_mag(first).in_mag(second) == box.in_mag(first.times(second))
+
+
+@given(a=small_boxes, b=small_boxes)
+def test_intersection_and_union_agree_with_sets_of_voxels(a, b):
+    in_a, in_b = np.zeros((2, 30, 30, 30), bool)
+    in_a[a.slices_zyx] = True
+    in_b[b.slices_zyx] = True
+    assert a.intersect(b).voxel_count == (in_a & in_b).sum()
+    assert a.union(b).contains(a)
+    assert a.union(b).contains(b)
+
+
+@given(box=small_boxes, tile=st.tuples(*[st.integers(1, 7)] * 3))
+def test_tiles_cover_each_voxel_once_and_lie_on_the_grid(box, tile):
+    seen = np.zeros((30, 30, 30), np.uint8)
+    for part in box.tiles(tile):
+        seen[part.slices_zyx] += 1
+        assert all(
+            start // step == (stop - 1) // step
+            for start, stop, step in zip(part.topleft, part.bottomright, tile, strict=True)
+        )
+    expected = np.zeros_like(seen)
+    expected[box.slices_zyx] = 1
+    assert (seen == expected).all()
+
+
+@given(coarse=mags, fine=mags)
+def test_relative_mag_times_the_finer_one_is_the_coarser_one(coarse, fine):
+    if all(a >= b for a, b in zip(coarse.xyz, fine.xyz, strict=True)):
+        assert fine.times(coarse.relative_to(fine)) == coarse
+    else:
+        with pytest.raises(InvalidGeometry, match="is not coarser than"):
+            coarse.relative_to(fine)
+
+
+def test_an_isotropic_mag_has_a_short_form():
+    assert [str(Mag(1, 1, 1)), str(Mag(4, 4, 4)), str(Mag(4, 4, 1))] == ["1", "4", "4-4-1"]
+    assert Mag.parse("4,4,1") == Mag(4, 4, 1)
+    assert Mag.parse("1") == MAG1
+
+
+def test_units_become_nanometres():
+    assert VoxelSize.in_unit(0.004, 0.004, 0.04, "micrometer") == VoxelSize(4, 4, 40)
+    with pytest.raises(InvalidGeometry, match="unit 'furlong' is not known"):
+        VoxelSize.in_unit(1, 1, 1, "furlong")
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "message"),
+    [
+        (Mag, "3-3-1", "each part must be a power of two"),
+        (Mag, "4-4", "write it as 4-4-1"),
+        (Mag, "", "'' is not a mag"),
+        (VoxelSize, "4,4", "'4,4' is not a voxel size"),
+        (VoxelSize, "4,4,0", "must be a positive number"),
+        (VoxelSize, "4,4,nan", "must be a positive number"),
+        (VoxelSize, "inf,4,4", "must be a positive number"),
+        (Box, "1,2,3", "write x,y,z,width,height,depth"),
+        (Box, "0,0,0,1,1,-1", "must not be negative"),
+        (Box, "0,0,0,1,1,1.5", "in whole voxels"),
+    ],
+)
+def test_wrong_texts_are_refused_with_the_value_and_the_right_form(kind, text, message):
+    with pytest.raises(InvalidGeometry, match=message):
+        kind.parse(text)
