@@ -1,0 +1,80 @@
+"""How the samples stored in an image file become voxel values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from voxelworks.errors import UnsupportedDtype, UnsupportedFormat
+from voxelworks.volumes.formats.source import PlaneForm
+
+_KEPT = ("uint8", "uint16", "uint32", "uint64", "int8", "int16", "int32", "int64", "float32")
+_WIDENED = {"bool": "uint8", "float16": "float32"}
+"""Exact in the larger type. A bit stays 0 or 1: it is not stretched to 255."""
+
+
+@dataclass(frozen=True)
+class Samples:
+    """The samples of a pixel: first the channels, then perhaps alpha.
+
+    Alpha is dropped if it is opaque everywhere; an image that is really transparent is refused, because
+    its colours would change.
+    """
+
+    stored: np.dtype[Any]
+    """With the byte order of the file."""
+    channel_count: int
+    """1, or 3 for RGB."""
+    has_alpha: bool = False
+    white: int | None = None
+    """The largest value, if the file counts from white (0) to black."""
+
+    @property
+    def count(self) -> int:
+        return self.channel_count + self.has_alpha
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether the bytes of the file are the voxels."""
+        return self.count == 1 and self.white is None and self.stored == value_dtype(self.stored)
+
+    def form(self, height: int, width: int) -> PlaneForm:
+        return PlaneForm(height, width, value_dtype(self.stored), self.channel_count)
+
+    def deliver(self, name: str, stored: NDArray[Any], out: NDArray[Any]) -> None:
+        """Put stored samples (y, x, sample) into `out` (c, y, x)."""
+        for channel in range(self.channel_count):
+            values = stored[..., channel]
+            out[channel] = values if self.white is None else values.dtype.type(self.white) - values
+        if self.has_alpha and not np.all(stored[..., -1] == np.iinfo(self.stored).max):
+            raise UnsupportedFormat(f"{name} is transparent in places; save it without an alpha channel")
+
+
+@cache
+def value_dtype(stored: np.dtype[Any]) -> np.dtype[Any]:
+    """Give the voxel type of samples, in the byte order of this machine."""
+    return np.dtype(_WIDENED.get(stored.name, stored.name))
+
+
+def checked(name: str, samples: Samples) -> Samples:
+    """Give back samples that can become voxels.
+
+    Raises
+    ------
+    UnsupportedDtype
+        Naming the file and its type.
+    """
+    stored = samples.stored.name
+    if stored not in _KEPT and stored not in _WIDENED:
+        raise UnsupportedDtype(f"{name} holds {stored} values; save it as uint8, uint16, uint32 or float32")
+    if samples.channel_count == 3 and stored != "uint8":
+        raise UnsupportedDtype(
+            f"{name} is RGB with {stored} values; save it as RGB with 8 bits, or each channel by itself"
+        )
+    if samples.has_alpha and samples.stored.kind != "u":
+        raise UnsupportedDtype(f"{name} has an alpha channel of {stored} values; save it without alpha")
+    return samples

@@ -1,0 +1,93 @@
+"""Real files of microscopes and programs, compared with what Pillow and tifffile read from them."""
+
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image
+
+from voxelworks.errors import MixedSections, UnsupportedFormat
+from voxelworks.geometry import Box
+from voxelworks.testing.independent_writers import TiffStyle, write_png, write_tiff
+from voxelworks.volumes.formats import open_source
+
+TIFF_FILES = {
+    "formats/tiff/D75_08b_3page.tiff": ((3, 172, 306), "uint8", 3),
+    "formats/tiff/D75_08b_tiled.tiff": ((1, 172, 306), "uint8", 3),
+    "formats/tiff/D75_16b_grey.tiff": ((1, 172, 306), "uint16", 1),
+    "formats/tiff/CH1_16bit.tif": ((1, 408, 406), "uint16", 1),
+    "formats/tiff/rgb_tiff/test_rgb.tif": ((1, 32, 32), "uint8", 3),
+    "formats/tiff/tiff_with_different_shapes/1.tif": ((1, 250, 250), "uint8", 1),
+    "formats/tiff/various_tiff_formats/test_I.tif": ((64, 128, 64), "uint32", 1),
+    "formats/tiff/test_loading_image_saved_with_DM_stack.tif": ((2, 68, 68), "float32", 1),
+    "formats/tiff/test_loading_image_saved_with_imageJ_stack.tif": ((2, 68, 68), "float32", 1),
+    "formats/tiff_stack/tiff/test.0000.tiff": ((1, 265, 265), "uint8", 1),
+    "formats/ome_tiff/single-channel.ome.tiff": ((1, 167, 439), "int8", 1),
+    "formats/czi/FOV7_HV110_P0500510000.ome.tiff": ((1, 512, 512), "uint8", 1),
+}
+
+
+@pytest.mark.parametrize("name", TIFF_FILES)
+def test_real_tiff_files_equal_what_tifffile_reads(test_data, name):
+    source = open_source(test_data / name)
+    assert (source.shape_zyx, str(source.dtype), source.channel_count) == TIFF_FILES[name]
+    whole = tifffile.imread(test_data / name)
+    samples_last = whole.reshape(*source.shape_zyx, source.channel_count)
+    assert np.array_equal(source.read(source.box), np.moveaxis(samples_last, -1, 0))
+    box = Box((5, 7, 0), (20, 19, 1))
+    assert np.array_equal(source.read(box), np.moveaxis(samples_last, -1, 0)[:, *box.slices_zyx])
+
+
+@pytest.mark.parametrize("name", ["D75_08b.jpeg", "D75_16b_grey.png"])
+def test_real_png_and_jpeg_files_equal_what_pillow_reads(test_data, name):
+    source = open_source(test_data / "formats/png_jpeg" / name)
+    with Image.open(test_data / "formats/png_jpeg" / name) as opened:
+        expected = np.atleast_3d(np.asarray(opened))
+    assert np.array_equal(source.read_section(0), np.moveaxis(expected, -1, 0))
+
+
+def test_a_real_imagej_stack_states_its_voxel_size(test_data):
+    source = open_source(test_data / "formats/tiff/test_loading_image_saved_with_imageJ_stack.tif")
+    pixel_nm = 1000 * 1_000_000 / 5_928_571
+    assert source.voxel_size is not None
+    assert source.voxel_size.xyz == pytest.approx((pixel_nm, pixel_nm, 2500.0))
+    assert source.voxel_size_from == "ImageJ properties"
+
+
+def test_channels_of_a_real_ome_tiff_are_refused_by_name(test_data):
+    with pytest.raises(UnsupportedFormat) as error:
+        open_source(test_data / "formats/ome_tiff/multi-channel-z-series.ome.tif")
+    assert error.value.message == (
+        "multi-channel-z-series.ome.tif has 3 channels (Channel:0:0, Channel:0:1, Channel:0:2); "
+        "save each by itself and make it a layer of its own"
+    )
+
+
+def test_an_image_with_a_measurement_behind_it_is_refused(test_data):
+    with pytest.raises(MixedSections) as error:
+        open_source(test_data / "formats/tiff/olympus_SIS.tif")
+    assert error.value.message == (
+        "page 2 of olympus_SIS.tif is 112 x 101 uint16, but page 1 of olympus_SIS.tif is 112 x 101 uint8 RGB; "
+        "save all sections with the same kind of values"
+    )
+
+
+@pytest.mark.parametrize(
+    "name", ["neuron_fib25/raw.npz", "neuron_fib25/labels_neuron.npz", "membrane_isbi2012/raw.npz"]
+)
+@pytest.mark.parametrize("kind", ["tiff", "deflated tiff", "png", "multi-page tiff"])
+def test_real_volumes_written_as_stacks_come_back(test_data, tmp_path, name, kind):
+    volume = np.load(test_data / name)["data"][:12]
+    if kind == "multi-page tiff":
+        place = write_tiff(tmp_path / "stack.tif", volume, TiffStyle(byte_order="big", rows_per_strip=64))
+    else:
+        place = tmp_path
+        if kind == "png" and volume.dtype.itemsize > 2:
+            volume = (volume % 65536).astype(np.uint16)
+        for z, section in enumerate(volume):
+            if kind == "png":
+                write_png(tmp_path / f"z{z}.png", section)
+            else:
+                write_tiff(tmp_path / f"z{z}.tif", [section], TiffStyle(is_deflated=kind == "deflated tiff"))
+    source = open_source(place)
+    assert source.dtype == volume.dtype
+    assert np.array_equal(source.read(source.box)[0], volume)

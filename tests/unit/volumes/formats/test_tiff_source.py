@@ -1,0 +1,363 @@
+import numpy as np
+import pytest
+import tifffile
+
+from voxelworks.errors import MixedSections, UnsupportedDtype, UnsupportedFormat
+from voxelworks.geometry import Box, VoxelSize
+from voxelworks.testing.independent_writers import TiffStyle, write_tiff
+from voxelworks.volumes.formats import open_source
+
+
+def noise(shape, dtype=np.uint8):
+    return np.random.default_rng(5).integers(0, 200, shape).astype(dtype)
+
+
+def read_whole(path, **options):
+    source = open_source(path, **options)
+    return source.read(source.box)
+
+
+def refusal(kind, path, **options):
+    with pytest.raises(kind) as error:
+        read_whole(path, **options)
+    assert type(error.value) is kind
+    return error.value.message
+
+
+def test_a_section_alone_is_a_stack_of_one(tmp_path):
+    page = noise((5, 7))
+    source = open_source(write_tiff(tmp_path / "s.tif", [page]))
+    assert source.shape_zyx == (1, 5, 7)
+    assert np.array_equal(source.read_section(0), page[None])
+    assert (source.voxel_size, source.voxel_size_from, source.notes) == (None, "", ())
+    assert source.files == (str(tmp_path / "s.tif"),)
+
+
+def test_the_suffix_of_a_single_file_does_not_matter(tmp_path):
+    assert open_source(write_tiff(tmp_path / "stack", noise((2, 5, 7)))).shape_zyx == (2, 5, 7)
+
+
+def test_bits_become_zeros_and_ones(tmp_path):
+    pages = noise((2, 5, 7)) > 100
+    source = open_source(write_tiff(tmp_path / "s.tif", pages))
+    assert source.dtype == np.uint8
+    assert np.array_equal(source.read(source.box)[0], pages.astype(np.uint8))
+
+
+def test_half_floats_become_floats(tmp_path):
+    pages = noise((2, 5, 7), np.float16)
+    source = open_source(write_tiff(tmp_path / "s.tif", pages))
+    assert source.dtype == np.float32
+    assert np.array_equal(source.read(source.box)[0], pages.astype(np.float32))
+
+
+@pytest.mark.parametrize("dtype", ["float64", "complex64"])
+def test_other_types_are_refused_by_name(tmp_path, dtype):
+    path = write_tiff(tmp_path / "s.tif", np.zeros((2, 5, 7), dtype))
+    assert (
+        refusal(UnsupportedDtype, path)
+        == f"s.tif holds {dtype} values; save it as uint8, uint16, uint32 or float32"
+    )
+
+
+def test_rgb_of_16_bits_is_refused(tmp_path):
+    path = write_tiff(tmp_path / "s.tif", np.zeros((1, 5, 7, 3), np.uint16))
+    assert refusal(UnsupportedDtype, path) == (
+        "s.tif is RGB with uint16 values; save it as RGB with 8 bits, or each channel by itself"
+    )
+
+
+def test_two_channels_in_a_pixel_are_refused(tmp_path):
+    path = write_tiff(
+        tmp_path / "s.tif", np.zeros((1, 5, 7, 2), np.uint8), TiffStyle(photometric=1, extra_sample=0)
+    )
+    assert refusal(UnsupportedFormat, path) == (
+        "s.tif has 2 samples per pixel of kind MINISBLACK; save it as grey or RGB, or each channel by itself"
+    )
+
+
+def test_opaque_alpha_is_dropped_and_transparency_refused(tmp_path):
+    pages = noise((2, 5, 7, 2))
+    pages[..., 1] = 255
+    style = TiffStyle(photometric=1, extra_sample=2)
+    source = open_source(write_tiff(tmp_path / "s.tif", pages, style))
+    assert source.channel_count == 1
+    assert np.array_equal(source.read(source.box)[0], pages[..., 0])
+    pages[1, 2, 3, 1] = 254
+    path = write_tiff(tmp_path / "t.tif", pages, style)
+    assert (
+        refusal(UnsupportedFormat, path) == "t.tif is transparent in places; save it without an alpha channel"
+    )
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize("is_deflated", [False, True])
+def test_values_that_count_from_white_are_turned_round(tmp_path, dtype, is_deflated):
+    pages = noise((2, 5, 7), dtype)
+    path = write_tiff(tmp_path / "s.tif", pages, TiffStyle(photometric=0, is_deflated=is_deflated))
+    source = open_source(path)
+    assert np.array_equal(source.read(source.box)[0], np.iinfo(dtype).max - pages)
+
+
+def test_values_from_white_of_a_signed_type_are_refused(tmp_path):
+    path = write_tiff(tmp_path / "s.tif", noise((1, 5, 7), np.int16), TiffStyle(photometric=0))
+    assert (
+        refusal(UnsupportedFormat, path)
+        == "s.tif counts int16 values from white to black; save it as black to white"
+    )
+
+
+@pytest.mark.parametrize("photometric", [0, 3])
+def test_imagej_keeps_measured_values_whatever_it_displays(tmp_path, photometric):
+    pages = noise((2, 5, 7))
+    style = TiffStyle(photometric=photometric, description="ImageJ=1.54f\nimages=2\nslices=2\n")
+    source = open_source(write_tiff(tmp_path / "s.tif", pages, style))
+    assert np.array_equal(source.read(source.box)[0], pages)
+
+
+def test_a_grey_table_is_grey(tmp_path):
+    pages = noise((1, 5, 7))
+    source = open_source(write_tiff(tmp_path / "s.tif", pages, TiffStyle(photometric=3)))
+    assert np.array_equal(source.read(source.box)[0], pages)
+
+
+def test_a_colour_table_is_refused(tmp_path):
+    colours = np.random.default_rng(0).integers(0, 65536, (3, 256), dtype=np.uint16)
+    tifffile.imwrite(tmp_path / "s.tif", noise((5, 7)), photometric="palette", colormap=colours)
+    assert (
+        refusal(UnsupportedFormat, tmp_path / "s.tif") == "s.tif uses a colour table; save it as grey or RGB"
+    )
+
+
+IMAGEJ_SIZE = "ImageJ=1.54f\nimages=2\nslices=2\nunit={unit}\nspacing=0.05\nloop=false\n"
+
+
+@pytest.mark.parametrize(
+    ("unit", "size"),
+    [
+        ("micron", VoxelSize(4.0, 4.0, 50.0)),
+        ("\\u00B5m", VoxelSize(4.0, 4.0, 50.0)),
+        ("nm", VoxelSize(0.004, 0.004, 0.05)),
+    ],
+)
+def test_imagej_states_the_voxel_size(tmp_path, unit, size):
+    style = TiffStyle(description=IMAGEJ_SIZE.format(unit=unit), pixels_per_unit=(250, 1))
+    source = open_source(write_tiff(tmp_path / "s.tif", noise((2, 5, 7)), style))
+    assert (source.voxel_size, source.voxel_size_from, source.notes) == (size, "ImageJ properties", ())
+
+
+def test_a_voxel_size_without_depth_is_only_mentioned(tmp_path):
+    style = TiffStyle(description="ImageJ=1.54f\nimages=2\nslices=2\nunit=nm\n", pixels_per_unit=(1, 4))
+    source = open_source(write_tiff(tmp_path / "s.tif", noise((2, 5, 7)), style))
+    assert source.voxel_size is None
+    assert source.notes == ("ImageJ states pixels of 4 x 4 nm, but no distance of sections",)
+
+
+def test_pixels_without_a_unit_have_no_size(tmp_path):
+    style = TiffStyle(description=IMAGEJ_SIZE.format(unit="pixel"), pixels_per_unit=(250, 1))
+    assert open_source(write_tiff(tmp_path / "s.tif", noise((2, 5, 7)), style)).voxel_size is None
+
+
+def test_a_unit_nobody_knows_is_only_mentioned(tmp_path):
+    style = TiffStyle(description=IMAGEJ_SIZE.format(unit="furlong"), pixels_per_unit=(250, 1))
+    source = open_source(write_tiff(tmp_path / "s.tif", noise((2, 5, 7)), style))
+    assert source.notes == ("ImageJ states a voxel size of 0.004, 0.004, 0.05 furlong, which cannot be used",)
+
+
+def imagej_with_one_directory(path, pages, byte_order):
+    """Write a stack as ImageJ does beyond 4 GiB: all pixels, but a directory of the first section only."""
+    whole = np.concatenate(list(pages))
+    description = f"ImageJ=1.54f\nimages={len(pages)}\nslices={len(pages)}\n"
+    write_tiff(path, [whole], TiffStyle(description=description, byte_order=byte_order))
+    data = bytearray(path.read_bytes())
+    order = "<" if byte_order == "little" else ">"
+    at = data.index(
+        np.array([257, 4], order + "u2").tobytes() + np.array([1, whole.shape[0]], order + "u4").tobytes()
+    )
+    data[at + 8 : at + 12] = np.array([pages.shape[1]], order + "u4").tobytes()
+    path.write_bytes(data)
+    return path
+
+
+@pytest.mark.parametrize("byte_order", ["little", "big"])
+def test_imagej_stacks_with_one_directory_have_all_sections(tmp_path, byte_order):
+    pages = noise((4, 5, 7), np.uint16)
+    source = open_source(imagej_with_one_directory(tmp_path / "s.tif", pages, byte_order))
+    assert source.shape_zyx == (4, 5, 7)
+    assert np.array_equal(source.read(source.box)[0], pages)
+
+
+def test_imagej_stacks_that_are_cut_short_are_refused(tmp_path):
+    path = write_tiff(
+        tmp_path / "s.tif", noise((1, 5, 7)), TiffStyle(description="ImageJ=1.54f\nimages=90\nslices=90\n")
+    )
+    size = path.stat().st_size
+    assert (
+        refusal(UnsupportedFormat, path) == f"s.tif is cut short: it has {size} of 3158 bytes; copy it again"
+    )
+
+
+def test_tifffile_stacks_with_one_directory_have_all_sections(tmp_path):
+    pages = noise((4, 5, 7), np.float32)
+    tifffile.imwrite(tmp_path / "s.tif", pages, truncate=True, photometric="minisblack")
+    source = open_source(tmp_path / "s.tif")
+    assert np.array_equal(source.read(source.box)[0], pages)
+
+
+def test_time_points_of_imagej_are_refused(tmp_path):
+    path = write_tiff(
+        tmp_path / "s.tif", noise((6, 5, 7)), TiffStyle(description="ImageJ=1.54f\nimages=6\nframes=6\n")
+    )
+    assert refusal(UnsupportedFormat, path) == (
+        "s.tif has 6 time points; save the one you need, or, if they are sections, "
+        "swap frames and slices in Fiji (Image > Properties)"
+    )
+
+
+def test_channels_of_imagej_are_refused(tmp_path):
+    description = "ImageJ=1.54f\nimages=6\nchannels=2\nslices=3\n"
+    path = write_tiff(tmp_path / "s.tif", noise((6, 5, 7)), TiffStyle(description=description))
+    assert refusal(UnsupportedFormat, path) == (
+        "s.tif has 2 channels; save each by itself (Fiji: Image > Color > Split Channels)"
+    )
+
+
+def test_axes_beyond_x_y_z_are_refused(tmp_path):
+    tifffile.imwrite(
+        tmp_path / "s.tif", noise((2, 3, 5, 7)), photometric="minisblack", metadata={"axes": "TZYX"}
+    )
+    assert refusal(UnsupportedFormat, tmp_path / "s.tif") == (
+        "s.tif has more axes than x, y and z (T: 2, Z: 3); save one channel and time point by itself"
+    )
+
+
+def test_pages_of_unequal_size_are_named_or_padded(tmp_path):
+    small, large = noise((4, 7)), noise((5, 6))
+    path = write_tiff(tmp_path / "s.tif", [small, large])
+    assert refusal(MixedSections, path) == (
+        "page 2 of s.tif is 6 x 5 uint8, but page 1 of s.tif is 7 x 4 uint8; "
+        "correct it, or ask for smaller sections to be filled with zeros"
+    )
+    source = open_source(path, fill_missing=True)
+    expected = np.zeros((2, 5, 7), np.uint8)
+    expected[0, :4], expected[1, :, :6] = small, large
+    assert np.array_equal(source.read(source.box)[0], expected)
+    assert source.notes == ("page 1 of s.tif, page 2 of s.tif padded with zeros to 7 x 5",)
+    assert np.array_equal(source.read(Box((5, 3, 0), (2, 2, 2)))[0], expected[:, 3:, 5:])
+
+
+def test_pages_of_unequal_type_are_refused_even_if_padded(tmp_path):
+    path = write_tiff(tmp_path / "s.tif", [noise((5, 7)), noise((5, 7), np.uint16)])
+    assert refusal(MixedSections, path, fill_missing=True) == (
+        "page 2 of s.tif is 7 x 5 uint16, but page 1 of s.tif is 7 x 5 uint8; "
+        "save all sections with the same kind of values"
+    )
+
+
+def test_thumbnails_are_ignored(tmp_path):
+    pages = noise((2, 40, 50))
+    with tifffile.TiffWriter(tmp_path / "s.tif") as writer:
+        writer.write(pages, photometric="minisblack", metadata=None)
+        writer.write(pages[0, ::4, ::4], photometric="minisblack", metadata=None, subfiletype=1)
+    source = open_source(tmp_path / "s.tif")
+    assert np.array_equal(source.read(source.box)[0], pages)
+    assert source.notes == ("1 thumbnail or mask pages of s.tif were ignored",)
+
+
+@pytest.mark.parametrize("compression", ["lzw", "zstd", "jpeg", "jpeg2000", "packbits"])
+def test_compressed_pages_equal_what_tifffile_reads(tmp_path, compression):
+    pages = noise((2, 70, 90))
+    predictor = compression in ("lzw", "zstd")
+    options = {
+        "compression": compression,
+        "predictor": predictor,
+        "rowsperstrip": 16,
+        "photometric": "minisblack",
+    }
+    tifffile.imwrite(tmp_path / "s.tif", pages, **options)
+    source = open_source(tmp_path / "s.tif")
+    expected = tifffile.imread(tmp_path / "s.tif")
+    box = Box((11, 13, 1), (50, 41, 1))
+    assert np.array_equal(source.read(source.box)[0], expected)
+    assert np.array_equal(source.read(box)[0], expected[box.slices_zyx])
+    assert not source.has_random_access
+
+
+def test_tiles_and_plain_pages_are_read_where_they_are_needed(tmp_path):
+    pages = noise((1, 70, 90))
+    assert open_source(write_tiff(tmp_path / "a.tif", pages)).has_random_access
+    assert open_source(
+        write_tiff(tmp_path / "b.tif", pages, TiffStyle(tile=(16, 16), is_deflated=True))
+    ).has_random_access
+    assert not open_source(
+        write_tiff(tmp_path / "c.tif", pages, TiffStyle(is_deflated=True))
+    ).has_random_access
+
+
+@pytest.mark.parametrize("style", [TiffStyle(), TiffStyle(rows_per_strip=4, strip_gap=2)])
+def test_a_file_cut_short_is_refused_when_it_is_opened(tmp_path, style):
+    path = tmp_path / "s.tif"
+    tifffile.imwrite(path, noise((64, 64)))
+    size = path.stat().st_size
+    path.write_bytes(path.read_bytes()[:-100])
+    assert (
+        refusal(UnsupportedFormat, path)
+        == f"s.tif is cut short: it has {size - 100} of {size} bytes; copy it again"
+    )
+
+
+def test_a_file_without_its_directory_is_refused(tmp_path):
+    path = write_tiff(tmp_path / "s.tif", noise((1, 64, 64)))
+    path.write_bytes(path.read_bytes()[:2000])
+    assert (
+        refusal(UnsupportedFormat, path) == "s.tif is cut short or damaged: it holds no image; copy it again"
+    )
+
+
+@pytest.mark.parametrize("style", [TiffStyle(), TiffStyle(is_big=True, byte_order="big")])
+@pytest.mark.parametrize("is_alone", [True, False])
+def test_pages_lost_at_the_end_are_noticed(tmp_path, style, is_alone):
+    path = tmp_path / "s_1.tif"
+    one, three = noise((1, 64, 64)), noise((3, 64, 64))
+    second_page = write_tiff(path, one, style).stat().st_size
+    write_tiff(path, three, style)
+    path.write_bytes(path.read_bytes()[: second_page + 100])
+    if not is_alone:
+        write_tiff(tmp_path / "s_2.tif", one)
+    message = refusal(UnsupportedFormat, path if is_alone else tmp_path)
+    assert message.startswith("s_1.tif is cut short or damaged: page 2 at byte ")
+
+
+def test_damaged_strips_are_named_when_they_are_read(tmp_path):
+    path = write_tiff(tmp_path / "s.tif", noise((1, 64, 64)), TiffStyle(is_deflated=True))
+    data = bytearray(path.read_bytes())
+    data[8:300] = bytes(292)
+    path.write_bytes(data)
+    source = open_source(path)
+    with pytest.raises(UnsupportedFormat) as error:
+        source.read(source.box)
+    assert error.value.message.startswith("s.tif cannot be decoded: ")
+    assert error.value.message.endswith("; copy it again or save it anew")
+
+
+@pytest.mark.parametrize("length", [1, 3, 8, 9, 20])
+def test_garbage_with_the_right_beginning_is_refused(tmp_path, length):
+    (tmp_path / "s.tif").write_bytes((b"II*\0" + b"\xff" * 40)[:length])
+    assert refusal(UnsupportedFormat, tmp_path / "s.tif").startswith("s.tif ")
+
+
+def test_an_image_bomb_costs_nothing_to_look_at(tmp_path):
+    path = write_tiff(tmp_path / "s.tif", noise((1, 64, 64)), TiffStyle(is_deflated=True))
+    data = path.read_bytes()
+    for tag in (256, 257, 278):
+        old = np.array([tag, 4], "<u2").tobytes() + np.array([1, 64], "<u4").tobytes()
+        data = data.replace(old, old[:8] + np.array([2_000_000], "<u4").tobytes())
+    path.write_bytes(data)
+    assert open_source(path).section_bytes == 4 * 10**12
+
+
+def test_kinds_of_tiff_with_values_of_their_own_are_refused(tmp_path):
+    tifffile.imwrite(tmp_path / "s.tif", noise((5, 7)), extratags=[(33445, 4, 1, 2, True)])
+    assert refusal(UnsupportedFormat, tmp_path / "s.tif") == (
+        "s.tif is a TIFF of kind MDGEL; save it as OME-TIFF or as plain sections"
+    )
