@@ -1,0 +1,1 @@
+"""Run the blocks of a job in parallel: progress, cancellation, retry, checkpoints and memory limits."""
