@@ -1,0 +1,389 @@
+"""One magnification of a layer, stored as a chunked array in any format that tensorstore opens."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorstore as ts
+from numpy.typing import DTypeLike, NDArray
+
+from voxelworks.errors import (
+    InvalidDataset,
+    InvalidGeometry,
+    MagNotFound,
+    ResourcesExceeded,
+    StorageFailed,
+    TargetExists,
+    TargetNotWritable,
+    UnsupportedFormat,
+    VoxelworksError,
+)
+from voxelworks.geometry import Box, Mag, Zyx
+from voxelworks.protocol.places import is_remote
+from voxelworks.volumes import storage
+from voxelworks.volumes.metadata import CXYZ, CZYX, Axes, Category
+from voxelworks.volumes.shards import CHUNK
+
+_DRIVERS = {
+    "zarr3": "zarr3",
+    "zarr": "zarr",
+    "n5": "n5",
+    "neuroglancerPrecomputed": "neuroglancer_precomputed",
+}
+_READ_EDGE = 128
+"""Larger reads fault in fresh memory for what they decode: measured, 1024^3 at once costs 20 times the system time."""
+_READS_AHEAD = 8
+"""So many reads are on their way at once: remote stores answer slowly."""
+_ZSTD_LEVELS: dict[Category, int] = {"color": 1, "segmentation": 3}
+"""Higher levels gain nothing on electron microscopy images and cost several times the time."""
+
+
+@dataclass(frozen=True)
+class MagArray:
+    """Handle to one magnification: cheap, picklable, opened when first used.
+
+    Arrays that are read and written are (c, z, y, x), whatever the axis order of the store.
+    """
+
+    location: str
+    """Folder or address of the array."""
+    mag: Mag
+    box: Box
+    """What the layer covers, in voxels of this mag."""
+    dtype: np.dtype[Any]
+    channel_count: int
+    data_format: str = "zarr3"
+    axes: Axes | None = CZYX
+    """Axis names in the order of the store; None if only the store knows."""
+    channel_index: int = 0
+    """First channel of the layer in the store."""
+
+    @property
+    def stored_box(self) -> Box:
+        """What the array can hold, in voxels of this mag; it may be larger than `box`."""
+        _, *start = self._store.domain.inclusive_min
+        _, *shape = self._store.shape
+        return Box.from_zyx(_zyx(start), _zyx(shape))
+
+    @property
+    def shard_shape_zyx(self) -> Zyx:
+        """Size of what one file holds."""
+        return _spatial(self._store.chunk_layout.write_chunk)
+
+    @property
+    def chunk_shape_zyx(self) -> Zyx:
+        """Size of what is decoded at once."""
+        return _spatial(self._store.chunk_layout.read_chunk)
+
+    def read(self, box: Box) -> NDArray[Any]:
+        """Read voxels.
+
+        Parameters
+        ----------
+        box : Box
+            In voxels of this mag. What lies outside the stored array is zero.
+
+        Returns
+        -------
+        (c, z, y, x) array of `dtype`, C order
+
+        Raises
+        ------
+        StorageFailed
+            If the store does not answer.
+        InvalidDataset
+            If what is stored cannot be decoded.
+        """
+        store = self._store
+        inside = box.intersect(self.stored_box)
+        allocate = np.empty if inside == box else np.zeros
+        target: NDArray[Any] = allocate((self.channel_count, *box.shape_zyx), store.dtype.numpy_dtype)
+        z, y, x = (-(-_READ_EDGE // chunk) * chunk for chunk in self.chunk_shape_zyx)
+        to_target = (-box.topleft[0], -box.topleft[1], -box.topleft[2])
+        reads: deque[Any] = deque()
+        for piece in inside.tiles((x, y, z)):
+            part = target[:, *piece.moved(to_target).slices_zyx]
+            source = store[:, *piece.slices_zyx]
+            reads.append(ts.array(part).write(source[ts.d[:].translate_to[0]]))
+            if len(reads) >= _READS_AHEAD:
+                _wait(reads.popleft(), "read", self.location)
+        for read in reads:
+            _wait(read, "read", self.location)
+        return self._as_stated(target)
+
+    def write(self, box: Box, array: NDArray[Any]) -> None:
+        """Write voxels; on return they are on disk.
+
+        Whole shards are written in one step each. The parts of a shard may not be written by several
+        processes.
+
+        Parameters
+        ----------
+        box : Box
+            In voxels of this mag, inside the stored array.
+        array : (c, z, y, x) or (z, y, x)
+            Of `dtype`; C order is fastest.
+
+        Raises
+        ------
+        InvalidGeometry
+            If the box leaves the stored array, or its shape is not that of the array.
+        StorageFailed, ResourcesExceeded
+            If it cannot be written; the latter if the disk is full.
+        """
+        if array.ndim == 3:
+            array = array[np.newaxis]
+        if array.shape != (self.channel_count, *box.shape_zyx) or array.dtype != self.dtype:
+            raise InvalidGeometry(
+                f"box {box} needs {self.channel_count} channels of {self.dtype}, got {array.dtype} {array.shape}"
+            )
+        if not self.stored_box.contains(box):
+            raise InvalidGeometry(f"box {box} leaves the array of {self.stored_box} at {self.location}")
+        # tensorstore copies the array first. Its option not to (can_reference_source_data_indefinitely) saves
+        # a quarter of the memory, but in 0.1.86 it silently drops chunks of several channels.
+        writing = self._store[:, *box.slices_zyx].write(array)
+        _wait(writing, "write", self.location)
+
+    def shard_files(self, box: Box) -> list[str]:
+        """List the files that hold a box: those that exist, as paths relative to the folder of the array.
+
+        Only for local Zarr v3 arrays: a shard without a file is all zero.
+        """
+        assert self.data_format == "zarr3"
+        assert not is_remote(self.location)
+        shards = dict(zip("zyx", self.shard_shape_zyx, strict=True))
+        start, stop = (dict(zip("zyx", ends, strict=True)) for ends in (box.start_zyx, box.stop_zyx))
+        inside = not box.intersect(self.stored_box).is_empty
+        ranges = [
+            range(1) if axis == "c" else range(start[axis] // shards[axis], -(-stop[axis] // shards[axis]))
+            for axis in self.axes or CXYZ
+        ]
+        names = ["/".join(["c", *map(str, index)]) for index in product(*ranges)] if inside else []
+        return [name for name in names if (Path(self.location) / name).is_file()]
+
+    @property
+    def _store(self) -> ts.TensorStore:
+        return _open(self, storage.context(), _stamp(self))
+
+    def _as_stated(self, stored: NDArray[Any]) -> NDArray[Any]:
+        """Convert to the data type that the dataset states, if the values allow it."""
+        if stored.dtype == self.dtype:
+            return stored
+        converted = stored.astype(self.dtype)
+        if not np.array_equal(converted, stored):
+            raise InvalidDataset(
+                f"{self.location} holds {stored.dtype} values that do not fit into {self.dtype}, which the dataset "
+                "states; correct its properties"
+            )
+        return converted
+
+
+def create_mag_array(
+    path: str | Path,
+    *,
+    mag: Mag,
+    layer_box: Box,
+    dtype: DTypeLike,
+    channel_count: int,
+    shard_zyx: Zyx,
+    category: Category,
+    chunk: int = CHUNK,
+    axes: Axes = CZYX,
+) -> MagArray:
+    """Create a Zarr v3 array for one magnification, or open the equal one that is there.
+
+    Index 0 is the origin of the dataset, also if the layer begins elsewhere.
+
+    Parameters
+    ----------
+    path : path
+        Folder of the array.
+    mag : Mag
+        Its magnification.
+    layer_box : Box
+        Of the layer, in mag 1.
+    dtype : dtype
+        Of one channel.
+    channel_count : int
+        All channels lie in one chunk.
+    shard_zyx : (z, y, x)
+        Size of a shard, in voxels of this mag; multiples of `chunk`.
+    category : "color" or "segmentation"
+        Images are compressed less than labels.
+    chunk : int
+        Edge of a chunk, in voxels.
+    axes : tuple of str
+        ``c, z, y, x`` as we store, or ``c, x, y, z`` as WEBKNOSSOS does, for layers that are stored so
+        already.
+
+    Raises
+    ------
+    InvalidGeometry
+        If the layer begins at negative coordinates.
+    TargetExists
+        If another array is there.
+    TargetNotWritable
+        If the folder cannot be written.
+    """
+    if min(layer_box.topleft) < 0:
+        raise InvalidGeometry(
+            f"box {layer_box} begins at negative coordinates, which cannot be stored; move it"
+        )
+    kind = np.dtype(dtype)
+    box = layer_box.in_mag(mag)
+    metadata = _zarr3_metadata(box, kind, channel_count, shard_zyx, chunk, category, axes)
+    spec = {"driver": "zarr3", "kvstore": storage.kvstore_spec(str(path)), "metadata": metadata}
+    try:
+        ts.open(spec, context=storage.context(), open=True, create=True).result()
+    except ValueError as error:
+        if "PERMISSION_DENIED" in str(error) or "Read-only" in str(error):
+            raise TargetNotWritable(
+                f"cannot write to {path}; choose another place or change its permissions"
+            ) from error
+        if "FAILED_PRECONDITION" in str(error):
+            raise TargetExists(
+                f"{path} holds another array already; remove it or choose another name"
+            ) from error
+        raise _explain(error, "create", str(path)) from error
+    return MagArray(str(path), mag, box, kind, channel_count, axes=axes)
+
+
+def _zarr3_metadata(
+    box: Box,
+    dtype: np.dtype[Any],
+    channel_count: int,
+    shard_zyx: Zyx,
+    chunk: int,
+    category: Category,
+    axes: Axes,
+) -> dict[str, Any]:
+    sizes = {"c": channel_count} | dict(zip("zyx", box.stop_zyx, strict=True))
+    shard = {"c": channel_count} | dict(zip("zyx", shard_zyx, strict=True))
+    chunks = {"c": channel_count, "z": chunk, "y": chunk, "x": chunk}
+    little = {"name": "bytes", "configuration": {"endian": "little"}}
+    inner: list[dict[str, Any]] = [
+        little,
+        {"name": "zstd", "configuration": {"level": _ZSTD_LEVELS[category], "checksum": False}},
+    ]
+    if axes == CXYZ:
+        # WEBKNOSSOS: x varies fastest in memory, and the array is as large as its shards.
+        inner.insert(0, {"name": "transpose", "configuration": {"order": [3, 2, 1, 0]}})
+        sizes = {axis: -(-size // shard[axis]) * shard[axis] for axis, size in sizes.items()}
+    sharding = {
+        "chunk_shape": [chunks[axis] for axis in axes],
+        "codecs": inner,
+        "index_codecs": [little, {"name": "crc32c"}],
+    }
+    return {
+        "shape": [sizes[axis] for axis in axes],
+        "data_type": dtype.name,
+        "dimension_names": list(axes),
+        "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [shard[axis] for axis in axes]}},
+        "codecs": [{"name": "sharding_indexed", "configuration": sharding}],
+        "fill_value": 0,
+    }
+
+
+@lru_cache(maxsize=256)
+def _open(array: MagArray, context: ts.Context, _version: object) -> ts.TensorStore:
+    """Open an array for this process, with axes c, z, y, x."""
+    driver = _DRIVERS.get(array.data_format)
+    if driver is None:
+        readable = ", ".join(_DRIVERS)
+        later = " (a later version will)" if array.data_format == "wkw" else ""
+        raise UnsupportedFormat(
+            f"{array.location} is stored as {array.data_format!r}, which this version does not read{later}; convert it "
+            f"to one of: {readable}"
+        )
+    is_writable = array.data_format == "zarr3" and not is_remote(array.location)
+    spec: dict[str, Any] = {"driver": driver, "kvstore": storage.kvstore_spec(array.location)}
+    if array.data_format == "neuroglancerPrecomputed":
+        # The description of all scales lies beside the folder of each.
+        parent, _, key = array.location.rstrip("/").rpartition("/")
+        spec |= {"kvstore": storage.kvstore_spec(parent), "scale_metadata": {"key": key}}
+    try:
+        store = ts.open(spec, context=context, open=True, read=True, write=is_writable).result()
+    except ValueError as error:
+        if "NOT_FOUND" in str(error):
+            raise MagNotFound(f"there is no {array.data_format} array at {array.location}") from error
+        raise _explain(error, "open", array.location) from error
+    return _with_our_axes(store, array)
+
+
+def _stamp(array: MagArray) -> object:
+    """Tell one array from another that was made in its place."""
+    if is_remote(array.location):
+        return None
+    try:
+        status = (Path(array.location) / "zarr.json").stat()
+    except OSError:
+        return None
+    return status.st_ino, status.st_mtime_ns
+
+
+def _with_our_axes(store: ts.TensorStore, array: MagArray) -> ts.TensorStore:
+    axes = list(array.axes or _axes_of_store(store))
+    if len(axes) != store.rank or not {"y", "x"} <= set(axes) <= set("tczyx"):
+        raise UnsupportedFormat(
+            f"{array.location} has axes {', '.join(axes)} for {store.rank} dimensions; c, z, y, x are read"
+        )
+    store = store[ts.d[:].label[axes]]
+    if "t" in axes:
+        if store.domain["t"].size != 1:
+            raise UnsupportedFormat(f"{array.location} has {store.domain['t'].size} time points; one is read")
+        store = store[ts.d["t"][store.domain["t"].inclusive_min]]
+    for axis in ("c", "z"):
+        if axis not in axes:
+            store = store[ts.newaxis][ts.d[0].label[axis]]
+    store = store.transpose(CZYX)
+    channels = store.domain["c"]
+    first = channels.inclusive_min + array.channel_index
+    if first + array.channel_count > channels.exclusive_max:
+        raise InvalidDataset(
+            f"{array.location} has {channels.size} channels, but the dataset says {array.channel_count} from number "
+            f"{array.channel_index} on; correct its properties"
+        )
+    return store[first : first + array.channel_count][ts.d[0].translate_to[0]][
+        ts.d[:].label[["", "", "", ""]]
+    ]
+
+
+def _axes_of_store(store: ts.TensorStore) -> Iterable[str]:
+    """Axes of an array whose dataset does not name them: those that it names itself, or WEBKNOSSOS' default."""
+    labels = ["c" if label == "channel" else label for label in store.domain.labels]
+    if set(labels) <= set(CZYX):
+        return labels
+    return CXYZ[-store.rank :]
+
+
+def _wait(operation: Any, verb: str, location: str) -> None:
+    try:
+        operation.result()
+    except (ValueError, OSError) as error:
+        raise _explain(error, verb, location) from error
+
+
+def _explain(error: Exception, verb: str, location: str) -> VoxelworksError:
+    text = str(error)
+    if "No space left" in text or "quota exceeded" in text.lower():
+        return ResourcesExceeded(f"cannot {verb} {location}: the disk is full; free some space")
+    if text.startswith(("DATA_LOSS", "INVALID_ARGUMENT", "FAILED_PRECONDITION")) and verb != "write":
+        return InvalidDataset(f"cannot {verb} {location}: the data is damaged or not understood ({text})")
+    return StorageFailed(f"cannot {verb} {location}: {text}")
+
+
+def _spatial(grid: ts.ChunkLayout.Grid) -> Zyx:
+    _, z, y, x = (extent or 1 for extent in grid.shape or (1, 1, 1, 1))
+    return z, y, x
+
+
+def _zyx(values: Iterable[int]) -> Zyx:
+    z, y, x = values
+    return z, y, x

@@ -1,0 +1,138 @@
+"""Read a bare OME-Zarr image (0.4 or 0.5) as a dataset of one layer.
+
+Only its JSON is read here. Writing OME metadata is in `metadata`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from voxelworks.errors import InvalidDataset, InvalidGeometry, UnsupportedDtype, UnsupportedFormat
+from voxelworks.geometry import Box, Mag, VoxelSize
+from voxelworks.volumes import storage
+from voxelworks.volumes.metadata import Category, DataSource, LayerProperties, MagProperties, element_class_of
+
+
+def read_image(location: str, name: str) -> DataSource | None:
+    """Describe the image of an OME-Zarr group.
+
+    The layer takes its name from the image (`color` or `segmentation` if it has none), its voxel size from
+    the finest level. Levels whose scale is no power-of-two multiple of it are left out.
+
+    Returns
+    -------
+    DataSource or None
+        None if the folder is no OME-Zarr image.
+
+    Raises
+    ------
+    InvalidDataset
+        If its metadata cannot be understood.
+    UnsupportedFormat
+        If it has axes other than t, c, z, y, x.
+    """
+    attributes, data_format = _attributes(location)
+    multiscales = attributes.get("multiscales")
+    if not isinstance(multiscales, list) or not multiscales:
+        return None
+    try:
+        return _describe(location, name, multiscales[0], data_format, is_labels="image-label" in attributes)
+    except (KeyError, TypeError, IndexError, ValueError) as error:
+        if isinstance(error, InvalidGeometry):
+            raise InvalidDataset(f"{location}: the OME-Zarr metadata cannot be used: {error}") from error
+        raise InvalidDataset(
+            f"{location}: the OME-Zarr metadata is incomplete or wrong ({error!r})"
+        ) from error
+
+
+def _attributes(location: str) -> tuple[Mapping[str, Any], str]:
+    group = _read_json(location, "zarr.json")
+    if group is not None:
+        ome = group.get("attributes", {}).get("ome", {})
+        return (ome if isinstance(ome, Mapping) else {}), "zarr3"
+    return _read_json(location, ".zattrs") or {}, "zarr"
+
+
+def _describe(
+    location: str, name: str, multiscale: Mapping[str, Any], data_format: str, *, is_labels: bool
+) -> DataSource:
+    axes = [str(axis["name"]) for axis in multiscale["axes"]]
+    if not {"y", "x"} <= set(axes) <= set("tczyx"):
+        raise UnsupportedFormat(f"{location} has axes {', '.join(axes)}; t, c, z, y and x are read")
+    units = {str(axis["name"]): axis.get("unit") or "nanometer" for axis in multiscale["axes"]}
+    levels = multiscale["datasets"]
+    finest = _scale(levels[0], axes)
+    # An image without z is one voxel thick: as thick as wide.
+    sizes_nm = [
+        finest.get(axis, finest["x"]) * VoxelSize.in_unit(1, 1, 1, units.get(axis, units["x"])).x
+        for axis in "xyz"
+    ]
+    mags = [
+        MagProperties(mag=mag, path=f"./{level['path']}", axis_order={axis: i for i, axis in enumerate(axes)})
+        for level in levels
+        if (mag := _mag(_scale(level, axes), finest)) is not None
+    ]
+    dtype, shape = _array_type(storage.join(location, str(levels[0]["path"])), data_format)
+    extent = dict(zip(axes, shape, strict=True))
+    channel_count = extent.get("c", 1)
+    category: Category = "segmentation" if is_labels else "color"
+    layer = LayerProperties(
+        name=str(multiscale.get("name") or "").strip("/") or category,
+        category=category,
+        bounding_box=Box((0, 0, 0), (extent["x"], extent["y"], extent.get("z", 1))),
+        element_class=_element_class(dtype, channel_count, category),
+        data_format=data_format,
+        num_channels=channel_count,
+        mags=tuple(mags),
+    )
+    return DataSource.new(name, VoxelSize(*sizes_nm)).with_layer(layer)
+
+
+def _element_class(dtype: np.dtype[Any], channel_count: int, category: Category) -> str:
+    try:
+        return element_class_of(dtype.name, channel_count, category)
+    except UnsupportedDtype:
+        if channel_count == 1 or dtype.kind not in "ui":
+            raise
+        # Images of several channels are read, though we cannot write such a layer.
+        return f"{'u' if dtype.kind == 'u' else ''}int{dtype.itemsize * 8 * channel_count}"
+
+
+def _scale(level: Mapping[str, Any], axes: Sequence[str]) -> dict[str, float]:
+    for transformation in level.get("coordinateTransformations", []):
+        if transformation["type"] == "scale":
+            return dict(zip(axes, map(float, transformation["scale"]), strict=True))
+    raise InvalidGeometry("a level states no scale")
+
+
+def _mag(scale: Mapping[str, float], finest: Mapping[str, float]) -> Mag | None:
+    ratios = [round(scale[axis] / finest[axis]) if axis in scale else 1 for axis in "xyz"]
+    try:
+        return Mag(ratios[0], ratios[1], ratios[2])
+    except InvalidGeometry:
+        return None
+
+
+def _array_type(location: str, data_format: str) -> tuple[np.dtype[Any], list[int]]:
+    file = "zarr.json" if data_format == "zarr3" else ".zarray"
+    array = _read_json(location, file)
+    if array is None:
+        raise InvalidDataset(f"{location} holds no {file}, though the OME-Zarr metadata names this array")
+    return np.dtype(array["data_type" if data_format == "zarr3" else "dtype"]), list(array["shape"])
+
+
+def _read_json(location: str, name: str) -> Mapping[str, Any] | None:
+    text = storage.read_bytes(location, name)
+    if text is None:
+        return None
+    try:
+        content = json.loads(text)
+    except ValueError as error:
+        raise InvalidDataset(f"{storage.join(location, name)} is not JSON: {error}") from error
+    if not isinstance(content, Mapping):
+        raise InvalidDataset(f"{storage.join(location, name)} holds no JSON object")
+    return content
