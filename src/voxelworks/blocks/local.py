@@ -45,6 +45,8 @@ PRELOADED_MODULES = [
 _GROUP_SIGNALS = {signal.SIGINT, signal.SIGTERM}
 """Sent to whole process groups, by Ctrl-C or to end a job. What becomes of workers is for their parent to say."""
 _EXIT_CODE_WAIT_S = 2.0
+_START_TRIES = 10
+_START_WAIT_S = 0.1
 _UNKNOWN_EXIT = 255
 """What `multiprocessing` says if the fork server died and took the exit code with it."""
 
@@ -98,14 +100,12 @@ class LocalExecutor:
         if not busy:
             time.sleep(timeout_s)
             return []
-        ready = wait(
-            [*(worker.connection for worker in busy), *(worker.process.sentinel for worker in busy)],
-            timeout_s,
-        )
+        ready = wait([worker.connection for worker in busy], timeout_s)
+        # A dead worker has hung up, unless a process that its block started still holds the line.
         return [
             self._outcome_of(worker)
             for worker in busy
-            if worker.connection in ready or worker.process.sentinel in ready
+            if worker.connection in ready or (not ready and not _is_alive(worker.handle))
         ]
 
     def stop(self) -> None:
@@ -129,14 +129,28 @@ class LocalExecutor:
 
     def _new_worker(self) -> _Worker:
         ours, theirs = self._context.Pipe()
-        process = self._context.Process(target=_work, args=(theirs, self._threads), name="block-worker")
-        with _surroundings_of_workers(self._threads):
-            process.start()
+        process = self._start_process(theirs)
         theirs.close()
         assert process.pid is not None
         worker = _Worker(process, psutil.Process(process.pid), ours)
         self._workers.append(worker)
         return worker
+
+    def _start_process(self, connection: Connection) -> BaseProcess:
+        for tries_left in reversed(range(_START_TRIES)):
+            process = self._context.Process(
+                target=_work, args=(connection, self._threads), name="block-worker"
+            )
+            try:
+                with _surroundings_of_workers(self._threads):
+                    process.start()
+                break
+            except (ConnectionError, EOFError):
+                # The fork server is just dying. As soon as it is dead, a new one takes its place.
+                if not tries_left:
+                    raise
+                time.sleep(_START_WAIT_S)
+        return process
 
     def _outcome_of(self, worker: _Worker) -> tuple[str, Outcome]:
         """Take the answer of a worker that has something to say, if only by having died."""
@@ -163,16 +177,23 @@ class LocalExecutor:
         worker.process.close()
         if exit_code != _UNKNOWN_EXIT:
             return exit_code
-        # The fork server died, so the worker may well be alive: it must not write beside its successor.
+        # The fork server died, so the worker was not waited for: it must not write beside its successor.
         with contextlib.suppress(psutil.NoSuchProcess):
             worker.handle.kill()
-            while worker.handle.status() != psutil.STATUS_ZOMBIE:
-                time.sleep(0.01)
+        while _is_alive(worker.handle):
+            time.sleep(0.01)
         return None
 
     def _end_all(self) -> None:
         for worker in list(self._workers):
             self._end(worker)
+
+
+def _is_alive(process: psutil.Process) -> bool:
+    try:
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
 
 
 def _context() -> SpawnContext | ForkServerContext:

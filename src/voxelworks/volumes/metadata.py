@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal, Self
@@ -34,6 +33,7 @@ from voxelworks.errors import (
     UnsupportedFormat,
 )
 from voxelworks.geometry import Box, Mag, VoxelSize
+from voxelworks.volumes.files import replace_file
 
 PROPERTIES_FILE = "datasource-properties.json"
 GROUP_FILE = "zarr.json"
@@ -376,30 +376,6 @@ def save_groups(folder: Path, source: DataSource) -> None:
     _save_group(folder / GROUP_FILE, root_group())
     for name, group in present.items():
         _save_group(folder / name / GROUP_FILE, group)
-
-
-def replace_file(path: Path, text: str) -> None:
-    """Replace a file in one step that survives a crash: readers see the old text or the new, never a part.
-
-    The temporary name is always the same, so that a crash leaves nothing behind once the write is done again;
-    the caller makes sure that nobody else replaces the file at that time.
-    """
-    temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("w", encoding="utf-8", newline="\n") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-    sync_folder(path.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make renames in a folder survive a power failure."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def check_can_add_mags(layer: LayerProperties) -> None:

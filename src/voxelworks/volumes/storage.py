@@ -16,8 +16,6 @@ import tensorstore as ts
 from voxelworks.errors import StorageFailed, UnsafeReference
 from voxelworks.protocol.places import is_remote
 
-_LOCK_SUFFIX = ".__lock"
-"""The file driver writes a value to a file of this suffix first and then renames it."""
 _RETRIES = {"max_retries": 5, "initial_delay": "500ms", "max_delay": "8s"}
 """Some 15 s of patience with a remote store; then the block fails, and is tried again later."""
 _thread_count: int | None = None
@@ -99,14 +97,3 @@ def join(location: str, relative: str) -> str:
     """Give the place of something below a folder or address."""
     relative = relative.removeprefix("./")
     return f"{location.rstrip('/')}/{relative}" if is_remote(location) else str(Path(location) / relative)
-
-
-def remove_leftovers(folder: Path) -> list[Path]:
-    """Delete what killed writers left in a folder: values that were never renamed to their final name.
-
-    Call it when nobody writes there. Returns what was deleted.
-    """
-    found = sorted(path for path in folder.rglob(f"*{_LOCK_SUFFIX}*") if path.is_file())
-    for path in found:
-        path.unlink()
-    return found

@@ -70,6 +70,17 @@ def die_by_segfault_once(folder: Path, number: int) -> int:
     return number
 
 
+def die_once_before_its_child(folder: Path, number: int) -> int:
+    """Leave a child behind that holds all open files of the worker for a while."""
+    if not (folder / f"{number}.died").exists():
+        (folder / f"{number}.died").touch()
+        if os.fork() == 0:
+            time.sleep(2)
+            os._exit(0)
+        die_by_signal(signal.SIGKILL)
+    return number
+
+
 def leave(status: int) -> NoReturn:
     sys.exit(status)
 

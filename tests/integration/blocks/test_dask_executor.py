@@ -1,22 +1,21 @@
 """Blocks on real Dask clusters."""
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
 import block_functions
-import psutil
 import pytest
+from block_helpers import PATIENCE_S, is_running, run, started, wait_until
 
 from voxelworks.blocks.cluster import DaskExecutor
 from voxelworks.blocks.executor import Executor, make_executor
-from voxelworks.blocks.processing import process
 from voxelworks.blocks.threads import threads_per_slot
 from voxelworks.errors import (
     BlockFailed,
@@ -28,8 +27,6 @@ from voxelworks.errors import (
 )
 
 distributed = pytest.importorskip("distributed", reason="the extra `cluster` is not installed")
-
-PATIENCE_S = 60.0
 
 
 @pytest.fixture(scope="module")
@@ -45,81 +42,36 @@ def address() -> Iterator[str]:
         yield address
 
 
-class scheduler:  # noqa: N801 - read as a verb
-    def __enter__(self) -> tuple[str, subprocess.Popen[str]]:
-        self._process = subprocess.Popen(
-            [
-                sys.executable,
-                "-m",
-                "distributed.cli.dask_scheduler",
-                "--host",
-                "127.0.0.1",
-                "--port",
-                "0",
-                "--no-dashboard",
-            ],
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        line = next(line for line in self._process.stderr if "Scheduler at:" in line)
-        # Read on, so that the pipe never fills.
-        self._reader = threading.Thread(target=self._process.stderr.read)
-        self._reader.start()
-        return line.split()[-1], self._process
-
-    def __exit__(self, *_exception: object) -> None:
-        self._process.kill()
-        self._process.wait()
-        self._reader.join()
-        self._process.stderr.close()
-
-
-class worker_of:  # noqa: N801
-    def __init__(self, address: str) -> None:
-        self._address = address
-
-    def __enter__(self) -> None:
-        self._process = subprocess.Popen(
-            [
-                sys.executable,
-                "-m",
-                "distributed.cli.dask_worker",
-                self._address,
-                "--nthreads",
-                "2",
-                "--no-dashboard",
-            ]
-            + ["--no-nanny", "--memory-limit", "1GiB"],
-            stderr=subprocess.DEVNULL,
-            env=os.environ | {"PYTHONPATH": str(Path(__file__).parent)},
-        )
-        with distributed.Client(self._address, set_as_default=False) as client:
-            client.wait_for_workers(1, timeout=PATIENCE_S)
-
-    def __exit__(self, *_exception: object) -> None:
-        self._process.kill()
-        self._process.wait()
-
-
-def run(executor: Executor, function: Callable[[object], object], items: list, **options) -> list:
-    return process(
-        [(str(item), item) for item in items],
-        function,
-        executor=executor,
-        **{"phase": "test", "report": lambda progress: None, "retry_wait_s": 0.0} | options,
+@contextlib.contextmanager
+def scheduler() -> Iterator[tuple[str, subprocess.Popen[str]]]:
+    options = ["--host", "127.0.0.1", "--port", "0", "--no-dashboard"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "distributed.cli.dask_scheduler", *options], stderr=subprocess.PIPE, text=True
     )
+    line = next(line for line in process.stderr if "Scheduler at:" in line)
+    # Read on, so that the pipe never fills.
+    reader = threading.Thread(target=process.stderr.read)
+    reader.start()
+    yield line.split()[-1], process
+    process.kill()
+    process.wait()
+    reader.join()
+    process.stderr.close()
 
 
-def wait_until(is_so: Callable[[], object]) -> None:
-    end_s = time.monotonic() + PATIENCE_S
-    while not is_so():
-        assert time.monotonic() < end_s, "it never came to pass"
-        time.sleep(0.01)
-
-
-def started(folder: Path, number: int) -> list[int]:
-    path = folder / f"{number}.started"
-    return [int(line) for line in path.read_text().splitlines()] if path.exists() else []
+@contextlib.contextmanager
+def worker_of(address: str) -> Iterator[None]:
+    options = ["--nthreads", "2", "--memory-limit", "1GiB", "--no-nanny", "--no-dashboard"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "distributed.cli.dask_worker", address, *options],
+        stderr=subprocess.DEVNULL,
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parent)},
+    )
+    with distributed.Client(address, set_as_default=False) as client:
+        client.wait_for_workers(1, timeout=PATIENCE_S)
+    yield
+    process.kill()
+    process.wait()
 
 
 def test_results_come_in_the_order_of_the_items(executor):
@@ -170,7 +122,7 @@ def test_a_cancelled_job_leaves_no_running_block_and_a_cluster_that_works(execut
 
     with pytest.raises(Cancelled):
         run(executor, partial(block_functions.wait_for_go, tmp_path), list(range(6)), check=check)
-    assert [process_id for process_id in process_ids if psutil.pid_exists(process_id)] == []
+    assert [process_id for process_id in process_ids if is_running(process_id)] == []
     assert len(list(tmp_path.glob("*.started"))) == 2
     assert run(executor, block_functions.double, [1, 2]) == [2, 4]
 
@@ -210,18 +162,17 @@ def test_a_stop_waits_for_blocks_that_nothing_can_interrupt(address, tmp_path):
 
 
 def test_a_scheduler_that_dies_is_told_as_such(tmp_path):
-    with scheduler() as (address, scheduler_process), worker_of(address):
-        with make_executor(address, 1) as executor:
+    with scheduler() as (address, process), worker_of(address), make_executor(address, 1) as executor:
 
-            def kill_the_scheduler():
-                wait_until(lambda: started(tmp_path, 0))
-                scheduler_process.kill()
+        def kill_the_scheduler():
+            wait_until(lambda: started(tmp_path, 0))
+            process.kill()
 
-            killer = threading.Thread(target=kill_the_scheduler)
-            killer.start()
-            with pytest.raises(ServerUnreachable, match="the connection to the Dask scheduler is lost"):
-                run(executor, partial(block_functions.wait_for_go, tmp_path), [0])
-            killer.join()
+        killer = threading.Thread(target=kill_the_scheduler)
+        killer.start()
+        with pytest.raises(ServerUnreachable, match="the connection to the Dask scheduler is lost"):
+            run(executor, partial(block_functions.wait_for_go, tmp_path), [0])
+        killer.join()
 
 
 def test_a_scheduler_that_does_not_answer_is_named(monkeypatch):

@@ -11,7 +11,7 @@ import pytest
 
 from voxelworks.geometry import MAG1, Box, VoxelSize
 from voxelworks.volumes.dataset import Dataset
-from voxelworks.volumes.storage import remove_leftovers
+from voxelworks.volumes.files import remove_leftovers
 
 WRITER = """
 import sys

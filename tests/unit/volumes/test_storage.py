@@ -5,7 +5,7 @@ import pytest
 
 from voxelworks.errors import UnsafeReference
 from voxelworks.geometry import MAG1, Box
-from voxelworks.volumes import storage
+from voxelworks.volumes import files, storage
 from voxelworks.volumes.arrays import create_mag_array
 
 
@@ -51,7 +51,7 @@ def test_what_killed_writers_left_is_removed_and_nothing_else(tmp_path):
     array.write(box, np.ones((64, 64, 64), "uint8"))
     leftover = tmp_path / "1" / "c" / "0" / "0" / "0" / "0_85ede25217ddb7c9.__lock"
     leftover.write_bytes(b"half")
-    assert storage.remove_leftovers(tmp_path) == [leftover]
+    assert files.remove_leftovers(tmp_path) == [leftover]
     assert sorted(p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*") if p.is_file()) == [
         "1/c/0/0/0/0",
         "1/zarr.json",

@@ -1,0 +1,285 @@
+"""What a workflow's run function gets: references, folders, parallel blocks, progress, and the seal at the end."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol, TypeVar
+
+from voxelworks.errors import InvalidInput, TargetExists, UnsafeReference, VoxelworksError
+from voxelworks.geometry import VoxelSize
+from voxelworks.protocol.messages import Progress, SealedResult
+from voxelworks.settings import Settings
+from voxelworks.volumes.metadata import PROPERTIES_FILE
+from voxelworks.workflows._declare import Outcome, Params, Workflow
+from voxelworks.workflows._refs import DatasetRef, LayerRef, NewDatasetRef, Resolver, SourceRef
+from voxelworks.workflows.publishing import AttemptFolder, LayerChange, require_writable_folder, seal
+
+if TYPE_CHECKING:
+    from voxelworks.blocks.checkpoints import Checkpoints
+    from voxelworks.blocks.executor import Executor
+    from voxelworks.volumes.dataset import Dataset, Layer
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+class Reporter(Protocol):
+    """Where progress and log lines go."""
+
+    def progress(self, progress: Progress) -> None: ...
+
+    def log(self, text: str) -> None: ...
+
+
+class StopFlag:
+    """Tells a running job to stop, from a signal handler or another thread."""
+
+    def __init__(self) -> None:
+        self._error: VoxelworksError | None = None
+        self.event = threading.Event()
+
+    def set(self, error: VoxelworksError) -> None:
+        self._error = self._error or error
+        self.event.set()
+
+    def check(self) -> None:
+        """Raise the error that the flag was set with."""
+        if self._error is not None:
+            raise self._error
+
+
+class Job:
+    """One attempt of one job, seen from its workflow.
+
+    A run function first looks at its input and refuses it, then calls `start_dataset` or `start_addition`, which is
+    the first write, then `process` for the work.
+    """
+
+    def __init__(
+        self,
+        workflow: Workflow,
+        params: Params,
+        *,
+        resolver: Resolver,
+        work_key: str,
+        attempt: int,
+        settings: Settings,
+        executor: Executor,
+        reporter: Reporter,
+        stop: StopFlag,
+    ) -> None:
+        self.settings = settings
+        self.executor = executor
+        self._workflow = workflow
+        self._params = params
+        self._resolver = resolver
+        self._work_key = work_key
+        self._attempt = attempt
+        self._reporter = reporter
+        self._stop = stop
+        self._folder: AttemptFolder | None = None
+        self._fingerprint = ""
+        self._target: tuple[str, str | None] | None = None
+        self._changes: list[LayerChange] = []
+        self._facts: dict[str, tuple[int, str]] = {}
+        self._units_done = 0
+        self._units_total = 0
+
+    # Reading
+
+    def locate(self, ref: SourceRef) -> str:
+        """Give the path or address of a source."""
+        return self._resolver.locate(ref)
+
+    def require_inside(self, ref: SourceRef, files: Iterable[str | Path]) -> None:
+        """On a server, refuse source files that lead out of their folder by symbolic links.
+
+        Raises
+        ------
+        UnsafeReference
+        """
+        if self._resolver.is_trusting:
+            return
+        source = Path(self.locate(ref))
+        folder = source if source.is_dir() else source.parent
+        for file in files:
+            if not Path(file).resolve().is_relative_to(folder.resolve()):
+                raise UnsafeReference(
+                    f"{Path(file).name} in {ref} is a link that leads out of it; put the file itself there"
+                )
+
+    def open_dataset(self, ref: DatasetRef) -> Dataset:
+        from voxelworks.volumes.dataset import Dataset
+
+        return Dataset.open(self._resolver.locate(ref), may_leave_folder=self._resolver.is_trusting)
+
+    def open(self, ref: LayerRef) -> Layer:
+        """Open a layer; `DatasetNotFound` or `LayerNotFound` if it is not there."""
+        return self.open_dataset(ref.dataset).layer(ref.layer)
+
+    # Writing
+
+    def check_new_dataset(self, ref: NewDatasetRef) -> None:
+        """Refuse a target that exists or cannot be written; for checks before a long look at the input."""
+        target = self._resolver.locate(ref)
+        folder = AttemptFolder.for_target("dataset", target, self._work_key, self._attempt)
+        if Path(target).exists() or Path(target).is_symlink():
+            raise TargetExists(f"{ref} exists already; choose another target, or remove it first")
+        require_writable_folder(folder.home)
+
+    def start_dataset(
+        self, ref: NewDatasetRef, voxel_size: VoxelSize, *, inputs: Sequence[object]
+    ) -> Dataset:
+        """Begin a new dataset; it gets its name only when the job is published.
+
+        Parameters
+        ----------
+        ref
+            Its name.
+        voxel_size
+        inputs
+            What the result depends on beside the params, such as names, sizes and times of the input files: blocks
+            that an earlier attempt finished are used again only if all of this is the same.
+        """
+        from voxelworks.volumes.dataset import Dataset
+
+        self.check_new_dataset(ref)
+        target = self._resolver.locate(ref)
+        self._begin("dataset", target, self._resolver.place(ref), None, inputs)
+        # Left by an attempt that was stopped after its last file, but before its result was accepted.
+        (self.folder.result / PROPERTIES_FILE).unlink(missing_ok=True)
+        return Dataset.create(self.folder.result, voxel_size, name=Path(target).name)
+
+    def start_addition(self, ref: LayerRef, *, inputs: Sequence[object]) -> Path:
+        """Begin an addition to a dataset; give the folder that stands for the dataset's folder until publication."""
+        target = self._resolver.locate(ref.dataset)
+        folder = AttemptFolder.for_target("addition", target, self._work_key, self._attempt)
+        require_writable_folder(folder.home)
+        self._begin("addition", target, self._resolver.place(ref.dataset), ref.layer, inputs)
+        return self.folder.result
+
+    def change(self, change: LayerChange) -> None:
+        """Note what the addition changes in the properties of the dataset."""
+        self._changes.append(change)
+
+    @property
+    def folder(self) -> AttemptFolder:
+        if self._folder is None:
+            raise RuntimeError(f"{self._workflow.name} writes before start_dataset or start_addition")
+        return self._folder
+
+    def _begin(self, kind: str, target: str, place: str, layer: str | None, inputs: Sequence[object]) -> None:
+        import voxelworks
+
+        facts = (
+            self._workflow.name, self._workflow.version, voxelworks.__version__, self._params.model_dump_json(),
+            self.settings.shard_bytes_max, self.executor.slots, *inputs,
+        )  # fmt: skip
+        self._fingerprint = hashlib.sha256(repr(facts).encode()).hexdigest()
+        self._folder = AttemptFolder.for_target(kind, target, self._work_key, self._attempt)
+        self._target = (place, layer)
+        if self._folder.prepare(self._fingerprint):
+            self.log("going on where an earlier attempt stopped")
+
+    # Working
+
+    def log(self, text: str) -> None:
+        self._reporter.log(text)
+
+    def check(self) -> None:
+        """Raise `Cancelled` or `Interrupted` if the job shall stop."""
+        self._stop.check()
+
+    def expect(self, units: int) -> None:
+        """Tell how much work is to come over all phases, so that progress never goes backwards."""
+        self._units_total = units
+
+    def process(
+        self,
+        phase: str,
+        items: Sequence[tuple[str, Item]],
+        function: Callable[[Item], Result],
+        *,
+        units: int,
+        memory_bytes_per_item: int,
+        result_type: type[Result] | None = None,
+        is_resumable: bool = True,
+    ) -> list[Result]:
+        """Run `function` on every item in parallel; see `blocks.process`.
+
+        Parameters
+        ----------
+        phase
+            Shown to users, such as ``color: mag 1 to 8``.
+        items
+            Pairs of a key, unique within the phase, and what `function` gets.
+        function
+            Picklable; runs in the processes of the executor.
+        units
+            How much of the work that `expect` announced this phase is.
+        memory_bytes_per_item
+            Peak memory of one call.
+        result_type
+            Type of the results, if it is not plain JSON.
+        is_resumable
+            Whether blocks finished by an earlier attempt are skipped.
+        """
+        from voxelworks.blocks.processing import process
+
+        base, total = self._units_done, max(self._units_total, self._units_done + units)
+
+        def report(progress: Progress) -> None:
+            share = progress.done / progress.total if progress.total else 1.0
+            done = base + int(units * share)
+            text = f"{progress.done} of {progress.total} blocks" if progress.total else ""
+            self._reporter.progress(Progress(phase=phase, done=done, total=total, text=progress.text or text))
+
+        results = process(
+            items, function, executor=self.executor, phase=phase, report=report, check=self.check,
+            checkpoints=self._checkpoints() if is_resumable else None, result_type=result_type,
+            memory_bytes_per_item=memory_bytes_per_item, tries=self.settings.block_tries,
+        )  # fmt: skip
+        self._units_done = base + units
+        return results
+
+    def is_finished(self, phase: str, items: Sequence[tuple[str, object]]) -> bool:
+        """Tell whether an earlier attempt finished all items of a phase."""
+        return {key for key, _ in items} <= self._checkpoints().load(phase).keys()
+
+    def _checkpoints(self) -> Checkpoints:
+        from voxelworks.blocks.checkpoints import Checkpoints
+
+        return Checkpoints(self.folder.checkpoints, self._fingerprint)
+
+    def remember_files(self, facts: dict[str, tuple[int, str]]) -> None:
+        """Keep size and checksum of result files that blocks have just written, so that the seal need not read them."""
+        self._facts.update(facts)
+
+    # Ending
+
+    def seal(self, outcome: Outcome) -> SealedResult:
+        """Write the manifest; from here on the result is complete, and still visible to nobody."""
+        self.check()
+        value = outcome.model_dump(mode="json")
+        if outcome.kind == "value":
+            return SealedResult(kind="value", value=value)
+        assert self._target is not None
+        place, layer = self._target
+        self._reporter.progress(
+            Progress(
+                phase="sealing", done=self._units_total, total=self._units_total, text="checking every file"
+            )
+        )
+        kind = outcome.kind
+        digest, size = seal(self.folder, kind=kind, known=self._facts, changes=tuple(self._changes))
+        return SealedResult(
+            kind=kind, place=place, layer=layer, value=value, manifest_sha256=digest, size_bytes=size
+        )
+
+    def discard_refused(self, error: BaseException) -> None:
+        """After bad input leave nothing behind, not even the attempt's folder."""
+        if self._folder is not None and isinstance(error, InvalidInput):
+            self._folder.discard()

@@ -1,0 +1,178 @@
+"""References in params: what a workflow works on, without saying where it lies.
+
+The same params run on a laptop and on a server: *locally* a reference is a path or an address, on a *server* it is the
+name of a dataset or ``root:NAME/relative`` below an import root. Only a `Resolver` knows which.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Protocol
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import CoreSchema, core_schema
+
+from voxelworks.errors import InvalidParams
+from voxelworks.protocol.places import DATASET_NAME
+
+
+class Ref(str):
+    """A text that names data."""
+
+    __slots__ = ()
+    label = "Reference"
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        def read(value: str) -> Ref:
+            if not value.strip():
+                raise InvalidParams(f"a {cls.label.lower()} is missing; give its name or place")
+            return cls(value.strip())
+
+        return core_schema.no_info_after_validator_function(
+            read, core_schema.str_schema(), serialization=core_schema.to_string_ser_schema()
+        )
+
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        return {"type": "string", "title": cls.label, "format": cls.__name__}
+
+
+class DatasetRef(Ref):
+    """An existing dataset: its name on a server, its folder or address locally."""
+
+    __slots__ = ()
+    label = "Dataset"
+
+
+class NewDatasetRef(Ref):
+    """A dataset that the job makes: its name on a server, its folder locally. It must not exist yet."""
+
+    __slots__ = ()
+    label = "New dataset"
+
+
+class SourceRef(Ref):
+    """Images to read: `root:NAME/relative` on a server, a file or folder locally."""
+
+    __slots__ = ()
+    label = "Source"
+
+
+class LayerRef(BaseModel):
+    """A layer of a dataset. As text: `DATASET/LAYER`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    dataset: DatasetRef
+    """Dataset to work on."""
+    layer: str
+    """Layer of the dataset."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_text(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        dataset, separator, layer = value.rstrip("/").rpartition("/")
+        if not separator:
+            raise InvalidParams(f"{value!r} names no layer; write DATASET/LAYER")
+        return {"dataset": dataset, "layer": layer}
+
+    @field_validator("layer")
+    @classmethod
+    def _is_layer_name(cls, value: str) -> str:
+        return check_name("layer", value)
+
+    def __str__(self) -> str:
+        return f"{self.dataset}/{self.layer}"
+
+
+def check_name(what: str, name: str) -> str:
+    """Give back a dataset or layer name that is safe as a folder name; `InvalidParams` otherwise."""
+    if not DATASET_NAME.fullmatch(name) or name.endswith(".lock"):
+        raise InvalidParams(
+            f"{name!r} is not a {what} name; use letters, digits, '-', '_' and '.', beginning with a letter or digit"
+        )
+    return name
+
+
+def references(params: BaseModel) -> Iterator[Ref]:
+    """Yield every reference in the params, nested ones too, in order of declaration."""
+    for name in type(params).model_fields:
+        yield from _references_in(getattr(params, name))
+
+
+def _references_in(value: object) -> Iterator[Ref]:
+    if isinstance(value, Ref):
+        yield value
+    elif isinstance(value, BaseModel):
+        yield from references(value)
+    elif isinstance(value, tuple | list):
+        for item in value:
+            yield from _references_in(item)
+
+
+class Resolver(Protocol):
+    """Turns references into paths and addresses, and those of results into places."""
+
+    @property
+    def is_trusting(self) -> bool:
+        """Whether metadata of a dataset may lead out of its folder: yes for a user's own files, no on a server."""
+
+    def locate(self, ref: Ref) -> str:
+        """Give the path or address that a reference stands for here."""
+
+    def place(self, ref: Ref) -> str:
+        """Give the place that is written into the result: it means the same on every machine of the server."""
+
+
+class LocalResolver:
+    """On the command line and in Python a reference is a path or an address."""
+
+    is_trusting = True
+
+    def locate(self, ref: Ref) -> str:
+        return str(ref)
+
+    def place(self, ref: Ref) -> str:
+        return str(ref)
+
+
+class PlacesResolver:
+    """In a server's job a reference stands for a place that the server looked up when it gave the job away."""
+
+    is_trusting = False
+
+    def __init__(self, places: Mapping[str, str], locate: Callable[[str], str]) -> None:
+        self._places = places
+        self._locate = locate
+
+    def place(self, ref: Ref) -> str:
+        return self._places[str(ref)]
+
+    def locate(self, ref: Ref) -> str:
+        return self._locate(self._places[str(ref)])
+
+
+__all__ = [
+    "DatasetRef",
+    "LayerRef",
+    "LocalResolver",
+    "NewDatasetRef",
+    "PlacesResolver",
+    "Ref",
+    "Resolver",
+    "SourceRef",
+    "check_name",
+    "references",
+]

@@ -1,0 +1,267 @@
+"""Convert image stacks to a chunked, multiscale dataset."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pydantic import Field, field_validator
+
+from voxelworks.errors import InvalidParams, UnsupportedDtype
+from voxelworks.geometry import MAG1, Box
+from voxelworks.workflows import (
+    FREE,
+    Job,
+    Mag,
+    NewDataset,
+    NewDatasetRef,
+    Params,
+    SourceRef,
+    VoxelSize,
+    check_name,
+    workflow,
+)
+
+if TYPE_CHECKING:
+    from voxelworks.volumes.dataset import Dataset, MagArray
+    from voxelworks.volumes.formats import ImageSource
+    from voxelworks.volumes.shards import LevelGroup
+    from voxelworks.workflows._staging import StagedSlab
+
+
+class LayerSource(Params):
+    """Images that become one layer."""
+
+    source: SourceRef
+    """Folder of TIFF, PNG or JPEG sections, or one multi-page TIFF or OME-TIFF."""
+
+    layer_name: str = "color"
+    """Name of the layer."""
+
+    category: Literal["color", "segmentation"] = "color"
+    """`color` for images, `segmentation` for labels."""
+
+    @field_validator("layer_name")
+    @classmethod
+    def _is_name(cls, value: str) -> str:
+        return check_name("layer", value)
+
+
+class ConvertParams(Params):
+    """What to convert, and how."""
+
+    layers: Annotated[tuple[LayerSource, ...], Field(min_length=1)]
+    """One item for each layer."""
+
+    target: NewDatasetRef
+    """Dataset to make. It must not exist yet."""
+
+    voxel_size: VoxelSize | None = None
+    """Size of a voxel in nanometres, `x,y,z`. Needed unless the images state it."""
+
+    fill_missing: bool = False
+    """Fill missing sections with zeros, and pad smaller ones, instead of refusing the stack."""
+
+    pyramid: bool = True
+    """Also make the coarser magnifications."""
+
+    coarsest_mag: Mag | None = None
+    """Last magnification to make, such as `16-16-4`; by default until the layer fits into 256 voxels."""
+
+    @field_validator("layers")
+    @classmethod
+    def _has_distinct_names(cls, value: tuple[LayerSource, ...]) -> tuple[LayerSource, ...]:
+        names = [layer.layer_name for layer in value]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise InvalidParams(f"two layers are named {twice[0]!r}; give each its own name")
+        return value
+
+
+class ConvertedDataset(NewDataset):
+    """Images were converted to a dataset."""
+
+    voxel_size: str
+    """Size of a voxel in nanometres, x,y,z."""
+
+    mags: tuple[str, ...]
+    """Magnifications of the first layer, finest first."""
+
+
+@workflow(
+    version=1,
+    cost=FREE,
+    example={"layers": [{"source": "root:demo/raw"}], "target": "my-dataset", "voxel_size": "10,10,10"},
+)
+def convert(params: ConvertParams, job: Job) -> ConvertedDataset:
+    """Convert image stacks to a chunked, multiscale dataset.
+
+    Reads folders of TIFF, PNG or JPEG sections (in natural order), multi-page TIFF and OME-TIFF files with uint8 to
+    uint32, float32 or RGB voxels. Missing and unequal sections are refused by name unless `fill_missing` is set. The
+    result is Zarr v3 with the metadata of WEBKNOSSOS and of OME-Zarr 0.5.
+    """
+    from voxelworks.volumes.formats import open_source
+
+    job.check_new_dataset(params.target)
+    sources = [
+        open_source(job.locate(layer.source), fill_missing=params.fill_missing) for layer in params.layers
+    ]
+    for layer, source in zip(params.layers, sources, strict=True):
+        job.require_inside(layer.source, source.files)
+        _check_dtype(layer, source)
+        job.log(_description(layer, source))
+    voxel_size = _voxel_size(params, sources, job)
+    dataset = job.start_dataset(params.target, voxel_size, inputs=[source.fingerprint for source in sources])
+    plans = [
+        _LayerPlan(params, layer, source, dataset, job)
+        for layer, source in zip(params.layers, sources, strict=True)
+    ]
+    job.expect(sum(plan.units for plan in plans))
+    for plan in plans:
+        plan.write(job)
+    dataset.write_metadata()
+    return ConvertedDataset(
+        dataset=str(params.target),
+        layers=tuple(layer.layer_name for layer in params.layers),
+        voxel_size=str(voxel_size),
+        mags=tuple(str(mag) for mag in plans[0].mags),
+    )
+
+
+class _LayerPlan:
+    """One source, the layer it becomes, and the groups of levels that are written together."""
+
+    def __init__(
+        self, params: ConvertParams, layer: LayerSource, source: ImageSource, dataset: Dataset, job: Job
+    ) -> None:
+        from voxelworks.volumes.mags import mag_sequence
+        from voxelworks.volumes.shards import plan_levels
+        from voxelworks.workflows._pyramid import method_for
+
+        self.name = layer.layer_name
+        self.dataset = dataset
+        self.source = source
+        self.method = method_for(layer.category)
+        self.box = Box.from_zyx((0, 0, 0), source.shape_zyx)
+        coarser = (
+            mag_sequence(dataset.voxel_size, self.box, until=params.coarsest_mag) if params.pyramid else []
+        )
+        self.mags = [MAG1, *coarser]
+        self.layer = dataset.add_layer(
+            layer.layer_name, layer.category, source.dtype.name, source.channel_count, self.box
+        )
+        self.groups = plan_levels(
+            self.box, self.mags, source.dtype, source.channel_count, slots=job.executor.slots,
+            shard_bytes_max=job.settings.shard_bytes_max, write_source=True,
+        )  # fmt: skip
+        self.arrays: dict[Mag, MagArray] = {
+            mag: self.layer.add_mag(mag, shard_zyx=shard)
+            for group in self.groups
+            for mag, shard in group.levels
+        }
+
+    @property
+    def units(self) -> int:
+        return sum(self.box.in_mag(group.source_mag).voxel_count for group in self.groups)
+
+    def write(self, job: Job) -> None:
+        from voxelworks.workflows._pyramid import write_group
+
+        first, *rest = self.groups
+        largest = self._write_first(job, first)
+        for group in rest:
+            box = self.box.in_mag(group.source_mag)
+            write_group(
+                job, self._phase(group), group, self.arrays[group.source_mag], self.arrays, box, self.method
+            )
+        if self.layer.category == "segmentation":
+            self.dataset.source = self.dataset.source.with_largest_segment_id(self.name, largest)
+
+    def _write_first(self, job: Job, group: LevelGroup) -> int:
+        """Read the images; give the largest value."""
+        from voxelworks.workflows._pyramid import block_items, write_blocks, write_group
+
+        _, height, width = self.source.shape_zyx
+        block_depth, block_height, block_width = group.block_zyx
+        if self.source.has_random_access or (width <= block_width and height <= block_height):
+            return write_group(
+                job, self._phase(group), group, self.source, self.arrays, self.box, self.method
+            )
+        largest = 0
+        for slab_box in self.box.tiles((width, height, block_depth)):
+            tiles = list(slab_box.tiles((block_width, block_height, block_depth)))
+            phase = f"{self._phase(group)}, {_sections(slab_box)}"
+            # Without blocks to make there is nothing to decode for.
+            slab = None if job.is_finished(phase, block_items(tiles)) else self._stage(job, slab_box)
+            readable = slab or self.source
+            units = slab_box.voxel_count
+            written = write_blocks(job, phase, group, readable, self.arrays, tiles, self.method, units=units)
+            largest = max(largest, written)
+            if slab is not None:
+                Path(slab.path).unlink()
+        return largest
+
+    def _stage(self, job: Job, slab_box: Box) -> StagedSlab:
+        """Decode the sections of one slab into the scratch folder."""
+        from voxelworks.workflows._staging import StagedSlab, StageSection
+
+        job.folder.scratch.mkdir(exist_ok=True)
+        first_z, depth = slab_box.topleft[2], slab_box.size[2]
+        slab = StagedSlab.of(self.source, job.folder.scratch / f"{self.name}-{first_z}.raw", first_z, depth)
+        slab.allocate()
+        job.process(
+            f"{self.name}: decoding {_sections(slab_box)}",
+            [(str(z), z) for z in range(first_z, first_z + depth)],
+            StageSection(self.source, slab),
+            units=0,
+            memory_bytes_per_item=3 * slab.section_bytes,
+            is_resumable=False,
+        )
+        return slab
+
+    def _phase(self, group: LevelGroup) -> str:
+        first, last = group.levels[0][0], group.levels[-1][0]
+        return f"{self.name}: mag {first}" + (f" to {last}" if last != first else "")
+
+
+def _sections(box: Box) -> str:
+    first, count = box.topleft[2], box.size[2]
+    return f"sections {first} to {first + count - 1}"
+
+
+def _check_dtype(layer: LayerSource, source: ImageSource) -> None:
+    dtype, channels = source.dtype, source.channel_count
+    if layer.category == "segmentation" and (dtype.kind not in "iu" or channels != 1):
+        found = "RGB" if channels > 1 else dtype.name
+        raise UnsupportedDtype(
+            f"{layer.source} holds {found}, but segmentation layers need whole numbers; use category color"
+        )
+    if layer.category == "color" and dtype.itemsize == 8:
+        raise UnsupportedDtype(
+            f"{layer.source} holds {dtype.name}, which only segmentation layers may; use category segmentation"
+        )
+
+
+def _description(layer: LayerSource, source: ImageSource) -> str:
+    depth, height, width = source.shape_zyx
+    kind = "RGB" if source.channel_count == 3 else source.dtype.name
+    notes = "".join(f"; {note}" for note in source.notes)
+    return f"layer {layer.layer_name}: {layer.source}, {width} x {height} x {depth} voxels (x, y, z), {kind}{notes}"
+
+
+def _voxel_size(params: ConvertParams, sources: list[ImageSource], job: Job) -> VoxelSize:
+    stated = [source for source in sources if source.voxel_size is not None]
+    if params.voxel_size is not None:
+        for source in stated:
+            if source.voxel_size != params.voxel_size:
+                stated_size = f"{source.voxel_size_from} says {source.voxel_size}"
+                job.log(f"voxel size {params.voxel_size} nm is taken as given; {stated_size}")
+        return params.voxel_size
+    sizes = {source.voxel_size for source in stated}
+    if len(sizes) != 1:
+        found = "the layers state different ones" if sizes else "the images do not state it"
+        raise InvalidParams(f"voxel size is missing: {found}; give it as x,y,z in nanometres, such as 4,4,40")
+    (size,) = sizes
+    assert size is not None
+    job.log(f"voxel size {size} nm, from {stated[0].voxel_size_from}")
+    return size

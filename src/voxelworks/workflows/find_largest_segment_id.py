@@ -1,0 +1,71 @@
+"""Find the largest segment id of a segmentation layer and write it to the dataset."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from voxelworks.errors import WrongCategory
+from voxelworks.geometry import Box
+from voxelworks.workflows import FREE, Job, LayerAddition, LayerRef, Params, workflow
+from voxelworks.workflows.publishing import LayerChange
+
+if TYPE_CHECKING:
+    from voxelworks.volumes.dataset import MagArray
+
+READ_SIZE = (128, 128, 128)
+"""Voxels (x, y, z) that are read at a time."""
+
+
+class FindLargestSegmentIdParams(Params):
+    """Which layer to look at."""
+
+    layer: LayerRef
+    """Segmentation layer to look at."""
+
+
+class LargestSegmentId(LayerAddition):
+    """The largest segment id was written to the layer's properties."""
+
+    largest_segment_id: int
+    """Largest id in the finest magnification; 0 if the layer is empty."""
+
+
+@workflow(version=1, cost=FREE, example={"layer": "demo/segmentation"})
+def find_largest_segment_id(params: FindLargestSegmentIdParams, job: Job) -> LargestSegmentId:
+    """Find the largest segment id of a segmentation layer and write it to the dataset."""
+    layer = job.open(params.layer)
+    if layer.category != "segmentation":
+        raise WrongCategory(
+            f"layer {layer.name!r} is a {layer.category} layer; name a segmentation layer, which has ids"
+        )
+    source = layer.finest
+    job.start_addition(params.layer, inputs=[str(source)])
+    # Whole shards, so that no chunk is read twice and each index of a shard once.
+    depth, height, width = source.shard_shape_zyx
+    tiles = [(str(tile), tile) for tile in source.box.tiles((width, height, depth))]
+    job.expect(source.box.voxel_count)
+    largest = job.process(
+        f"{layer.name}: reading mag {source.mag}",
+        tiles,
+        LargestIn(source),
+        units=source.box.voxel_count,
+        memory_bytes_per_item=3 * math.prod(READ_SIZE) * source.dtype.itemsize,
+    )
+    largest_id = max(largest, default=0)
+    job.change(LayerChange(layer=layer.name, largest_segment_id=largest_id))
+    return LargestSegmentId(
+        dataset=str(params.layer.dataset), layer=layer.name, largest_segment_id=largest_id
+    )
+
+
+@dataclass(frozen=True)
+class LargestIn:
+    """Find the largest value of a box. Runs in the processes of the executor."""
+
+    source: MagArray
+
+    def __call__(self, box: Box) -> int:
+        # 128^3 at a time: with larger reads the system spends more time on fresh memory than zstd on decoding.
+        return max((int(self.source.read(part).max()) for part in box.tiles(READ_SIZE)), default=0)

@@ -1,0 +1,372 @@
+"""Attempt folders, seals and publication: nothing half-written is ever visible, nothing finished is ever lost.
+
+An attempt writes into a folder of its own, ``<home>/.voxelworks/<work key>.<attempt>/``. Its home is the parent of the
+new dataset, or the dataset that is added to, so that publication is a rename on one file system::
+
+    result/        what becomes visible, as it will lie in the dataset
+    checkpoints/   markers of finished blocks (see `blocks`)
+    scratch/       anything else
+    manifest.json  written by `seal`: size and checksum of each file of the result
+
+A later attempt *adopts* the folder of an earlier one by renaming it. That also fences: an old attempt that wakes up
+again finds its folder gone and can no longer touch what will be published.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from voxelworks.errors import StorageFailed, TargetExists, TargetNotWritable
+from voxelworks.protocol.messages import SealedResult
+from voxelworks.protocol.places import is_remote
+from voxelworks.volumes.files import remove_leftovers, replace_file, sync_folder
+from voxelworks.volumes.metadata import (
+    DataSource,
+    MagProperties,
+    load_datasource,
+    save_datasource,
+    save_groups,
+)
+
+WORK_FOLDER = ".voxelworks"
+FileFacts = dict[str, tuple[int, str]]
+"""Path below the result -> size in bytes and SHA-256."""
+
+
+class LayerChange(BaseModel):
+    """What an addition changes in the properties of one layer."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    layer: str
+    mags: tuple[MagProperties, ...] = ()
+    largest_segment_id: int | None = None
+
+    def apply(self, source: DataSource) -> DataSource:
+        if self.mags:
+            source = source.merged_mags(self.layer, self.mags)
+        if self.largest_segment_id is not None:
+            source = source.with_largest_segment_id(self.layer, self.largest_segment_id)
+        return source
+
+
+class Manifest(BaseModel):
+    """What was sealed."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: Literal["dataset", "addition"]
+    files: FileFacts
+    changes: tuple[LayerChange, ...] = ()
+
+
+@dataclass(frozen=True)
+class AttemptFolder:
+    """Where one attempt writes."""
+
+    home: Path
+    work_key: str
+    attempt: int
+
+    @classmethod
+    def for_target(cls, kind: str, target: str, work_key: str, attempt: int) -> AttemptFolder:
+        """Find the folder for a new dataset at `target`, or for an addition to the dataset `target`.
+
+        Raises
+        ------
+        TargetNotWritable
+            If the target lies on a remote store, or its folder does not exist.
+        """
+        if is_remote(target):
+            raise TargetNotWritable(
+                f"{target} is remote and can only be read; choose a target on this machine"
+            )
+        path = Path(target).absolute()
+        return cls(path.parent if kind == "dataset" else path, work_key, attempt)
+
+    @property
+    def path(self) -> Path:
+        return self.home / WORK_FOLDER / f"{self.work_key}.{self.attempt}"
+
+    @property
+    def result(self) -> Path:
+        return self.path / "result"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def scratch(self) -> Path:
+        return self.path / "scratch"
+
+    @property
+    def manifest_path(self) -> Path:
+        return self.path / "manifest.json"
+
+    def prepare(self, fingerprint: str) -> bool:
+        """Make the folder, or adopt what an earlier attempt left; say whether something was adopted.
+
+        Leftovers with another fingerprint (other parameters, other input files) are removed, not adopted.
+
+        Raises
+        ------
+        TargetNotWritable
+        """
+        try:
+            self.path.parent.mkdir(exist_ok=True)
+            earlier = self._earlier()
+            if earlier:
+                _take_over(earlier[-1], self.path)
+            for leftover in earlier[:-1]:
+                _remove_tree(leftover)
+            if self.path.exists() and _read(self.path / "fingerprint") != fingerprint:
+                _remove_tree(self.path)
+            adopted = self.path.exists()
+            self.result.mkdir(parents=True, exist_ok=True)
+            self.checkpoints.mkdir(exist_ok=True)
+            self.manifest_path.unlink(missing_ok=True)
+            replace_file(self.path / "fingerprint", fingerprint)
+        except OSError as error:
+            raise TargetNotWritable(_not_writable(self.home, error)) from error
+        return adopted
+
+    def discard(self) -> None:
+        """Remove this and all earlier folders of the same work, and the work folder if nothing else is in it."""
+        for folder in [*self._earlier(), self.path]:
+            _remove_tree(folder)
+        (self.path.parent / f"{self.work_key}.lock").unlink(missing_ok=True)
+        try:
+            self.path.parent.rmdir()
+        except OSError:
+            return  # other attempts work here
+
+    def _earlier(self) -> list[Path]:
+        found: list[tuple[int, Path]] = []
+        for path in self.path.parent.glob(f"{self.work_key}.*"):
+            number = path.name.rpartition(".")[2]
+            if number.isdigit() and int(number) < self.attempt:
+                found.append((int(number), path))
+        return [path for _, path in sorted(found)]
+
+
+def require_writable_folder(folder: Path) -> None:
+    """Raise `TargetNotWritable` unless files can be made in `folder`; writes nothing that stays."""
+    if not folder.is_dir():
+        raise TargetNotWritable(f"folder {folder} does not exist; make it first, or choose another target")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise TargetNotWritable(
+            f"folder {folder} is not writable for this user; choose another target or change its rights"
+        )
+
+
+def seal(
+    folder: AttemptFolder,
+    *,
+    kind: Literal["dataset", "addition"],
+    known: Mapping[str, tuple[int, str]],
+    changes: tuple[LayerChange, ...] = (),
+) -> tuple[str, int]:
+    """Write the manifest of a finished result and give its SHA-256 and the result's size in bytes.
+
+    Parameters
+    ----------
+    known : mapping
+        Facts that the blocks found right after writing their files; other files are read here.
+    """
+    remove_leftovers(folder.result)
+    files: FileFacts = {}
+    for path in sorted(folder.result.rglob("*")):
+        if path.is_dir():
+            continue
+        relative = path.relative_to(folder.result).as_posix()
+        size = path.stat().st_size
+        fact = known.get(relative)
+        if fact is None or fact[0] != size:
+            fact = file_facts(path)
+        files[relative] = (fact[0], fact[1])
+    missing = sorted(set(known) - set(files))
+    if missing:
+        raise StorageFailed(f"{folder.result / missing[0]} was written but is gone; run the job again")
+    # Without unset fields: what is merged into the properties shall hold only what was said.
+    text = Manifest(kind=kind, files=files, changes=changes).model_dump_json(exclude_unset=True)
+    replace_file(folder.manifest_path, text)
+    return hashlib.sha256(text.encode()).hexdigest(), sum(size for size, _ in files.values())
+
+
+def file_facts(path: Path) -> tuple[int, str]:
+    """Give size in bytes and SHA-256 of a file."""
+    with path.open("rb") as stream:
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+        return os.fstat(stream.fileno()).st_size, digest
+
+
+def publish(result: SealedResult, target: str, *, work_key: str, attempt: int) -> None:
+    """Make a sealed result visible. May be repeated after a crash at any moment; the second time changes nothing.
+
+    For an addition on a server the caller holds the lease of the dataset; on one machine a file lock suffices.
+
+    Raises
+    ------
+    TargetExists
+        If somebody else made the dataset or the magnification meanwhile.
+    StorageFailed
+        If the sealed files are gone or are not those that were sealed.
+    """
+    if result.kind == "value":
+        return
+    folder = AttemptFolder.for_target(result.kind, target, work_key, attempt)
+    text = _read(folder.manifest_path)
+    if text is None or hashlib.sha256(text.encode()).hexdigest() != result.manifest_sha256:
+        raise StorageFailed(f"{folder.path} no longer holds the sealed result; run the job again")
+    manifest = Manifest.model_validate_json(text)
+    try:
+        if manifest.kind == "dataset":
+            _publish_dataset(folder, Path(target).absolute(), manifest)
+        else:
+            with _dataset_lock(folder.home):
+                _publish_addition(folder, folder.home, manifest)
+    except OSError as error:
+        raise StorageFailed(f"publishing {target} failed: {error}; it is tried again") from error
+
+
+def _publish_dataset(folder: AttemptFolder, target: Path, manifest: Manifest) -> None:
+    if folder.result.exists():
+        if target.exists():
+            raise TargetExists(f"{target} was made by somebody else while the job ran; choose another target")
+        os.rename(folder.result, target)
+        sync_folder(target.parent)
+        return
+    # An earlier try renamed it and died before it could tell.
+    for relative in manifest.files:
+        if not (target / relative).is_file():
+            raise StorageFailed(f"{target / relative} is gone although it was sealed; run the job again")
+
+
+def _publish_addition(folder: AttemptFolder, dataset: Path, manifest: Manifest) -> None:
+    source = load_datasource(dataset)
+    staged = _still_staged(folder, dataset, manifest, source)
+    for mag_path in staged:
+        final = dataset / mag_path
+        if final.exists():
+            # Moved by a job that died before it could list it: nobody can know it.
+            os.rename(final, folder.path / ("replaced-" + mag_path.replace("/", "-")))
+        final.parent.mkdir(exist_ok=True)
+        os.rename(folder.result / mag_path, final)
+        sync_folder(final.parent)
+    merged = source
+    for change in manifest.changes:
+        merged = change.apply(merged)
+    if merged != source:
+        save_datasource(dataset, merged)  # replaces the properties in one step: the commit point
+    else:
+        save_groups(dataset, merged)  # an earlier try may have died between the two
+
+
+def _still_staged(folder: AttemptFolder, dataset: Path, manifest: Manifest, source: DataSource) -> list[str]:
+    """Check every magnification before the first is moved; give the paths of those that an earlier try did not move."""
+    staged: list[str] = []
+    for change in manifest.changes:
+        listed = {mag.mag for mag in source.layer(change.layer).mags}
+        for mag in change.mags:
+            assert mag.path is not None
+            path = mag.path.removeprefix("./")
+            is_mine = not (folder.result / path).exists() and _is_as_sealed(dataset, path, manifest)
+            if is_mine:
+                continue
+            if mag.mag in listed:
+                raise TargetExists(
+                    f"mag {mag.mag} of layer {change.layer!r} was added by somebody else meanwhile; nothing was changed"
+                )
+            if not (folder.result / path).exists():
+                raise StorageFailed(f"{dataset / path} is not what was sealed; run the job again")
+            staged.append(path)
+    return staged
+
+
+def _is_as_sealed(dataset: Path, below: str, manifest: Manifest) -> bool:
+    files = {relative: fact for relative, fact in manifest.files.items() if relative.startswith(below + "/")}
+    return all(
+        (dataset / relative).is_file() and (dataset / relative).stat().st_size == size
+        for relative, (size, _) in files.items()
+    )
+
+
+@contextmanager
+def _dataset_lock(dataset: Path) -> Iterator[None]:
+    # The folder itself is locked: a lock file would stay in the dataset.
+    descriptor = os.open(dataset, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def exclusive(folder: AttemptFolder) -> Iterator[None]:
+    """Keep a second process from the same work; the system frees the lock when this process ends in any way.
+
+    Raises
+    ------
+    TargetExists
+        If another process works on it right now.
+    TargetNotWritable
+    """
+    path = folder.path.parent / f"{folder.work_key}.lock"
+    try:
+        path.parent.mkdir(exist_ok=True)
+        stream = path.open("ab")
+    except OSError as error:
+        raise TargetNotWritable(_not_writable(folder.home, error)) from error
+    with stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise TargetExists(
+                f"another process is running the same job in {folder.home}; wait until it ends"
+            ) from None
+        yield
+
+
+def _take_over(earlier: Path, mine: Path) -> None:
+    if mine.exists():
+        _remove_tree(earlier)
+        return
+    os.rename(earlier, mine)
+
+
+def _remove_tree(folder: Path) -> None:
+    # A writer that is just being killed may still add files: two rounds suffice.
+    for _ in range(3):
+        shutil.rmtree(folder, ignore_errors=True)
+        if not folder.exists():
+            return
+    raise StorageFailed(f"{folder} cannot be removed; check its rights")
+
+
+def _read(path: Path) -> str | None:
+    try:
+        return path.read_text()
+    except FileNotFoundError:
+        return None
+
+
+def _not_writable(home: Path, error: OSError) -> str:
+    reason = {
+        errno.ENOSPC: "the disk is full",
+        errno.EROFS: "the file system is read-only",
+        errno.EACCES: "permission denied",
+    }
+    return f"cannot write to {home}: {reason.get(error.errno or 0, error.strerror)}; choose another target"

@@ -1,0 +1,248 @@
+"""Nothing half-written is ever visible, nothing finished is ever lost: at whichever step the publisher dies."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from voxelworks.errors import StorageFailed, TargetExists, TargetNotWritable
+from voxelworks.geometry import Box, Mag, VoxelSize
+from voxelworks.protocol.messages import SealedResult
+from voxelworks.volumes import files, metadata
+from voxelworks.volumes.metadata import (
+    DataSource,
+    LayerProperties,
+    MagProperties,
+    load_datasource,
+    save_datasource,
+)
+from voxelworks.workflows import publishing
+from voxelworks.workflows.publishing import AttemptFolder, LayerChange, publish, seal
+
+BOX = Box((0, 0, 0), (8, 8, 8))
+
+
+def write_dataset(folder: Path) -> None:
+    (folder / "color/1").mkdir(parents=True)
+    (folder / "color/1/zarr.json").write_text("mag 1")
+    layer = LayerProperties(
+        name="color", category="color", bounding_box=BOX, element_class="uint8", data_format="zarr3",
+        mags=(MagProperties.of("color", Mag(1, 1, 1)),),
+    )  # fmt: skip
+    save_datasource(folder, DataSource.new("demo", VoxelSize(4, 4, 40)).with_layer(layer))
+
+
+def seal_dataset(target: Path, attempt: int = 1) -> SealedResult:
+    folder = AttemptFolder.for_target("dataset", str(target), "job", attempt)
+    folder.prepare("same")
+    write_dataset(folder.result)
+    digest, size = seal(folder, kind="dataset", known={})
+    return SealedResult(kind="dataset", place=str(target), value={}, manifest_sha256=digest, size_bytes=size)
+
+
+def seal_mag(dataset: Path, mag: str, *, work_key: str = "job", content: str = "voxels") -> SealedResult:
+    folder = AttemptFolder.for_target("addition", str(dataset), work_key, 1)
+    folder.prepare("same")
+    (folder.result / "color" / mag).mkdir(parents=True)
+    (folder.result / "color" / mag / "zarr.json").write_text(content)
+    change = LayerChange(layer="color", mags=(MagProperties.of("color", Mag.parse(mag)),))
+    digest, size = seal(folder, kind="addition", known={}, changes=(change,))
+    return SealedResult(
+        kind="addition", place=str(dataset), value={}, manifest_sha256=digest, size_bytes=size
+    )
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    paths = (path for path in sorted(folder.rglob("*")) if path.is_file() and ".voxelworks" not in path.parts)
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
+
+
+class Died(BaseException):
+    """Stands for SIGKILL: nothing after it runs."""
+
+
+class Steps:
+    """Lets the publisher die before its n-th change of the disk."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, die_at: int) -> None:
+        self.count = 0
+        self.die_at = die_at
+        changes = [
+            (os, "rename"),
+            (publishing, "sync_folder"),
+            (metadata, "replace_file"),
+            (files, "sync_folder"),
+        ]
+        for module, name in changes:
+            monkeypatch.setattr(module, name, self._stepping(getattr(module, name)))
+
+    def _stepping(self, function):
+        def step(*args):
+            self.count += 1
+            if self.count == self.die_at:
+                raise Died
+            return function(*args)
+
+        return step
+
+
+def die_at_every_step(monkeypatch, act, after_death):
+    """Call `act` again and again, dying one step later each time, until it survives; give the number of steps."""
+    for die_at in range(1, 100):
+        with monkeypatch.context() as patch:
+            steps = Steps(patch, die_at)
+            try:
+                act(die_at)
+            except Died:
+                pass
+            else:
+                assert steps.count == die_at - 1
+                return steps.count
+        after_death(die_at)
+    raise AssertionError("never ended")
+
+
+def test_a_new_dataset_is_visible_at_once_and_whole_wherever_the_publisher_dies(tmp_path, monkeypatch):
+    write_dataset(tmp_path / "reference")
+    prepared = {}
+    for n in range(1, 10):
+        (tmp_path / f"run{n}").mkdir()
+        prepared[n] = seal_dataset(tmp_path / f"run{n}/demo")
+
+    def publish_number(n):
+        publish(prepared[n], str(tmp_path / f"run{n}/demo"), work_key="job", attempt=1)
+
+    def after_death(n):
+        target = tmp_path / f"run{n}/demo"
+        assert tree(target) in ({}, tree(tmp_path / "reference"))
+        publish_number(n)
+        assert tree(target) == tree(tmp_path / "reference")
+
+    assert die_at_every_step(monkeypatch, publish_number, after_death) == 2
+
+
+def test_an_addition_is_listed_only_when_its_files_are_there_wherever_the_publisher_dies(
+    tmp_path, monkeypatch
+):
+    reference = tmp_path / "reference"
+    write_dataset(reference)
+    publish(seal_mag(reference, "2-2-1"), str(reference), work_key="job", attempt=1)
+    before = tmp_path / "before"
+    write_dataset(before)
+    prepared = {}
+    for n in range(1, 40):
+        write_dataset(tmp_path / f"run{n}")
+        prepared[n] = seal_mag(tmp_path / f"run{n}", "2-2-1")
+
+    def after_death(n):
+        dataset = tmp_path / f"run{n}"
+        listed = [mag.mag for mag in load_datasource(dataset).layer("color").mags]
+        if Mag(2, 2, 1) in listed:
+            assert (dataset / "color/2-2-1/zarr.json").read_text() == "voxels"
+        publish(prepared[n], str(dataset), work_key="job", attempt=1)
+        assert tree(dataset) == tree(reference)
+
+    def publish_number(n):
+        publish(prepared[n], str(tmp_path / f"run{n}"), work_key="job", attempt=1)
+
+    assert die_at_every_step(monkeypatch, publish_number, after_death) >= 5
+
+
+def test_publishing_twice_changes_nothing(tmp_path):
+    target = tmp_path / "demo"
+    sealed = seal_dataset(target)
+    publish(sealed, str(target), work_key="job", attempt=1)
+    once = tree(tmp_path)
+    publish(sealed, str(target), work_key="job", attempt=1)
+    assert tree(tmp_path) == once
+
+
+def test_a_target_that_appeared_meanwhile_is_never_overwritten(tmp_path):
+    target = tmp_path / "demo"
+    sealed = seal_dataset(target)
+    target.mkdir()
+    (target / "mine.txt").write_text("precious")
+    with pytest.raises(TargetExists, match="was made by somebody else while the job ran"):
+        publish(sealed, str(target), work_key="job", attempt=1)
+    assert tree(target) == {"mine.txt": b"precious"}
+
+
+def test_a_mag_that_another_job_added_meanwhile_is_never_overwritten(tmp_path):
+    dataset = tmp_path / "demo"
+    write_dataset(dataset)
+    first = seal_mag(dataset, "2-2-1", work_key="first", content="first")
+    second = seal_mag(dataset, "2-2-1", work_key="second", content="other voxels")
+    publish(first, str(dataset), work_key="first", attempt=1)
+    with pytest.raises(TargetExists, match=r"mag 2-2-1 of layer 'color' was added by somebody else"):
+        publish(second, str(dataset), work_key="second", attempt=1)
+    assert (dataset / "color/2-2-1/zarr.json").read_text() == "first"
+
+
+def test_additions_of_many_jobs_are_merged_whatever_was_sealed_first(tmp_path):
+    dataset = tmp_path / "demo"
+    write_dataset(dataset)
+    mags = ["2-2-1", "4-4-1", "8-8-1", "16-16-2"]
+    sealed = {mag: seal_mag(dataset, mag, work_key=mag) for mag in mags}
+    for mag in ["8-8-1", "2-2-1", "16-16-2", "4-4-1"]:
+        publish(sealed[mag], str(dataset), work_key=mag, attempt=1)
+    assert [str(mag.mag) for mag in load_datasource(dataset).layer("color").mags] == ["1", *mags]
+
+
+def test_a_result_that_changed_after_its_seal_is_not_published(tmp_path):
+    target = tmp_path / "demo"
+    sealed = seal_dataset(target)
+    AttemptFolder.for_target("dataset", str(target), "job", 1).manifest_path.write_text("{}")
+    with pytest.raises(StorageFailed, match="no longer holds the sealed result"):
+        publish(sealed, str(target), work_key="job", attempt=1)
+    assert not target.exists()
+
+
+def test_a_later_attempt_adopts_finished_work_and_fences_the_earlier_one(tmp_path):
+    first = AttemptFolder(tmp_path, "job", 1)
+    assert first.prepare("same") is False
+    (first.checkpoints / "block").write_text("done")
+    second = AttemptFolder(tmp_path, "job", 3)
+    assert second.prepare("same") is True
+    assert (second.checkpoints / "block").read_text() == "done"
+    assert not first.path.exists()
+
+
+def test_work_with_other_parameters_is_not_adopted(tmp_path):
+    first = AttemptFolder(tmp_path, "job", 1)
+    first.prepare("parameters")
+    (first.checkpoints / "block").write_text("done")
+    second = AttemptFolder(tmp_path, "job", 2)
+    assert second.prepare("other parameters") is False
+    assert list(second.checkpoints.iterdir()) == []
+
+
+def test_leftovers_of_killed_writers_are_not_part_of_the_result(tmp_path):
+    folder = AttemptFolder(tmp_path, "job", 1)
+    folder.prepare("same")
+    (folder.result / "0.__lock").write_bytes(b"half")
+    (folder.result / "0").write_bytes(b"whole")
+    seal(folder, kind="dataset", known={})
+    assert [path.name for path in folder.result.iterdir()] == ["0"]
+
+
+def test_discarding_leaves_nothing_behind(tmp_path):
+    for attempt in (1, 2):
+        AttemptFolder(tmp_path, "job", attempt).prepare("same")
+    AttemptFolder(tmp_path, "job", 2).discard()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_targets_that_cannot_be_written_are_refused_by_name(tmp_path):
+    with pytest.raises(TargetNotWritable, match=r"s3://bucket/demo is remote and can only be read"):
+        AttemptFolder.for_target("dataset", "s3://bucket/demo", "job", 1)
+    with pytest.raises(TargetNotWritable, match="missing does not exist; make it first"):
+        publishing.require_writable_folder(tmp_path / "missing")
+
+
+def test_a_new_mag_is_described_like_the_ones_that_are_there(tmp_path):
+    dataset = tmp_path / "demo"
+    write_dataset(dataset)
+    publish(seal_mag(dataset, "2-2-1"), str(dataset), work_key="job", attempt=1)
+    mags = json.loads((dataset / "datasource-properties.json").read_text())["dataLayers"][0]["mags"]
+    assert [sorted(mag) for mag in mags] == [["axisOrder", "mag", "path"]] * 2
