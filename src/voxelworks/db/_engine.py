@@ -1,0 +1,187 @@
+"""Engine and sessions."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
+from sqlalchemy.engine.interfaces import DBAPIConnection
+from sqlalchemy.exc import DBAPIError, InterfaceError, NoSuchModuleError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from sqlalchemy.orm import Session
+from sqlalchemy.pool import ConnectionPoolEntry
+
+from voxelworks.db._migrate import migrate
+from voxelworks.db._mounts import refuse_network_file_system
+from voxelworks.errors import InvalidInput, StorageFailed, TargetNotWritable
+from voxelworks.settings import Settings
+
+_BUSY_TIMEOUT_MS = 30_000
+_READING = "voxelworks_is_reading"
+
+
+class Database:
+    """A database with its connection pool.
+
+    Parameters
+    ----------
+    url
+        SQLAlchemy address: `sqlite:///FILE` or `postgresql+psycopg://...`.
+    """
+
+    def __init__(self, url: str | URL) -> None:
+        parsed = make_url(url)
+        self._write_lock: threading.Lock | None = None
+        if parsed.get_backend_name() == "sqlite":
+            self._engine = _sqlite_engine(parsed)
+            self._write_lock = threading.Lock()
+            self._reading_engine = self._engine.execution_options(**{_READING: True})
+        elif parsed.get_backend_name() == "postgresql":
+            self._engine = _postgresql_engine(parsed)
+            self._reading_engine = self._engine.execution_options(
+                isolation_level="REPEATABLE READ", postgresql_readonly=True
+            )
+        else:
+            raise InvalidInput(
+                f"{parsed.get_backend_name()!r} is not a supported database; use PostgreSQL (postgresql+psycopg://...)"
+            )
+
+    @property
+    def engine(self) -> Engine:
+        return self._engine
+
+    @contextmanager
+    def session(self) -> Iterator[Session]:
+        """Give a session that may write: committed at the end of the block, rolled back if it raises.
+
+        On SQLite its transaction takes the write lock at once, so what it has read cannot change before it writes.
+
+        Raises
+        ------
+        StorageFailed
+            If the database does not answer; the transaction may then be repeated.
+        """
+        with (
+            _answering(),
+            self._turn_to_write(),
+            Session(self._engine, expire_on_commit=False) as session,
+            session.begin(),
+        ):
+            yield session
+
+    @contextmanager
+    def read_session(self) -> Iterator[Session]:
+        """Give a session that sees one state of the database, cannot write, and holds up no writer."""
+        with _answering(), Session(self._reading_engine) as session, session.begin():
+            yield session
+
+    @contextmanager
+    def _turn_to_write(self) -> Iterator[None]:
+        """Let the threads of this process write one after another where the database has one writer.
+
+        SQLite itself sleeps and tries again, longer each time: many threads would wait although nobody writes.
+        """
+        if self._write_lock is None:
+            yield
+            return
+        if not self._write_lock.acquire(timeout=_BUSY_TIMEOUT_MS / 1000):
+            raise StorageFailed("the database is busy with another write; try again")
+        try:
+            yield
+        finally:
+            self._write_lock.release()
+
+    def migrate(self) -> None:
+        """Make or change the tables as this version needs them."""
+        with _answering(), self._engine.begin() as connection:
+            migrate(connection)
+
+    def close(self) -> None:
+        self._engine.dispose()
+
+
+def open_database(settings: Settings) -> Database:
+    """Open the database of the settings, with its tables in the form that this version needs.
+
+    Raises
+    ------
+    NetworkFileSystem
+        If SQLite would lie on a network file system.
+    TargetNotWritable
+        If the folder of the SQLite database cannot be made or written.
+    StorageFailed
+        If the database does not answer, or a newer version made it.
+    """
+    if settings.database_url is not None:
+        database = Database(settings.database_url.get_secret_value())
+    else:
+        refuse_network_file_system(settings.sqlite_path.parent)
+        _make_private_file(settings.sqlite_path)
+        database = Database(URL.create("sqlite", database=str(settings.sqlite_path)))
+    try:
+        database.migrate()
+    except BaseException:
+        database.close()
+        raise
+    return database
+
+
+def _make_private_file(path: Path) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+    except OSError as error:
+        raise TargetNotWritable(
+            f"{path} cannot be written ({error.strerror}); set VOXELWORKS_HOME to a folder of yours"
+        ) from error
+
+
+@contextmanager
+def _answering() -> Iterator[None]:
+    """Tell a database that does not answer from a fault of ours."""
+    try:
+        yield
+    except (OperationalError, InterfaceError, PoolTimeoutError) as error:
+        # The driver's words only: the text of SQLAlchemy's error would show statements and values.
+        reason = str(error.orig if isinstance(error, DBAPIError) else error).strip().partition("\n")[0]
+        raise StorageFailed(f"the database does not answer ({reason}); try again when it is back") from error
+
+
+def _sqlite_engine(url: URL) -> Engine:
+    engine = create_engine(url, pool_size=10, max_overflow=30)
+    event.listen(engine, "connect", _prepare_sqlite_connection)
+    event.listen(engine, "begin", _begin_sqlite_transaction)
+    return engine
+
+
+def _prepare_sqlite_connection(connection: DBAPIConnection, _entry: ConnectionPoolEntry) -> None:
+    # The driver would begin transactions by itself, and only before the first write: too late for R5.
+    connection.isolation_level = None
+    cursor = connection.cursor()
+    cursor.execute(f"PRAGMA busy_timeout = {_BUSY_TIMEOUT_MS}")
+    cursor.execute("PRAGMA journal_mode = WAL")
+    # With NORMAL a power cut could take back a job's end that a worker was already told.
+    cursor.execute("PRAGMA synchronous = FULL")
+    cursor.execute("PRAGMA foreign_keys = ON")
+    cursor.close()
+
+
+def _begin_sqlite_transaction(connection: Connection) -> None:
+    is_reading = connection.get_execution_options().get(_READING, False)
+    connection.exec_driver_sql(f"PRAGMA query_only = {'ON' if is_reading else 'OFF'}")
+    # IMMEDIATE: two transactions that read first and write later would refuse each other (R5).
+    connection.exec_driver_sql("BEGIN" if is_reading else "BEGIN IMMEDIATE")
+
+
+def _postgresql_engine(url: URL) -> Engine:
+    try:
+        return create_engine(url, pool_size=10, max_overflow=30, pool_pre_ping=True)
+    except (ModuleNotFoundError, NoSuchModuleError) as error:
+        raise InvalidInput(
+            f"the driver for {url.drivername} is not installed; run `pip install 'voxelworks[postgres]'` "
+            "and write the address as postgresql+psycopg://..."
+        ) from error

@@ -1,0 +1,185 @@
+"""Results become visible: publish orders, confirmations, and the lease on a dataset that is added to."""
+
+from __future__ import annotations
+
+import secrets
+
+from sqlalchemy import delete, or_, select
+from sqlalchemy.orm import Session
+
+from voxelworks import catalog
+from voxelworks.db import insert_into, now
+from voxelworks.errors import LeaseLost, NotAllowed, VoxelworksError
+from voxelworks.jobs import _transitions
+from voxelworks.jobs._describe import describe_dataset
+from voxelworks.jobs._leases import (
+    hash_token,
+    is_publisher,
+    lock_attempt,
+    lock_worker,
+    milliseconds,
+    touch,
+)
+from voxelworks.jobs._tables import AttemptRow, DatasetLeaseRow, JobRow, WorkerSessionRow
+from voxelworks.protocol.messages import (
+    DatasetLeaseAnswer,
+    DatasetLeaseRequest,
+    PublishedRequest,
+    PublishOrder,
+    SealedResult,
+)
+from voxelworks.protocol.places import Places
+from voxelworks.protocol.views import DatasetSummary
+from voxelworks.settings import Settings
+
+
+def take_publish_order(session: Session, session_id: str, *, settings: Settings) -> PublishOrder | None:
+    """Give a worker an accepted result whose publisher was not heard from, if there is one.
+
+    Raises
+    ------
+    LeaseLost
+        If the worker's session was replaced.
+    """
+    worker = lock_worker(session, session_id)
+    at_ms = now(session)
+    touch(worker, at_ms, settings)
+    job = session.scalar(
+        select(JobRow)
+        .where(JobRow.publication == "pending", JobRow.publish_until_ms <= at_ms)
+        .order_by(JobRow.ended_ms)
+        .limit(1)
+        .with_for_update(skip_locked=True),
+        execution_options={"populate_existing": True},
+    )
+    if job is None:
+        return None
+    token = secrets.token_urlsafe(16)
+    job.publish_token_hash, job.publish_session_id = hash_token(token), worker.id
+    job.publish_until_ms = at_ms + milliseconds(settings.lease_s)
+    _note(
+        session,
+        job,
+        at_ms,
+        f"worker:{worker.name}",
+        "publishes the result in place of a worker that went away",
+    )
+    return PublishOrder(
+        job_id=job.id, attempt=job.attempt, token=token, work_key=job.id,
+        result=SealedResult.model_validate(job.result),
+    )  # fmt: skip
+
+
+def published(
+    session: Session, job_id: str, number: int, request: PublishedRequest, *, places: Places
+) -> None:
+    """Take in that a result can be seen now, and enter its dataset into the catalog; or that it never will.
+
+    Repeating is harmless.
+
+    Raises
+    ------
+    LeaseLost
+        If another worker was ordered to publish meanwhile.
+    """
+    job, attempt = _lock_publication(session, job_id, number, request.token)
+    if job.publication != "pending":
+        return
+    at_ms = now(session)
+    worker = session.get_one(WorkerSessionRow, job.publish_session_id)
+    result = SealedResult.model_validate(job.result)
+    if request.error is not None:
+        job.publication, job.publish_error = "failed", request.error
+        why = f"the result cannot be published: {request.error}"
+    else:
+        job.publication, job.published_ms = "published", at_ms
+        why = "the result is published" + _enter_into_catalog(session, job, result, places)
+    job.reserved_name = None
+    job.publish_until_ms = None
+    job.updated_ms = at_ms
+    _delete_dataset_lease(session, attempt, result.place)
+    _note(session, job, at_ms, f"worker:{worker.name}", why)
+
+
+def lease_dataset(
+    session: Session, job_id: str, number: int, request: DatasetLeaseRequest, *, settings: Settings
+) -> DatasetLeaseAnswer:
+    """Try to get or keep the right to change a dataset's metadata; one publisher has it at a time.
+
+    Raises
+    ------
+    LeaseLost
+        If another worker was ordered to publish meanwhile, or the result is published.
+    NotAllowed
+        If the job's result is not in this dataset.
+    """
+    job, _ = _lock_publication(session, job_id, number, request.token)
+    if job.publication != "pending":
+        raise LeaseLost(f"the result of job {job_id} is {job.publication}; there is nothing left to change")
+    if SealedResult.model_validate(job.result).place != request.place:
+        raise NotAllowed(f"the result of job {job_id} is not in {request.place!r}; ask for its own place")
+    at_ms = now(session)
+    job.publish_until_ms = at_ms + milliseconds(settings.lease_s)
+    until_ms = at_ms + milliseconds(settings.dataset_lease_s)
+    taking = insert_into(session, DatasetLeaseRow).values(
+        place=request.place, job_id=job_id, attempt=number, until_ms=until_ms
+    )
+    is_free = or_(DatasetLeaseRow.until_ms < at_ms, DatasetLeaseRow.job_id == job_id)
+    taken = session.execute(
+        taking.on_conflict_do_update(
+            index_elements=[DatasetLeaseRow.place],
+            set_={"job_id": job_id, "attempt": number, "until_ms": until_ms},
+            where=is_free,
+        ).returning(DatasetLeaseRow.place)
+    ).first()
+    if taken is not None:
+        return DatasetLeaseAnswer(held=True, lease_s=settings.dataset_lease_s)
+    others_until_ms = session.scalar(
+        select(DatasetLeaseRow.until_ms).where(DatasetLeaseRow.place == request.place)
+    )
+    return DatasetLeaseAnswer(held=False, lease_s=max(0, (others_until_ms or at_ms) - at_ms) / 1000)
+
+
+def release_dataset(session: Session, job_id: str, number: int, request: DatasetLeaseRequest) -> None:
+    """Give a dataset lease back early; harmless if it is not held."""
+    _, attempt = _lock_publication(session, job_id, number, request.token)
+    _delete_dataset_lease(session, attempt, request.place)
+
+
+def _lock_publication(session: Session, job_id: str, number: int, token: str) -> tuple[JobRow, AttemptRow]:
+    job, attempt = lock_attempt(session, job_id, number, token)
+    if job.attempt != number or not is_publisher(job, token):
+        raise LeaseLost(f"another worker publishes the result of job {job_id}; leave it to that one")
+    return job, attempt
+
+
+def _delete_dataset_lease(session: Session, attempt: AttemptRow, place: str | None) -> None:
+    session.execute(
+        delete(DatasetLeaseRow).where(
+            DatasetLeaseRow.place == place, DatasetLeaseRow.job_id == attempt.job_id
+        )
+    )
+
+
+def _enter_into_catalog(session: Session, job: JobRow, result: SealedResult, places: Places) -> str:
+    """Register what was made; gives a remark for the event if its metadata cannot be read here."""
+    assert result.place is not None
+    known = catalog.find_by_place(session, result.place)
+    remark = ""
+    try:
+        summary = describe_dataset(places.locate(result.place))
+    except (VoxelworksError, OSError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        # The files are there, or the worker would not have said so: the job must not fail for our view of them.
+        summary = known.summary if known else DatasetSummary(voxel_size=None, layers=())
+        remark = f", but the server cannot read its metadata ({reason})"
+    name = result.place.removeprefix("data:")
+    catalog.register(
+        session, name=known.name if known else name, place=result.place, summary=summary,
+        made_by_job=job.id if result.kind == "dataset" else None,
+    )  # fmt: skip
+    return remark
+
+
+def _note(session: Session, job: JobRow, at_ms: int, who: str, why: str) -> None:
+    _transitions.note(session, job, at_ms=at_ms, who=who, why=why, from_state=job.state)

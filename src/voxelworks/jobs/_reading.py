@@ -1,0 +1,241 @@
+"""What pages and programs see of the queue. Reads only."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from sqlalchemy import ColumnElement, and_, func, or_, select, true, tuple_
+from sqlalchemy.orm import Session
+
+from voxelworks.db import now
+from voxelworks.errors import InvalidInput, NotFound
+from voxelworks.jobs import _progress
+from voxelworks.jobs._tables import AttemptRow, EventRow, JobRow, WorkerSessionRow
+from voxelworks.protocol.messages import JobState, Progress, SealedResult
+from voxelworks.protocol.views import (
+    AttemptView,
+    EtaView,
+    EventView,
+    JobDetail,
+    JobPage,
+    JobView,
+    WaitView,
+    WorkerView,
+)
+from voxelworks.settings import Settings
+
+_HELD = ("claimed", "running", "cancelling")
+_DAY_MS = 86_400_000
+
+
+def show(session: Session, job_id: str, *, settings: Settings) -> JobDetail:
+    """Give a job with its attempts and events.
+
+    Raises
+    ------
+    NotFound
+    """
+    job = session.get(JobRow, job_id)
+    if job is None:
+        raise NotFound(f"there is no job {job_id!r}; see the list of jobs")
+    view = job_view(session, job, settings=settings)
+    if job.state == "queued":
+        view = view.model_copy(update={"wait": _wait(session, job, view.as_of_ms, settings)})
+    attempts = session.execute(
+        select(AttemptRow, WorkerSessionRow.name)
+        .join(WorkerSessionRow, WorkerSessionRow.id == AttemptRow.session_id)
+        .where(AttemptRow.job_id == job_id)
+        .order_by(AttemptRow.number)
+    )
+    retries = session.scalars(
+        select(JobRow.id).where(JobRow.retried_from == job_id).order_by(JobRow.created_ms)
+    )
+    return JobDetail(
+        job=view, attempts=tuple(_attempt_view(attempt, name) for attempt, name in attempts),
+        events=list_events(session, job_id=job_id, limit=None), retries=tuple(retries),
+    )  # fmt: skip
+
+
+def list_jobs(
+    session: Session,
+    *,
+    settings: Settings,
+    states: Sequence[JobState] = (),
+    workflow: str | None = None,
+    owner: str | None = None,
+    after: str | None = None,
+    limit: int = 50,
+) -> JobPage:
+    """List jobs, newest first.
+
+    Parameters
+    ----------
+    after
+        `next_after` of the page before; pages stay whole while jobs come in.
+    """
+    matching = and_(
+        true(),
+        *([JobRow.workflow == workflow] if workflow else []),
+        *([JobRow.owner == owner] if owner else []),
+    )
+    wanted = matching if not states else and_(matching, JobRow.state.in_(states))
+    if after is not None:
+        wanted = and_(wanted, _is_after(after))
+    newest = (
+        select(JobRow).where(wanted).order_by(JobRow.created_ms.desc(), JobRow.id.desc()).limit(limit + 1)
+    )
+    rows = list(session.scalars(newest))
+    counts = session.execute(select(JobRow.state, func.count()).where(matching).group_by(JobRow.state))
+    page = rows[:limit]
+    last = page[-1] if len(rows) > limit else None
+    return JobPage(
+        jobs=_views(session, page, settings), counts={state: count for state, count in counts},  # noqa: C416 - rows, not pairs
+        next_after=None if last is None else f"{last.created_ms}.{last.id}",
+    )  # fmt: skip
+
+
+def job_view(session: Session, job: JobRow, *, settings: Settings | None = None) -> JobView:
+    """Give the view of one job."""
+    session.flush()
+    return _views(session, [job], settings)[0]
+
+
+def list_events(
+    session: Session, *, after_id: int = 0, job_id: str | None = None, limit: int | None = 1000
+) -> tuple[EventView, ...]:
+    """Give events in the order in which they were noted."""
+    wanted = select(EventRow).where(EventRow.id > after_id).order_by(EventRow.id).limit(limit)
+    if job_id is not None:
+        wanted = wanted.where(EventRow.job_id == job_id)
+    return tuple(_event_view(row) for row in session.scalars(wanted))
+
+
+def revision(session: Session, job_id: str | None = None) -> str:
+    """Give a text that changes whenever a job changes (or the one job): cheap to ask for, to know when to look."""
+    events = select(func.max(EventRow.id))
+    updated = select(func.max(JobRow.updated_ms))
+    if job_id is not None:
+        events, updated = events.where(EventRow.job_id == job_id), updated.where(JobRow.id == job_id)
+    return f"{session.scalar(events) or 0}.{session.scalar(updated) or 0}"
+
+
+def list_workers(session: Session, *, settings: Settings) -> tuple[WorkerView, ...]:
+    """List the workers that were heard from within a day, by name."""
+    at_ms = now(session)
+    workers = session.scalars(
+        select(WorkerSessionRow)
+        .where(WorkerSessionRow.replaced_ms.is_(None), WorkerSessionRow.seen_ms > at_ms - _DAY_MS)
+        .order_by(WorkerSessionRow.name, WorkerSessionRow.opened_ms)
+    ).all()
+    held = session.execute(
+        select(AttemptRow.session_id, JobRow.id)
+        .join(AttemptRow, _is_current)
+        .where(JobRow.state.in_(_HELD))
+        .order_by(JobRow.created_ms)
+    ).all()
+    return tuple(
+        WorkerView(
+            session_id=worker.id, name=worker.name, version=worker.version, workflows=worker.workflows,
+            job_slots=worker.job_slots, opened_ms=worker.opened_ms, heard_s=_seconds_between(worker.seen_ms, at_ms),
+            is_online=_is_online(worker, at_ms, settings),
+            job_ids=tuple(job_id for session_id, job_id in held if session_id == worker.id),
+        )
+        for worker in workers
+    )  # fmt: skip
+
+
+_is_current = and_(AttemptRow.job_id == JobRow.id, AttemptRow.number == JobRow.attempt)
+
+
+def _is_after(after: str) -> ColumnElement[bool]:
+    created_ms, _, job_id = after.partition(".")
+    if not (created_ms.isdecimal() and len(created_ms) < 18 and job_id):  # an integer of the column
+        raise InvalidInput(f"{after!r} is not a place in the list; take `next_after` of the page before")
+    return tuple_(JobRow.created_ms, JobRow.id) < (int(created_ms), job_id)
+
+
+def _views(session: Session, jobs: Sequence[JobRow], settings: Settings | None) -> tuple[JobView, ...]:
+    at_ms = now(session)
+    found = session.execute(
+        select(AttemptRow, WorkerSessionRow.name)
+        .join(JobRow, _is_current)
+        .join(WorkerSessionRow, WorkerSessionRow.id == AttemptRow.session_id)
+        .where(JobRow.id.in_([job.id for job in jobs]))
+    ).all()
+    current = {attempt.job_id: attempt for attempt, _ in found}
+    workers = {attempt.job_id: name for attempt, name in found}
+    return tuple(_view(job, current.get(job.id), workers.get(job.id), at_ms, settings) for job in jobs)
+
+
+def _view(
+    job: JobRow, attempt: AttemptRow | None, worker: str | None, at_ms: int, settings: Settings | None
+) -> JobView:
+    progress = Progress.model_validate(attempt.progress) if attempt is not None and attempt.progress else None
+    is_held = job.state in _HELD and attempt is not None
+    heard_s = _seconds_between(attempt.renewed_ms, at_ms) if is_held and attempt is not None else None
+    eta: EtaView | None = None
+    if job.state == "running" and attempt is not None and progress is not None:
+        eta = _progress.eta(progress, attempt.samples)
+    return JobView(
+        id=job.id, owner=job.owner, workflow=job.workflow, version=job.version, params=job.params, state=job.state,
+        priority=job.priority, attempt=job.attempt, created_ms=job.created_ms, available_ms=job.available_ms,
+        started_ms=job.started_ms, ended_ms=job.ended_ms, updated_ms=job.updated_ms, as_of_ms=at_ms,
+        cancel_requested_ms=job.cancel_requested_ms, failure_class=job.failure_class, code=job.code,
+        message=job.message, result=SealedResult.model_validate(job.result) if job.result else None,
+        publication=job.publication, publish_error=job.publish_error, published_ms=job.published_ms,
+        retried_from=job.retried_from, progress=progress, eta=eta, worker=worker if is_held else None,
+        heard_s=heard_s, wait=None,
+        is_silent=settings is not None and heard_s is not None and heard_s > settings.silent_after_s,
+    )  # fmt: skip
+
+
+def _attempt_view(attempt: AttemptRow, worker: str) -> AttemptView:
+    return AttemptView(
+        number=attempt.number, worker=worker, claimed_ms=attempt.claimed_ms, started_ms=attempt.started_ms,
+        renewed_ms=attempt.renewed_ms, ended_ms=attempt.ended_ms, outcome=attempt.outcome,
+        failure_class=attempt.failure_class, code=attempt.code, message=attempt.message, exit_code=attempt.exit_code,
+        peak_memory_bytes=attempt.peak_memory_bytes, log_bytes=attempt.log_stored,
+    )  # fmt: skip
+
+
+def _event_view(row: EventRow) -> EventView:
+    return EventView(
+        id=row.id, job_id=row.job_id, at_ms=row.at_ms, who=row.who, attempt=row.attempt,
+        from_state=row.from_state, to_state=row.to_state, why=row.why,
+    )  # fmt: skip
+
+
+def _wait(session: Session, job: JobRow, at_ms: int, settings: Settings) -> WaitView:
+    ahead = session.scalar(
+        select(func.count()).select_from(JobRow).where(
+            JobRow.state == "queued", JobRow.available_ms <= at_ms, JobRow.id != job.id,
+            or_(
+                JobRow.priority > job.priority,
+                and_(
+                    JobRow.priority == job.priority,
+                    tuple_(JobRow.created_ms, JobRow.id) < (job.created_ms, job.id),
+                ),
+            ),
+        )
+    ) or 0  # fmt: skip
+    return WaitView(ahead=ahead, reason=_reason(session, job, ahead, at_ms, settings))
+
+
+def _reason(session: Session, job: JobRow, ahead: int, at_ms: int, settings: Settings) -> str:
+    workers = session.scalars(select(WorkerSessionRow).where(WorkerSessionRow.replaced_ms.is_(None)))
+    can_run = [worker for worker in workers if worker.workflows.get(job.workflow, 0) >= job.version]
+    if not any(_is_online(worker, at_ms, settings) for worker in can_run):
+        return f"no worker that runs {job.workflow} is connected; start one with `voxelworks worker`"
+    if job.available_ms > at_ms:
+        return f"the next attempt begins in {_seconds_between(at_ms, job.available_ms):.0f} s"
+    if ahead:
+        return f"{ahead} {'job is' if ahead == 1 else 'jobs are'} ahead"
+    return "next in line: it starts as soon as a worker is free"
+
+
+def _is_online(worker: WorkerSessionRow, at_ms: int, settings: Settings) -> bool:
+    return at_ms - worker.seen_ms <= settings.silent_after_s * 1000
+
+
+def _seconds_between(start_ms: int, stop_ms: int) -> float:
+    return max(0, stop_ms - start_ms) / 1000

@@ -1,0 +1,128 @@
+import stat
+import time
+
+import pytest
+from pydantic import SecretStr
+from sqlalchemy import URL, text
+
+from voxelworks.db import Database, now, open_database
+from voxelworks.errors import InvalidInput, StorageFailed, TargetNotWritable
+from voxelworks.settings import Settings
+
+
+def _insert(session, name):
+    session.execute(
+        text("INSERT INTO idempotency_keys VALUES ('ada', :name, 'sha', 'job', 0)"), {"name": name}
+    )
+
+
+def _names(session):
+    return session.execute(text("SELECT key FROM idempotency_keys ORDER BY key")).scalars().all()
+
+
+def test_a_session_commits_at_its_end(database):
+    with database.session() as session:
+        _insert(session, "kept")
+    with database.read_session() as session:
+        assert _names(session) == ["kept"]
+
+
+def test_a_session_that_raises_leaves_nothing(database):
+    with pytest.raises(ZeroDivisionError), database.session() as session:  # noqa: PT012 - both belong together
+        _insert(session, "lost")
+        _ = 1 / 0
+    with database.read_session() as session:
+        assert _names(session) == []
+
+
+def test_a_read_session_cannot_write(database):
+    with pytest.raises(Exception, match=r"readonly|read-only"), database.read_session() as session:
+        _insert(session, "refused")
+    with database.session() as session:
+        _insert(session, "accepted")  # the connection that refused writes them again
+        assert _names(session) == ["accepted"]
+
+
+def test_a_read_session_sees_one_state_and_holds_up_no_writer(database):
+    with database.read_session() as reader:
+        assert _names(reader) == []
+        with database.session() as session:
+            _insert(session, "later")
+        assert _names(reader) == []
+    with database.read_session() as reader:
+        assert _names(reader) == ["later"]
+
+
+def test_the_clock_of_the_database_counts_milliseconds_in_utc(database):
+    with database.session() as session:
+        before = time.time_ns() // 1_000_000
+        told = now(session)
+        after = time.time_ns() // 1_000_000
+    assert before - 1 <= told <= after + 1  # the one on this machine: only rounding may differ
+
+
+def test_the_clock_does_not_stand_still_within_a_transaction(database):
+    with database.session() as session:
+        first = now(session)
+        deadline = time.monotonic() + 10
+        while (second := now(session)) == first:
+            assert time.monotonic() < deadline
+        assert second > first
+
+
+def test_sqlite_is_made_in_the_home_folder_for_its_user_alone(tmp_path):
+    settings = Settings(home=tmp_path / "home")
+    database = open_database(settings)
+    with database.session() as session:
+        _insert(session, "a")
+    database.close()
+    assert stat.S_IMODE(settings.home.stat().st_mode) == 0o700
+    assert stat.S_IMODE(settings.sqlite_path.stat().st_mode) == 0o600
+
+
+def test_sqlite_keeps_what_it_committed_and_its_references(tmp_path):
+    database = open_database(Settings(home=tmp_path))
+    with database.session() as session:
+        pragmas = {
+            name: session.execute(text(f"PRAGMA {name}")).scalar_one()
+            for name in ("journal_mode", "synchronous", "foreign_keys", "busy_timeout")
+        }
+    database.close()
+    assert pragmas == {"journal_mode": "wal", "synchronous": 2, "foreign_keys": 1, "busy_timeout": 30_000}
+
+
+def test_postgresql_is_opened_by_its_address(postgresql_server):
+    database = open_database(Settings(database_url=SecretStr(postgresql_server)))
+    assert database.engine.dialect.name == "postgresql"
+    database.close()
+
+
+def test_a_home_that_cannot_be_made_is_named(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(TargetNotWritable) as refused:
+        open_database(Settings(home=tmp_path / "file" / "home"))
+    assert str(refused.value) == (
+        f"{tmp_path}/file/home/voxelworks.sqlite3 cannot be written (Not a directory); "
+        "set VOXELWORKS_HOME to a folder of yours"
+    )
+
+
+def test_other_databases_are_refused():
+    with pytest.raises(InvalidInput) as refused:
+        Database("mysql://localhost/jobs")
+    assert (
+        str(refused.value) == "'mysql' is not a supported database; use PostgreSQL (postgresql+psycopg://...)"
+    )
+
+
+def test_a_server_that_does_not_answer_is_told_without_its_password():
+    url = URL.create(
+        "postgresql+psycopg", "ada", "lovelace", "127.0.0.1", 1, "jobs", query={"connect_timeout": "2"}
+    )
+    database = Database(url)
+    with (
+        pytest.raises(StorageFailed, match="the database does not answer") as refused,
+        database.session() as session,
+    ):
+        now(session)
+    assert "lovelace" not in str(refused.value)
