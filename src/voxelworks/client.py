@@ -1,0 +1,432 @@
+"""HTTP client of a Voxelworks server, shared by the command line, workers and notebooks.
+
+::
+
+    with Client.found(Settings()) as client:
+        job = client.submit("downsample", {"layer": "demo/color"})
+        for view in client.watch(job.id):
+            print(view.state, view.progress)
+
+An error that the server reports is raised here as the same class; no answer at all is `ServerUnreachable`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+import uuid
+from collections.abc import Iterator, Sequence
+from json import JSONDecodeError
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TypeVar
+from urllib.parse import quote
+
+import httpx
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+
+from voxelworks.errors import InvalidInput, NotAllowed, ServerUnreachable, VoxelworksError
+from voxelworks.protocol.messages import (
+    Claim,
+    DatasetLeaseAnswer,
+    DatasetLeaseRequest,
+    FinishAnswer,
+    FinishRequest,
+    Json,
+    Message,
+    PublishedRequest,
+    PublishOrder,
+    RenewAnswer,
+    RenewRequest,
+    SealRequest,
+    SessionAnswer,
+    SessionRequest,
+)
+from voxelworks.protocol.views import DatasetView, JobDetail, JobPage, JobView, LogChunk, WorkerView
+from voxelworks.settings import Settings
+
+CONNECT_TIMEOUT_S = 5.0
+READ_TIMEOUT_S = 30.0
+RETRY_WAITS_S = (0.2, 0.8)
+"""Pauses before the second and third try of a call that may safely be repeated."""
+
+_M = TypeVar("_M", bound=BaseModel)
+
+
+class ServerInfo(BaseModel):
+    """How programs of the same user reach a running server: the content of `home/server.json`."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    url: str
+    token: str
+    pid: int
+
+    @property
+    def entry_url(self) -> str:
+        """Address that lets a browser in: it carries the token once, and is redirected to one without."""
+        return f"{self.url}/?token={self.token}"
+
+    @classmethod
+    def read(cls, file: Path) -> ServerInfo | None:
+        """Read the file; None if there is none, or an unreadable one."""
+        try:
+            return cls.model_validate_json(file.read_bytes())
+        except (OSError, ValidationError):
+            return None
+
+
+def server_file(home: Path) -> Path:
+    return home / "server.json"
+
+
+def worker_key_file(home: Path) -> Path:
+    return home / "worker.key"
+
+
+def find_server(settings: Settings) -> ServerInfo:
+    """Find the server that runs with the same `home`.
+
+    Raises
+    ------
+    ServerUnreachable
+        If none has announced itself there.
+    """
+    info = ServerInfo.read(server_file(settings.home))
+    if info is None:
+        raise ServerUnreachable(
+            f"no server runs in {settings.home}; start one with `voxelworks serve`, or name another"
+        )
+    return info
+
+
+class RootView(Message):
+    """A folder that the operator allowed jobs to read from."""
+
+    name: str
+    place: str
+
+
+class EntryView(Message):
+    """A file or folder below an import root."""
+
+    name: str
+    place: str
+    is_folder: bool
+    size_bytes: int | None
+    """Of a file; None for a folder."""
+
+
+class FolderView(Message):
+    """What lies in a folder below an import root."""
+
+    place: str
+    parent: str | None
+    """None for the root itself."""
+    entries: tuple[EntryView, ...]
+    """Folders first, each in natural order."""
+    file_count: int
+    """All files, also those that `entries` leaves out."""
+    folder_count: int
+
+
+class Client:
+    """A connection to one server. It may be used by several threads.
+
+    Parameters
+    ----------
+    url
+        Address of the server, such as ``http://127.0.0.1:8440``.
+    token
+        The start-up token, or the worker key for the calls of workers.
+    """
+
+    def __init__(self, url: str, token: str) -> None:
+        self.url = _checked_address(url)
+        self._http = httpx.Client(
+            base_url=f"{self.url}/api/v1/",
+            headers={"Authorization": f"Bearer {token}"},
+            timeout=httpx.Timeout(READ_TIMEOUT_S, connect=CONNECT_TIMEOUT_S),
+            # A proxy of the environment never lies between a machine and its own server.
+            trust_env=False,
+        )
+
+    @classmethod
+    def found(cls, settings: Settings) -> Self:
+        """Connect to the server that runs with the same `home`; see `find_server`."""
+        info = find_server(settings)
+        return cls(info.url, info.token)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._http.close()
+
+    # What a person asks for
+
+    def submit(self, workflow: str, params: Json, *, idempotency_key: str | None = None) -> JobView:
+        """Submit a job. The same key within 24 hours gives the same job, however often it is sent."""
+        key = idempotency_key or uuid.uuid4().hex
+        body = {"workflow": workflow, "params": params}
+        return JobView.model_validate(
+            self._post("jobs", body, headers={"Idempotency-Key": key}, is_repeatable=True)
+        )
+
+    def list_jobs(
+        self,
+        *,
+        states: Sequence[str] = (),
+        workflow: str | None = None,
+        after: str | None = None,
+        limit: int = 50,
+    ) -> JobPage:
+        """List jobs, newest first; `after` is `next_after` of the page before."""
+        query: dict[str, Any] = {"state": list(states), "limit": limit}
+        query |= {
+            key: value for key, value in (("workflow", workflow), ("after", after)) if value is not None
+        }
+        return JobPage.model_validate(self._get("jobs", query))
+
+    def show(self, job_id: str) -> JobDetail:
+        return JobDetail.model_validate(self._get(f"jobs/{_part(job_id)}"))
+
+    def cancel(self, job_id: str) -> JobView:
+        return JobView.model_validate(self._post(f"jobs/{_part(job_id)}/cancel", {}, is_repeatable=True))
+
+    def retry(self, job_id: str) -> JobView:
+        """Submit the same job anew; give the new one."""
+        return JobView.model_validate(self._post(f"jobs/{_part(job_id)}/retry", {}))
+
+    def read_log(
+        self, job_id: str, attempt: int | None = None, *, offset: int | None = 0, limit: int = 65536
+    ) -> LogChunk:
+        """Read at most `limit` bytes of an attempt's log.
+
+        Parameters
+        ----------
+        job_id
+        attempt
+            Its number; by default the current or last one.
+        offset
+            Of the first byte; None reads the end.
+        limit
+        """
+        query = {"limit": limit} | {
+            key: value for key, value in (("attempt", attempt), ("offset", offset)) if value is not None
+        }
+        return LogChunk.model_validate(self._get(f"jobs/{_part(job_id)}/log", query))
+
+    def watch(self, job_id: str) -> Iterator[JobView]:
+        """Yield the job now and whenever it changes, until it has ended and is published.
+
+        Connects again when the connection breaks; `ServerUnreachable` if that fails too.
+        """
+        failures = 0
+        while True:
+            try:
+                for view in self._stream_job(job_id):
+                    failures = 0
+                    yield view
+                    if is_settled(view):
+                        return
+            except ServerUnreachable:
+                if failures == len(RETRY_WAITS_S):
+                    raise
+            # Also after a stream that ended without an error: the server is shutting down.
+            time.sleep(RETRY_WAITS_S[min(failures, len(RETRY_WAITS_S) - 1)])
+            failures += 1
+
+    def list_datasets(self) -> tuple[DatasetView, ...]:
+        return TypeAdapter(tuple[DatasetView, ...]).validate_python(self._get("datasets"))
+
+    def show_dataset(self, name: str) -> DatasetView:
+        return DatasetView.model_validate(self._get(f"datasets/{_part(name)}"))
+
+    def list_workers(self) -> tuple[WorkerView, ...]:
+        return TypeAdapter(tuple[WorkerView, ...]).validate_python(self._get("workers"))
+
+    def list_roots(self) -> tuple[RootView, ...]:
+        return TypeAdapter(tuple[RootView, ...]).validate_python(self._get("roots"))
+
+    def browse(self, place: str) -> FolderView:
+        """Look into a folder below an import root, such as ``root:scope/run1``."""
+        return FolderView.model_validate(self._get("folders", {"place": place}))
+
+    # What a worker asks for
+
+    def open_session(self, request: SessionRequest) -> SessionAnswer:
+        return self._worker_post("sessions", request, SessionAnswer)
+
+    def claim(self, session_id: str) -> Claim | None:
+        answer = self._post(f"worker/sessions/{_part(session_id)}/claim", {})
+        return None if answer is None else Claim.model_validate(answer)
+
+    def renew(self, job_id: str, attempt: int, request: RenewRequest) -> RenewAnswer:
+        # Repeating is left to the worker, which counts its lease from when a renewal was sent.
+        return self._worker_post(f"{_attempt(job_id, attempt)}/renew", request, RenewAnswer)
+
+    def append_log(self, job_id: str, attempt: int, token: str, offset: int, data: bytes) -> int:
+        """Send log bytes; give the offset that the server has now. `LogGap.offset` says what it has if that is less."""
+        response = self._send(
+            "POST",
+            f"worker/{_attempt(job_id, attempt)}/log",
+            params={"offset": offset},
+            content=data,
+            headers={"X-Attempt-Token": token, "Content-Type": "application/octet-stream"},
+        )
+        return int(_json(response)["offset"])
+
+    def seal(self, job_id: str, attempt: int, request: SealRequest) -> RenewAnswer:
+        """Tell that the result is complete. The order `cancel` means that a cancel came first."""
+        return self._worker_post(
+            f"{_attempt(job_id, attempt)}/seal", request, RenewAnswer, is_repeatable=True
+        )
+
+    def finish(self, job_id: str, attempt: int, request: FinishRequest) -> FinishAnswer:
+        return self._worker_post(
+            f"{_attempt(job_id, attempt)}/finish", request, FinishAnswer, is_repeatable=True
+        )
+
+    def take_publish_order(self, session_id: str) -> PublishOrder | None:
+        answer = self._post(f"worker/sessions/{_part(session_id)}/publish-order", {})
+        return None if answer is None else PublishOrder.model_validate(answer)
+
+    def published(self, job_id: str, attempt: int, request: PublishedRequest) -> None:
+        body = request.model_dump(mode="json")
+        self._post(f"worker/{_attempt(job_id, attempt)}/published", body, is_repeatable=True)
+
+    def lease_dataset(self, job_id: str, attempt: int, request: DatasetLeaseRequest) -> DatasetLeaseAnswer:
+        path = f"{_attempt(job_id, attempt)}/dataset-lease"
+        return self._worker_post(path, request, DatasetLeaseAnswer, is_repeatable=True)
+
+    def release_dataset(self, job_id: str, attempt: int, request: DatasetLeaseRequest) -> None:
+        body = request.model_dump(mode="json")
+        self._post(f"worker/{_attempt(job_id, attempt)}/dataset-release", body, is_repeatable=True)
+
+    # Transport
+
+    def _worker_post(
+        self, path: str, request: Message, answer: type[_M], *, is_repeatable: bool = False
+    ) -> _M:
+        body = request.model_dump(mode="json")
+        return answer.model_validate(self._post(f"worker/{path}", body, is_repeatable=is_repeatable))
+
+    def _get(self, path: str, query: Json | None = None) -> Any:
+        return _json(self._send("GET", path, params=query, is_repeatable=True))
+
+    def _post(
+        self, path: str, body: Json, *, headers: dict[str, str] | None = None, is_repeatable: bool = False
+    ) -> Any:
+        return _json(self._send("POST", path, json=body, headers=headers, is_repeatable=is_repeatable))
+
+    def _send(self, method: str, path: str, *, is_repeatable: bool = False, **options: Any) -> httpx.Response:
+        for wait_s in RETRY_WAITS_S if is_repeatable else ():
+            try:
+                return self._send_once(method, path, **options)
+            except ServerUnreachable:
+                time.sleep(wait_s)
+        return self._send_once(method, path, **options)
+
+    def _send_once(self, method: str, path: str, **options: Any) -> httpx.Response:
+        try:
+            response = self._http.request(method, path, **options)
+        except httpx.HTTPError as error:
+            raise self._unreachable(error) from error
+        if response.is_error:
+            raise self._error_of(response)
+        return response
+
+    def _stream_job(self, job_id: str) -> Iterator[JobView]:
+        try:
+            with self._http.stream("GET", f"jobs/{_part(job_id)}/events") as response:
+                if response.is_error:
+                    response.read()
+                    raise self._error_of(response)
+                for line in response.iter_lines():
+                    if line.startswith("data: "):
+                        yield JobDetail.model_validate_json(line.removeprefix("data: ")).job
+        except httpx.HTTPError as error:
+            raise self._unreachable(error) from error
+
+    def _unreachable(self, error: httpx.HTTPError) -> ServerUnreachable:
+        reason = str(error) or type(error).__name__
+        return ServerUnreachable(f"{self.url} does not answer ({reason}); check that the server runs")
+
+    def _error_of(self, response: httpx.Response) -> VoxelworksError:
+        """Turn an error answer into the class that the server raised."""
+        try:
+            body = response.json()
+            code, message = str(body["code"]), str(body["message"])
+        except (JSONDecodeError, UnicodeDecodeError, KeyError, TypeError):
+            if response.status_code in (502, 503, 504):
+                return ServerUnreachable(
+                    f"{self.url} answers {response.status_code}; check that the server runs"
+                )
+            return VoxelworksError(
+                f"{self.url} answers {response.status_code} without a reason; is it a Voxelworks server?"
+            )
+        if response.status_code == 401:
+            return NotAllowed(message)
+        error = _error_classes().get(code, VoxelworksError)(message)
+        # What a class says beside its message, such as the offset of a `LogGap`.
+        error.__dict__.update({key: value for key, value in body.items() if key not in ("code", "message")})
+        return error
+
+
+def is_settled(job: JobView) -> bool:
+    """Tell whether nothing more will happen to a job: it has ended, and its files have their name or never will."""
+    return job.is_ended and job.publication != "pending"
+
+
+def _checked_address(url: str) -> str:
+    try:
+        parsed = httpx.URL(url)
+    except httpx.InvalidURL:
+        parsed = httpx.URL("")
+    if parsed.scheme not in ("http", "https") or not re.fullmatch(r"[\w.:-]+", parsed.host):
+        raise InvalidInput(f"{url!r} is not the address of a server; write http://HOST:PORT")
+    return url.rstrip("/")
+
+
+def _error_classes() -> dict[str, type[VoxelworksError]]:
+    found: dict[str, type[VoxelworksError]] = {}
+    waiting = [VoxelworksError]
+    while waiting:
+        kind = waiting.pop()
+        # A class without a code of its own inherits one; the class that introduced it stands for it.
+        found.setdefault(kind.code, kind)
+        waiting += kind.__subclasses__()
+    return found
+
+
+def _json(response: httpx.Response) -> Any:
+    if response.status_code == 204 or not response.content:
+        return None
+    try:
+        return json.loads(response.content)
+    except ValueError as error:
+        raise VoxelworksError(
+            f"{response.url} answers something that is not JSON; is it a Voxelworks server?"
+        ) from error
+
+
+def _part(text: str) -> str:
+    """Make a text safe as one part of an address."""
+    return quote(text, safe="") or "-"
+
+
+def _attempt(job_id: str, attempt: int) -> str:
+    return f"attempts/{_part(job_id)}/{attempt}"
+
+
+__all__ = [
+    "Client", "EntryView", "FolderView", "RootView", "ServerInfo", "find_server", "is_settled", "server_file",
+    "worker_key_file",
+]  # fmt: skip

@@ -1,0 +1,126 @@
+"""The routes of workers: every one needs the worker key, and after a claim also the token of the attempt."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Header, Query, Response
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+
+from voxelworks import jobs
+from voxelworks.protocol.messages import (
+    Claim,
+    DatasetLeaseAnswer,
+    DatasetLeaseRequest,
+    FinishAnswer,
+    FinishRequest,
+    Message,
+    PublishedRequest,
+    PublishOrder,
+    RenewAnswer,
+    RenewRequest,
+    SealRequest,
+    SessionAnswer,
+    SessionRequest,
+)
+from voxelworks.server.context import Here
+
+router = APIRouter(prefix="/worker", tags=["worker"])
+
+
+class LogAnswer(Message):
+    """How much of the log the server has."""
+
+    offset: int
+
+
+@router.post("/sessions")
+def open_session(context: Here, request: SessionRequest) -> SessionAnswer:
+    """Begin to work. Earlier sessions of the same name end, and their jobs are released at once."""
+    with context.database.session() as session:
+        return jobs.open_session(session, request, settings=context.settings)
+
+
+@router.post("/sessions/{session_id}/claim", responses={204: {"description": "No work now."}})
+def claim(context: Here, session_id: str, response: Response) -> Claim | None:
+    """Take the next job that this worker can run."""
+    with context.database.session() as session:
+        claimed = jobs.claim(session, session_id, settings=context.settings)
+    if claimed is None:
+        response.status_code = 204
+    return claimed
+
+
+@router.post("/sessions/{session_id}/publish-order", responses={204: {"description": "Nothing to publish."}})
+def take_publish_order(context: Here, session_id: str, response: Response) -> PublishOrder | None:
+    """Take a result whose worker died before it was published."""
+    with context.database.session() as session:
+        order = jobs.take_publish_order(session, session_id, settings=context.settings)
+    if order is None:
+        response.status_code = 204
+    return order
+
+
+@router.post("/attempts/{job_id}/{attempt}/renew")
+def renew(context: Here, job_id: str, attempt: int, request: RenewRequest) -> RenewAnswer:
+    """Keep the lease, tell the progress, and hear what to do. The first renewal starts the work."""
+    with context.database.session() as session:
+        return jobs.renew(session, job_id, attempt, request, settings=context.settings)
+
+
+@router.post("/attempts/{job_id}/{attempt}/log")
+async def append_log(
+    context: Here,
+    job_id: str,
+    attempt: int,
+    request: Request,
+    offset: Annotated[int, Query(ge=0)],
+    x_attempt_token: Annotated[str, Header()],
+) -> LogAnswer:
+    """Store log bytes (the body) at an offset; repeats are ignored, gaps refused."""
+    data = await request.body()
+
+    def append() -> int:
+        with context.database.session() as session:
+            return jobs.append_log(
+                session, job_id, attempt, x_attempt_token, offset, data, settings=context.settings
+            )
+
+    return LogAnswer(offset=await run_in_threadpool(append))
+
+
+@router.post("/attempts/{job_id}/{attempt}/seal")
+def seal(context: Here, job_id: str, attempt: int, request: SealRequest) -> RenewAnswer:
+    """Tell that the result is complete, before reporting success."""
+    with context.database.session() as session:
+        return jobs.seal(session, job_id, attempt, request, settings=context.settings)
+
+
+@router.post("/attempts/{job_id}/{attempt}/finish")
+def finish(context: Here, job_id: str, attempt: int, request: FinishRequest) -> FinishAnswer:
+    """Report how the attempt ended. Repeating the same report gives the same answer."""
+    with context.database.session() as session:
+        return jobs.finish(session, job_id, attempt, request, settings=context.settings)
+
+
+@router.post("/attempts/{job_id}/{attempt}/published", status_code=204)
+def published(context: Here, job_id: str, attempt: int, request: PublishedRequest) -> None:
+    """Confirm that the result has its name, or say why it never can."""
+    with context.database.session() as session:
+        jobs.published(session, job_id, attempt, request, places=context.places)
+
+
+@router.post("/attempts/{job_id}/{attempt}/dataset-lease")
+def lease_dataset(
+    context: Here, job_id: str, attempt: int, request: DatasetLeaseRequest
+) -> DatasetLeaseAnswer:
+    """Ask to be the only one that changes the properties of a dataset."""
+    with context.database.session() as session:
+        return jobs.lease_dataset(session, job_id, attempt, request, settings=context.settings)
+
+
+@router.post("/attempts/{job_id}/{attempt}/dataset-release", status_code=204)
+def release_dataset(context: Here, job_id: str, attempt: int, request: DatasetLeaseRequest) -> None:
+    with context.database.session() as session:
+        jobs.release_dataset(session, job_id, attempt, request)

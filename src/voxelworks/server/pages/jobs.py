@@ -1,0 +1,311 @@
+"""The list of jobs and the page of a job, and what keeps them up to date while they are open."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+from urllib.parse import urlencode
+
+from fastapi import APIRouter, Query
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, RedirectResponse, Response, StreamingResponse
+
+from voxelworks import jobs
+from voxelworks.client import is_settled
+from voxelworks.errors import NotFound
+from voxelworks.protocol.messages import JobState
+from voxelworks.protocol.views import JobDetail, JobPage, JobView, LogChunk
+from voxelworks.server import rendering
+from voxelworks.server.api.jobs import cancel as cancel_job
+from voxelworks.server.api.jobs import retry as retry_job
+from voxelworks.server.api.jobs import show_job
+from voxelworks.server.context import Context, Here
+from voxelworks.server.results import describe_result, result_line
+from voxelworks.server.sse import PING_S, Frame, event_stream
+from voxelworks.server.subjects import describe_params, find_workflow, subject, workflow_title
+from voxelworks.workflows import workflows
+
+router = APIRouter()
+
+Shown = Literal["queued", "running", "succeeded", "failed", "cancelled"]
+"""What people filter by: the states of a job that somebody works on are one."""
+SHOWN_STATES: dict[Shown, tuple[JobState, ...]] = {
+    "running": ("claimed", "running", "cancelling"),
+    "queued": ("queued",),
+    "succeeded": ("succeeded",),
+    "failed": ("failed",),
+    "cancelled": ("cancelled",),
+}
+PAGE_SIZE = 50
+LOG_TAIL_BYTES = 128 * 2**10
+"""How much of the end of a log a page shows at first, in bytes."""
+LOG_PIECE_BYTES = 256 * 2**10
+FOLLOW_EVERY_S = 1.0
+"""How often a page that is open looks for new log lines, in seconds."""
+
+
+@dataclass(frozen=True)
+class ListQuery:
+    """Filters of the list of jobs, as they stand in the address."""
+
+    state: Shown | None
+    workflow: str | None
+    after: str | None
+
+    @property
+    def states(self) -> tuple[JobState, ...]:
+        return SHOWN_STATES[self.state] if self.state else ()
+
+    def address(self, path: str = "/jobs", **changed: str | None) -> str:
+        values = {"state": self.state, "workflow": self.workflow, "after": self.after} | changed
+        query = urlencode({key: value for key, value in values.items() if value})
+        return f"{path}?{query}" if query else path
+
+
+@router.get("/jobs", response_class=HTMLResponse)
+def list_page(
+    context: Here,
+    request: Request,
+    state: Shown | None = None,
+    workflow: str | None = None,
+    after: str | None = None,
+) -> Response:
+    query = ListQuery(state, workflow or None, after or None)
+    found = _list(context, query)
+    return rendering.page(request, "jobs.html", **_list_values(query, found))
+
+
+@router.get("/jobs/live")
+async def list_live(
+    context: Here,
+    state: Shown | None = None,
+    workflow: str | None = None,
+    after: str | None = None,
+    seen: str | None = None,
+) -> StreamingResponse:
+    """Stream what changed of the list: single rows, or the whole list when jobs came or went.
+
+    `seen` is the stamp of what the page shows already.
+    """
+    query = ListQuery(state, workflow or None, after or None)
+    return event_stream(_list_frames(context, query, seen))
+
+
+@router.get("/jobs/{job_id}", response_class=HTMLResponse)
+def job_page(
+    context: Here, request: Request, job_id: str, attempt: Annotated[int | None, Query(ge=1)] = None
+) -> Response:
+    detail = show_job(context, job_id)
+    shown = attempt if attempt is not None else detail.job.attempt
+    log = _read_log(context, job_id, shown, None, LOG_TAIL_BYTES) if shown else None
+    workflow = find_workflow(detail.job.workflow)
+    values = {
+        **_job_values(context, detail),
+        "params": describe_params(detail.job.workflow, detail.job.params),
+        "log": log,
+        "log_attempt": shown,
+        "follows_last": attempt is None,
+        "workflow": workflow,
+        "stamp": _stamp(detail),
+    }
+    return rendering.page(request, "job.html", **values)
+
+
+@router.get("/jobs/{job_id}/live")
+async def job_live(
+    context: Here,
+    request: Request,
+    job_id: str,
+    attempt: Annotated[int | None, Query(ge=1)] = None,
+    seen: str | None = None,
+    since: str | None = None,
+) -> StreamingResponse:
+    """Stream what changed of a job's page, and the new lines of the log.
+
+    `seen` is the stamp of what the page shows already; `since` or the header `Last-Event-ID` says what of the log it
+    has, as ``ATTEMPT:OFFSET``.
+    """
+    await run_in_threadpool(show_job, context, job_id)
+    log_at = _log_position(request.headers.get("last-event-id") or since)
+    return event_stream(_job_frames(context, job_id, attempt, seen, log_at))
+
+
+@router.get("/jobs/{job_id}/log")
+def log_piece(
+    context: Here, job_id: str, attempt: Annotated[int, Query(ge=1)], before: Annotated[int, Query(ge=0)]
+) -> Response:
+    """Give the lines of a log before an offset, for reading back."""
+    start = max(0, before - LOG_PIECE_BYTES)
+    piece = _read_log(context, job_id, attempt, start, before - start)
+    return Response(piece.model_dump_json(), media_type="application/json")
+
+
+@router.get("/jobs/{job_id}/log.txt")
+def download_log(context: Here, job_id: str, attempt: Annotated[int, Query(ge=1)]) -> StreamingResponse:
+    """Give the whole log of an attempt as a file."""
+    first = _read_log(context, job_id, attempt, 0, LOG_PIECE_BYTES)
+
+    def pieces() -> Any:
+        piece = first
+        while piece.text:
+            yield piece.text
+            piece = _read_log(context, job_id, attempt, piece.next_offset, LOG_PIECE_BYTES)
+
+    headers = {"Content-Disposition": f'attachment; filename="{_safe(job_id)}-attempt-{attempt}.log"'}
+    return StreamingResponse(pieces(), media_type="text/plain; charset=utf-8", headers=headers)
+
+
+@router.post("/jobs/{job_id}/cancel")
+def cancel(context: Here, job_id: str) -> Response:
+    cancel_job(context, job_id)
+    return RedirectResponse(f"/jobs/{job_id}", status_code=303)
+
+
+@router.post("/jobs/{job_id}/retry")
+def retry(context: Here, job_id: str) -> Response:
+    made = retry_job(context, job_id)
+    return RedirectResponse(f"/jobs/{made.id}", status_code=303)
+
+
+# The list
+
+
+def _list(context: Context, query: ListQuery) -> JobPage:
+    with context.database.read_session() as session:
+        return jobs.list_jobs(
+            session, settings=context.settings, states=query.states, workflow=query.workflow, after=query.after,
+            limit=PAGE_SIZE,
+        )  # fmt: skip
+
+
+def _list_values(query: ListQuery, found: JobPage) -> dict[str, Any]:
+    return {
+        "query": query, "found": found, "workflows": workflows(), "counts": _shown_counts(found),
+        "subject": subject, "workflow_title": workflow_title, "result_line": result_line, "stamp": _stamp(found),
+    }  # fmt: skip
+
+
+def _shown_counts(found: JobPage) -> dict[Shown | None, int]:
+    shown: dict[Shown | None, int] = {
+        name: sum(found.counts.get(state, 0) for state in states) for name, states in SHOWN_STATES.items()
+    }
+    return {None: sum(shown.values()), **shown}
+
+
+async def _list_frames(context: Context, query: ListQuery, seen: str | None) -> AsyncIterator[Frame | None]:
+    known: dict[str, str] | None = None
+    async for _ in context.live.pulse():
+        found = await run_in_threadpool(_list, context, query)
+        stamps = {job.id: _stamp(job) for job in found.jobs}
+        whole = _stamp(found)
+        values = _list_values(query, found)
+        if known is None and whole == seen:
+            frames = []
+        elif known is None or list(known)[1:] != list(stamps):
+            frames = [Frame(rendering.render("_job_list.html", **values), event="list")]
+        else:
+            changed = [job for job in found.jobs if stamps[job.id] != known[job.id]]
+            frames = [
+                Frame(rendering.render("_job_row.html", job=job, **values), event=f"job-{job.id}")
+                for job in changed
+            ]
+        if frames:
+            yield Frame(rendering.render("_counts.html", **values), event="counts")
+        for frame in frames:
+            yield frame
+        if not frames:
+            yield None
+        known = {"": whole, **stamps}
+
+
+# One job
+
+
+def _job_values(context: Context, detail: JobDetail) -> dict[str, Any]:
+    job = detail.job
+    return {
+        "detail": detail, "job": job, "title": workflow_title(job.workflow),
+        "subject": subject(job.workflow, job.params),
+        "result": describe_result(context, job), "settings": context.settings,
+        "is_known": find_workflow(job.workflow) is not None,
+    }  # fmt: skip
+
+
+JOB_PARTS = ("status", "actions", "result", "attempts", "events", "announcement")
+"""Parts of a job's page that are sent anew when they change: each has its template `_job_NAME.html`."""
+
+
+async def _job_frames(
+    context: Context, job_id: str, attempt: int | None, seen: str | None, log_at: tuple[int, int] | None
+) -> AsyncIterator[Frame | None]:
+    known: dict[str, str] = {}
+    quiet_s = 0.0
+    # The log grows without a change of the job, so it is looked at in any case.
+    async for _ in context.live.pulse(at_least_every_s=FOLLOW_EVERY_S):
+        detail = await run_in_threadpool(show_job, context, job_id)
+        frames: list[Frame] = []
+        if (stamp := _stamp(detail)) != seen:
+            parts = await run_in_threadpool(_render_parts, context, detail)
+            frames += [Frame(html, event=name) for name, html in parts.items() if known.get(name) != html]
+            known, seen = parts, stamp
+        number = attempt if attempt is not None else detail.job.attempt
+        piece = None
+        if number:
+            offset = log_at[1] if log_at is not None and log_at[0] == number else 0
+            piece = await run_in_threadpool(_read_log, context, job_id, number, offset, LOG_PIECE_BYTES)
+            log_at = (number, piece.next_offset)
+            frames += [_log_frame(number, piece)] if piece.text else []
+        for frame in frames:
+            yield frame
+        if is_settled(detail.job) and (
+            piece is None or (piece.is_complete and piece.next_offset >= piece.size)
+        ):
+            yield Frame("", event="end")
+            return
+        quiet_s = 0.0 if frames else quiet_s + FOLLOW_EVERY_S
+        if quiet_s >= PING_S:
+            quiet_s = 0.0
+            yield None
+
+
+def _render_parts(context: Context, detail: JobDetail) -> dict[str, str]:
+    values = _job_values(context, detail)
+    return {name: rendering.render(f"_job_{name}.html", **values) for name in JOB_PARTS}
+
+
+def _stamp(view: JobView | JobPage | JobDetail) -> str:
+    """Tell apart what a page would show. That time goes by is no news: ages run on in the page."""
+    if isinstance(view, JobPage):
+        text = repr((list(map(_stamp, view.jobs)), view.counts, view.next_after))
+    elif isinstance(view, JobDetail):
+        text = repr((_stamp(view.job), view.attempts, view.events, view.retries))
+    else:
+        text = view.model_copy(update={"as_of_ms": 0, "heard_s": None}).model_dump_json()
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _log_frame(attempt: int, piece: LogChunk) -> Frame:
+    data = json.dumps({"attempt": attempt, "text": piece.text})
+    return Frame(data, event="log", id=f"{attempt}:{piece.next_offset}")
+
+
+def _log_position(text: str | None) -> tuple[int, int] | None:
+    parts: Sequence[str] = (text or "").split(":")
+    if len(parts) == 2 and all(part.isdecimal() and len(part) < 20 for part in parts):
+        return int(parts[0]), int(parts[1])
+    return None
+
+
+def _read_log(context: Context, job_id: str, attempt: int, offset: int | None, limit: int) -> LogChunk:
+    with context.database.read_session() as session:
+        return jobs.read_log(session, job_id, attempt, settings=context.settings, offset=offset, limit=limit)
+
+
+def _safe(name: str) -> str:
+    if not name.replace("-", "").isalnum():
+        raise NotFound(f"there is no job {name!r}")
+    return name

@@ -1,0 +1,94 @@
+"""The one place where an error becomes an answer: JSON for programs, a page for people."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+
+from voxelworks.errors import VoxelworksError
+from voxelworks.server import rendering
+
+log = logging.getLogger(__name__)
+
+HEADINGS = {
+    400: "That request makes no sense here",
+    401: "You are not let in yet",
+    403: "Not allowed",
+    404: "Not found",
+    405: "Not allowed",
+    409: "That does not go together",
+    413: "Too large",
+    422: "That cannot be used",
+    503: "Not reachable right now",
+}
+
+
+def answer_problem(request: Request, error: VoxelworksError) -> Response:
+    """Answer with an error whose message is meant for a person."""
+    extra = {
+        key: value
+        for key, value in vars(error).items()
+        if isinstance(value, int | str) and not key.startswith("_")
+    }
+    return _answer(request, error.http_status, error.code, error.message, extra)
+
+
+def answer_defect(request: Request, error: Exception) -> Response:
+    """Answer with an error that nobody foresaw; what it says is for the log only."""
+    log.error("%s %s failed", request.method, request.url.path, exc_info=error)
+    return _answer(request, 500, "program-error", "the server met a defect of its own; its log says more", {})
+
+
+def install(app: FastAPI) -> None:
+    """Let the app answer every error through this module."""
+
+    async def on_problem(request: Request, error: Exception) -> Response:
+        assert isinstance(error, VoxelworksError)
+        if error.http_status >= 500:
+            log.error("%s %s: %s", request.method, request.url.path, error.message)
+        return answer_problem(request, error)
+
+    async def on_invalid_request(request: Request, error: Exception) -> Response:
+        assert isinstance(error, RequestValidationError)
+        message = "; ".join(_problem(item) for item in error.errors())
+        return _answer(request, 422, "invalid-request", message, {})
+
+    async def on_http_error(request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        code = "not-found" if error.status_code == 404 else f"http-{error.status_code}"
+        message = f"there is nothing at {request.url.path}" if error.status_code == 404 else str(error.detail)
+        return _answer(request, error.status_code, code, message, {})
+
+    app.add_exception_handler(VoxelworksError, on_problem)
+    app.add_exception_handler(RequestValidationError, on_invalid_request)
+    app.add_exception_handler(HTTPException, on_http_error)
+
+
+def is_for_program(request: Request) -> bool:
+    return request.url.path.startswith(("/api/", "/healthz"))
+
+
+def _answer(request: Request, status: int, code: str, message: str, extra: dict[str, int | str]) -> Response:
+    if is_for_program(request):
+        return JSONResponse({"code": code, "message": message, **extra}, status_code=status)
+    if "hx-request" in request.headers:
+        # The page stays as it is; its script shows the sentence.
+        return PlainTextResponse(message, status_code=status)
+    template = "login.html" if status == 401 else "problem.html"
+    heading = HEADINGS.get(status, "Something went wrong")
+    return rendering.page(request, template, status=status, heading=heading, message=message, code=code)
+
+
+def _problem(item: dict[str, Any]) -> str:
+    where = ".".join(str(part) for part in item["loc"] if part != "body")
+    return (
+        f"{where or 'the body'} is missing"
+        if item["type"] == "missing"
+        else f"{where or 'the body'}: {item['msg']}"
+    )

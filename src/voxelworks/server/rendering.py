@@ -1,0 +1,209 @@
+"""Turns views into HTML: the template environment and the words for numbers."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+from starlette.requests import Request
+from starlette.responses import HTMLResponse
+
+import voxelworks
+from voxelworks.geometry import Box, VoxelSize
+from voxelworks.protocol.messages import JobState
+from voxelworks.protocol.views import AttemptOutcome, DatasetView, JobView
+from voxelworks.workflows import ParamField, Workflow
+
+HERE = Path(__file__).parent
+STATIC = HERE / "static"
+
+STATE_WORDS: dict[JobState, str] = {
+    "queued": "Queued", "claimed": "Starting", "running": "Running", "cancelling": "Cancelling",
+    "succeeded": "Succeeded", "failed": "Failed", "cancelled": "Cancelled",
+}  # fmt: skip
+OUTCOME_WORDS: dict[AttemptOutcome, str] = {
+    "succeeded": "Succeeded", "failed": "Failed", "cancelled": "Cancelled", "interrupted": "Interrupted",
+    "lost": "Worker lost",
+}  # fmt: skip
+FAILURE_WORDS = {
+    "user_input": "Input refused", "resources": "Out of memory, disk or time",
+    "infrastructure": "Infrastructure failed",
+    "program_error": "Program error", "cancelled": "Cancelled", "timed_out": "Timed out",
+}  # fmt: skip
+
+
+def page(request: Request, template: str, *, status: int = 200, **values: Any) -> HTMLResponse:
+    """Answer with a whole page."""
+    return HTMLResponse(render(template, path=request.url.path, **values), status_code=status)
+
+
+def render(template: str, **values: Any) -> str:
+    """Fill in a template; `path` names the page for the navigation."""
+    return _environment().get_template(template).render(**values)
+
+
+def static_url(name: str) -> str:
+    """Give the address of a static file: it changes with the content, so that browsers may keep it for ever."""
+    return f"/static/{name}?v={_digest(name)}"
+
+
+def duration(seconds: float | None) -> str:
+    """Say a duration with its two largest units, such as ``3 min 20 s``."""
+    if seconds is None:
+        return "–"
+    whole = max(0, round(seconds))
+    if whole == 0 and seconds > 0:
+        return "under 1 s"
+    parts = [(whole // 86400, "d"), (whole // 3600 % 24, "h"), (whole // 60 % 60, "min"), (whole % 60, "s")]
+    first = next((index for index, (number, _) in enumerate(parts) if number), 3)
+    return " ".join(f"{number} {unit}" for number, unit in parts[first : first + 2] if number or first == 3)
+
+
+def eta(low_s: float, high_s: float) -> str:
+    """Say a remaining time as a range, rounded as roughly as it is known."""
+    low, high = _round_duration(low_s), _round_duration(high_s)
+    return f"about {duration(high)} left" if low == high else f"{_range(low, high)} left"
+
+
+def bytes_text(count: int | None) -> str:
+    """Say a size in binary units, such as ``1.5 GiB``."""
+    if count is None:
+        return "–"
+    size, unit = float(count), "B"
+    for unit in ("B", "KiB", "MiB", "GiB", "TiB", "PiB"):
+        if size < 1024 or unit == "PiB":
+            break
+        size /= 1024
+    return f"{count} B" if unit == "B" else f"{size:.3g} {unit}" if size < 999.5 else f"{size:.0f} {unit}"
+
+
+def ago(seconds: float) -> str:
+    """Say how long ago something was, coarsely."""
+    for limit, size, unit in (
+        (60, 1, "s"),
+        (3600, 60, "min"),
+        (86400, 3600, "h"),
+        (float("inf"), 86400, "d"),
+    ):
+        if seconds < limit:
+            return "just now" if seconds < 5 else f"{int(seconds // size)} {unit} ago"
+    raise AssertionError("every duration is below infinity")
+
+
+def ago_tag(at_ms: int, now_ms: int) -> Markup:
+    """A time that a script keeps up to date; both by the clock of the database, never by the browser's."""
+    seconds = (now_ms - at_ms) / 1000
+    return Markup('<time datetime="{}" title="{}" data-ago-s="{:.0f}">{}</time>').format(
+        iso(at_ms), moment(at_ms), seconds, ago(seconds)
+    )
+
+
+def ticking_tag(seconds: float) -> Markup:
+    """A duration that a script lets run on."""
+    return Markup('<span data-running-s="{:.1f}">{}</span>').format(seconds, duration(seconds))
+
+
+def size_text(box: str) -> str:
+    """Say the size of a box in voxels."""
+    return " × ".join(str(extent) for extent in Box.parse(box).size)
+
+
+def physical_text(box: str, voxel_size: str | None) -> str:
+    """Say the size of a box in the unit that suits it; empty if the voxel size is not known."""
+    if voxel_size is None:
+        return ""
+    size_nm = [n * nm for n, nm in zip(Box.parse(box).size, VoxelSize.parse(voxel_size).xyz, strict=True)]
+    unit, unit_nm = (
+        ("mm", 1e6) if max(size_nm) >= 1e6 else ("µm", 1e3) if max(size_nm) >= 1e3 else ("nm", 1.0)
+    )
+    return " × ".join(f"{value / unit_nm:.3g}" for value in size_nm) + f" {unit}"
+
+
+def iso(at_ms: int) -> str:
+    return datetime.fromtimestamp(at_ms / 1000, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+
+
+def moment(at_ms: int) -> str:
+    """Say a date and time; UTC, as the records are."""
+    return datetime.fromtimestamp(at_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+
+
+def percent(job: JobView) -> float | None:
+    """Give how far a job is, in percent with one decimal; None while that is not known."""
+    if job.state == "succeeded":
+        return 100.0
+    if job.progress is None or job.progress.total == 0:
+        return None
+    return min(100.0, round(100 * job.progress.done / job.progress.total, 1))
+
+
+def worked_s(job: JobView) -> float | None:
+    """Give how long a job has been worked on, waiting between attempts included; None before its start."""
+    if job.started_ms is None:
+        return None
+    return ((job.ended_ms if job.ended_ms is not None else job.as_of_ms) - job.started_ms) / 1000
+
+
+def layer_beside(workflow: Workflow, dataset: ParamField) -> str:
+    """Name the layer field that belongs to a dataset field; empty if it has none."""
+    for field in workflow.fields:
+        if field.kind == "layer" and field.path[:-1] == dataset.path[:-1]:
+            return field.name
+    return ""
+
+
+def layer_name_of(workflow: Workflow) -> str:
+    """Name the first layer field of a workflow."""
+    return next(field.name for field in workflow.fields if field.kind == "layer")
+
+
+def is_known_dataset(datasets: Sequence[DatasetView], ref: str) -> bool:
+    return any(ref in (dataset.name, dataset.id) for dataset in datasets)
+
+
+def _python_text(text: str) -> str:
+    return json.dumps(text)
+
+
+def _range(low: float, high: float) -> str:
+    a, b = duration(low), duration(high)
+    same_unit = a.split(" ")[1:] == b.split(" ")[1:] and len(a.split(" ")) == 2
+    return f"{a.split(' ')[0]}–{b}" if same_unit else f"{a} – {b}"
+
+
+def _round_duration(seconds: float) -> float:
+    for limit, step in ((10, 1), (60, 5), (600, 60), (3600, 300), (86400, 1800)):
+        if seconds < limit:
+            return max(step, round(seconds / step) * step)
+    return round(seconds / 21600) * 21600
+
+
+@cache
+def _digest(name: str) -> str:
+    return hashlib.sha256((STATIC / name).read_bytes()).hexdigest()[:12]
+
+
+@cache
+def _environment() -> Environment:
+    environment = Environment(
+        loader=FileSystemLoader(HERE / "templates"), autoescape=True, undefined=StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
+    environment.globals |= {
+        "static_url": static_url, "version": voxelworks.__version__, "state_words": STATE_WORDS,
+        "outcome_words": OUTCOME_WORDS, "failure_words": FAILURE_WORDS, "eta": eta, "size_text": size_text,
+        "physical_text": physical_text, "layer_beside": layer_beside, "layer_name_of": layer_name_of,
+        "is_known_dataset": is_known_dataset,
+    }  # fmt: skip
+    environment.filters |= {
+        "duration": duration, "bytes": bytes_text, "ago": ago_tag, "ticking": ticking_tag, "moment": moment,
+        "iso": iso, "percent": percent, "worked_s": worked_s, "python": _python_text,
+    }  # fmt: skip
+    return environment

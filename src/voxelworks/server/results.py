@@ -1,0 +1,63 @@
+"""What a job answered, as rows of a table and links."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from voxelworks import catalog
+from voxelworks.protocol.messages import SealedResult
+from voxelworks.protocol.views import DatasetView, JobView
+from voxelworks.server.context import Context
+from voxelworks.server.rendering import bytes_text
+
+
+@dataclass(frozen=True)
+class ResultView:
+    """The result of a job."""
+
+    values: tuple[tuple[str, str], ...]
+    """Names and texts of what the workflow answered."""
+    dataset: DatasetView | None
+    """Where it can be opened; None if it is gone, or the job made no files."""
+    size_bytes: int
+
+
+def describe_result(context: Context, job: JobView) -> ResultView | None:
+    """Describe a result that counts; None while there is none."""
+    if job.result is None or job.state != "succeeded":
+        return None
+    dataset = _dataset(context, job.result.place) if job.publication == "published" else None
+    values = tuple(
+        (key.replace("_", " ").capitalize(), _text(value)) for key, value in job.result.value.items()
+    )
+    return ResultView(values, dataset, job.result.size_bytes)
+
+
+def result_line(result: SealedResult) -> str:
+    """Say a result in one line, without the names that the job's title has already."""
+    parts = [
+        f"{key.replace('_', ' ')} {_text(value)}"
+        for key, value in result.value.items()
+        if key not in ("dataset", "layer")
+    ]
+    size = [bytes_text(result.size_bytes)] if result.size_bytes else []
+    line = " · ".join(parts + size)
+    return line[:1].upper() + line[1:]
+
+
+def _dataset(context: Context, place: str | None) -> DatasetView | None:
+    if place is None:
+        return None
+    with context.database.read_session() as session:
+        return catalog.find_by_place(session, place)
+
+
+def _text(value: object) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        # Thin groups of three: ids and counts run to twenty digits.
+        return f"{value:,}".replace(",", "\u202f")
+    if isinstance(value, list | tuple):
+        return ", ".join(_text(item) for item in value) or "none"
+    return "–" if value is None else str(value)

@@ -1,0 +1,324 @@
+// What the pages do beside plain HTML: live streams that rest in hidden tabs, the log, running times, small helpers.
+"use strict";
+
+(() => {
+  const HIDDEN_REST_MS = 20000; // Browsers allow six connections to a server: hidden tabs give theirs back.
+  const KEYS_OFF = "voxelworks-keys-off";
+  const LOG_CHARACTERS_MAX = 3000000; // Beyond this the oldest lines leave the page; the download has them.
+
+  // An event source that rests while its tab is hidden and goes on where it stopped.
+  class RestingSource {
+    constructor(url) {
+      this.url = url;
+      this.listeners = [];
+      this.lastId = null;
+      this.isClosed = false;
+      this.restTimer = null;
+      this.onVisibility = () => this.visibilityChanged();
+      document.addEventListener("visibilitychange", this.onVisibility);
+      this.open();
+    }
+
+    get readyState() {
+      return this.source ? this.source.readyState : EventSource.CONNECTING;
+    }
+
+    open() {
+      const url = new URL(this.url, location.href);
+      if (this.lastId !== null) url.searchParams.set("since", this.lastId);
+      const source = new EventSource(url);
+      this.source = source;
+      source.onopen = (event) => {
+        setOffline(false);
+        if (this.onopen) this.onopen(event);
+      };
+      source.onerror = (event) => {
+        setOffline(true);
+        // The browser connects again by itself, unless the server refused; htmx then makes a new source.
+        if (source.readyState === EventSource.CLOSED) {
+          this.close();
+          reloadIfShutOut();
+        }
+        if (this.onerror) this.onerror(event);
+      };
+      source.addEventListener("log", (event) => {
+        this.lastId = event.lastEventId || this.lastId;
+        appendLog(JSON.parse(event.data));
+      });
+      for (const [name, listener] of this.listeners) source.addEventListener(name, listener);
+    }
+
+    visibilityChanged() {
+      clearTimeout(this.restTimer);
+      if (this.isClosed) return;
+      if (document.hidden) {
+        this.restTimer = setTimeout(() => {
+          this.source.close();
+          this.source = null;
+        }, HIDDEN_REST_MS);
+      } else if (!this.source) {
+        this.open();
+      }
+    }
+
+    addEventListener(name, listener) {
+      this.listeners.push([name, listener]);
+      if (this.source) this.source.addEventListener(name, listener);
+    }
+
+    removeEventListener(name, listener) {
+      this.listeners = this.listeners.filter((known) => known[0] !== name || known[1] !== listener);
+      if (this.source) this.source.removeEventListener(name, listener);
+    }
+
+    close() {
+      this.isClosed = true;
+      clearTimeout(this.restTimer);
+      document.removeEventListener("visibilitychange", this.onVisibility);
+      if (this.source) this.source.close();
+    }
+  }
+
+  htmx.createEventSource = (url) => new RestingSource(url);
+
+  // Connection
+
+  let offlineTimer = null;
+
+  function setOffline(isOffline) {
+    clearTimeout(offlineTimer);
+    const banner = document.getElementById("offline");
+    if (!banner) return;
+    if (!isOffline) banner.hidden = true;
+    // A restart of a second is not worth a word.
+    else offlineTimer = setTimeout(() => { banner.hidden = false; }, 2500);
+  }
+
+  // A server that was started anew knows this browser no more: its page says what to do.
+  async function reloadIfShutOut() {
+    try {
+      const answer = await fetch(location.href, { method: "HEAD" });
+      if (answer.status === 401) location.reload();
+    } catch {
+      // Not reachable: the banner says so.
+    }
+  }
+
+  function toast(text) {
+    const element = document.getElementById("toast");
+    element.textContent = text;
+    element.hidden = false;
+    clearTimeout(toast.timer);
+    toast.timer = setTimeout(() => { element.hidden = true; }, 8000);
+  }
+
+  document.addEventListener("htmx:responseError", (event) => toast(event.detail.xhr.responseText));
+  document.addEventListener("htmx:sendError", () => toast("The server does not answer. Try again in a moment."));
+
+  // Log
+
+  function logParts() {
+    return { box: document.getElementById("log"), text: document.getElementById("log-text") };
+  }
+
+  function isFollowing() {
+    const follow = document.getElementById("follow");
+    return Boolean(follow && follow.checked);
+  }
+
+  function scrollToEnd() {
+    const { box } = logParts();
+    if (box) box.scrollTop = box.scrollHeight;
+  }
+
+  function withoutTerminalCodes(text) {
+    // Colours and cursor moves of terminals; a carriage return begins its line anew.
+    return text.replace(/\u001b\[[0-9;?]*[A-Za-z]/g, "").replace(/\r\n/g, "\n").replace(/^.*\r(?!$)/gm, "");
+  }
+
+  function appendLog(piece) {
+    const { box, text } = logParts();
+    if (!box) return;
+    const attempt = String(piece.attempt);
+    if (box.dataset.attempt !== attempt) {
+      // Another attempt began: its log starts anew.
+      box.dataset.attempt = attempt;
+      box.dataset.start = "0";
+      text.textContent = "";
+      document.getElementById("log-earlier").hidden = true;
+      const download = document.getElementById("log-download");
+      download.href = `/jobs/${box.dataset.job}/log.txt?attempt=${attempt}`;
+      download.hidden = false;
+    }
+    document.getElementById("log-empty").hidden = true;
+    text.append(withoutTerminalCodes(piece.text));
+    if (text.textContent.length > LOG_CHARACTERS_MAX) {
+      const kept = text.textContent.slice(-LOG_CHARACTERS_MAX / 2);
+      text.textContent = "… earlier lines are in the download\n" + kept.slice(kept.indexOf("\n") + 1);
+    }
+    if (isFollowing()) scrollToEnd();
+  }
+
+  async function showEarlier(button) {
+    const { box, text } = logParts();
+    const before = Number(box.dataset.start);
+    button.disabled = true;
+    try {
+      const answer = await fetch(`/jobs/${box.dataset.job}/log?attempt=${box.dataset.attempt}&before=${before}`);
+      if (!answer.ok) throw new Error(await answer.text());
+      const piece = await answer.json();
+      const fromEnd = box.scrollHeight - box.scrollTop;
+      text.prepend(withoutTerminalCodes(piece.text));
+      box.scrollTop = box.scrollHeight - fromEnd;
+      box.dataset.start = String(piece.offset);
+      button.hidden = piece.offset === 0;
+    } catch (error) {
+      toast(String(error.message || error));
+    }
+    button.disabled = false;
+  }
+
+  // Scrolling up stops following, scrolling to the end goes on with it.
+  let lastTop = 0;
+
+  document.addEventListener("scroll", (event) => {
+    if (event.target.id !== "log") return;
+    const box = event.target;
+    const follow = document.getElementById("follow");
+    const isAtEnd = box.scrollHeight - box.scrollTop - box.clientHeight < 24;
+    // New lines move the end away without anybody scrolling: only going up counts as wanting to stay.
+    if (isAtEnd) follow.checked = true;
+    else if (box.scrollTop < lastTop) follow.checked = false;
+    lastTop = box.scrollTop;
+  }, true);
+
+  // Times that run on. They count from when they came into the page, so that no clock has to be right.
+
+  const began = new WeakMap();
+
+  function words(seconds) {
+    const whole = Math.max(0, Math.round(seconds));
+    const units = [[Math.floor(whole / 86400), "d"], [Math.floor(whole / 3600) % 24, "h"], [Math.floor(whole / 60) % 60, "min"], [whole % 60, "s"]];
+    let first = units.findIndex(([number]) => number > 0);
+    if (first < 0) first = 3;
+    return units.slice(first, first + 2).filter(([number], index) => number > 0 || first + index === 3).map(([number, unit]) => `${number} ${unit}`).join(" ");
+  }
+
+  function agoWords(seconds) {
+    if (seconds < 5) return "just now";
+    const [size, unit] = seconds < 60 ? [1, "s"] : seconds < 3600 ? [60, "min"] : seconds < 86400 ? [3600, "h"] : [86400, "d"];
+    return `${Math.floor(seconds / size)} ${unit} ago`;
+  }
+
+  function age(element, startS) {
+    if (!began.has(element)) began.set(element, performance.now() / 1000 - Number(startS));
+    return performance.now() / 1000 - began.get(element);
+  }
+
+  function say(element, text) {
+    if (element.textContent !== text) element.textContent = text;
+  }
+
+  function tick() {
+    if (document.hidden) return;
+    for (const element of document.querySelectorAll("[data-running-s]")) say(element, words(age(element, element.dataset.runningS)));
+    for (const element of document.querySelectorAll("[data-ago-s]")) say(element, agoWords(age(element, element.dataset.agoS)));
+    const titled = document.querySelector("[data-title]");
+    if (titled && document.title !== titled.dataset.title) document.title = titled.dataset.title;
+  }
+
+  setInterval(tick, 1000);
+  document.addEventListener("visibilitychange", tick);
+  document.addEventListener("htmx:afterSettle", tick);
+
+  // A form that comes back stays where it was read; another page begins at its top.
+  document.addEventListener("htmx:afterSettle", (event) => {
+    const path = event.detail.pathInfo;
+    if (!path || !event.detail.boosted || path.responsePath === path.requestPath) return;
+    window.scrollTo({ top: 0, behavior: "instant" });
+    document.getElementById("main").focus({ preventScroll: true });
+  });
+
+  // Small helpers
+
+  document.addEventListener("click", async (event) => {
+    const target = event.target.closest("[data-copy], [data-fill], [data-close-browse], #log-earlier");
+    if (!target) return;
+    if (target.id === "log-earlier") {
+      showEarlier(target);
+    } else if (target.dataset.copy) {
+      const word = target.querySelector("span");
+      try {
+        await navigator.clipboard.writeText(document.getElementById(target.dataset.copy).textContent);
+        word.textContent = "Copied";
+      } catch {
+        word.textContent = "Copying is not allowed here";
+      }
+      setTimeout(() => { word.textContent = "Copy"; }, 2000);
+    } else if (target.dataset.fill) {
+      const input = document.getElementById(target.dataset.fill);
+      input.value = target.dataset.value;
+      target.closest(".browse").remove();
+      input.focus();
+    } else {
+      const panel = target.closest(".browse");
+      const input = document.getElementById(panel.dataset.target);
+      panel.remove();
+      input.focus();
+    }
+  });
+
+  document.addEventListener("change", (event) => {
+    if (event.target.matches("[data-submits]")) event.target.form.requestSubmit();
+    if (event.target.id === "follow" && event.target.checked) scrollToEnd();
+    if (event.target.id === "keys-on") localStorage[event.target.checked ? "removeItem" : "setItem"](KEYS_OFF, "1");
+  });
+
+  // Keyboard
+
+  function moveInList(step) {
+    const links = [...document.querySelectorAll(".row-link")];
+    if (!links.length) return;
+    const at = links.indexOf(document.activeElement);
+    const next = at < 0 ? (step > 0 ? 0 : links.length - 1) : Math.min(links.length - 1, Math.max(0, at + step));
+    links[next].focus();
+  }
+
+  function press(id) {
+    const element = document.getElementById(id);
+    if (element) element.click();
+  }
+
+  function focusOn(id) {
+    const element = document.getElementById(id);
+    if (element) element.focus();
+  }
+
+  const keys = {
+    j: () => moveInList(1),
+    k: () => moveInList(-1),
+    n: () => { location.href = "/workflows"; },
+    c: () => press("cancel"),
+    r: () => focusOn("retry"),
+    f: () => press("follow"),
+    "?": () => document.getElementById("shortcuts").togglePopover(),
+  };
+
+  document.addEventListener("keydown", (event) => {
+    if (event.ctrlKey || event.metaKey || event.altKey || event.target.closest("input, select, textarea, [contenteditable]")) return;
+    const action = keys[event.key];
+    if (!action || localStorage.getItem(KEYS_OFF) || (document.querySelector(":popover-open") && event.key !== "?")) return;
+    event.preventDefault();
+    action();
+  });
+
+  document.addEventListener("DOMContentLoaded", () => {
+    const { text } = logParts();
+    if (text) {
+      text.textContent = withoutTerminalCodes(text.textContent);
+      scrollToEnd();
+    }
+    document.getElementById("keys-on").checked = !localStorage.getItem(KEYS_OFF);
+    tick();
+  });
+})();

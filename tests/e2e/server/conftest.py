@@ -1,0 +1,127 @@
+"""A real browser in front of a real server."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import pytest
+
+from voxelworks.client import Client, ServerInfo
+from voxelworks.settings import Settings
+from voxelworks.testing.server import PretendWorker, running_server
+
+playwright = pytest.importorskip("playwright.sync_api")
+
+CHROMIUM = (
+    os.environ.get("VOXELWORKS_TEST_CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
+)
+FLAGS = [
+    "--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--ignore-gpu-blocklist",
+    "--disable-quic", "--no-first-run", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync",
+]  # fmt: skip
+
+
+@dataclass
+class Site:
+    """A server with one dataset and a pretending worker."""
+
+    info: ServerInfo
+    settings: Settings
+    client: Client
+    worker: PretendWorker
+
+    def convert(self, target: str) -> str:
+        params = {"layers": [{"source": "root:scope/run1"}], "target": target, "voxel_size": "4,4,40"}
+        return self.client.submit("convert", params).id
+
+    def take(self, job_id: str) -> None:
+        while self.worker.claim().job_id != job_id:
+            self.worker.fail("user_input", "not-wanted", "left over from another test")
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[object]:
+    if CHROMIUM is None:
+        pytest.skip("Chromium is not installed (Debian: apt-get install chromium)")
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    folder = tmp_path_factory.mktemp("site")
+    (folder / "scope" / "run1").mkdir(parents=True)
+    (folder / "scope" / "run1" / "s1.tif").write_bytes(b"1234")
+    settings = Settings(
+        home=folder / "home", port=0, import_roots={"scope": folder / "scope"}, silent_after_s=3600
+    )
+    with running_server(settings) as info, Client(info.url, info.token) as client:
+        worker = PretendWorker.join(info, settings, name="scope-pc")
+        with worker.client:
+            site = Site(info, settings, client, worker)
+            _publish_demo(site)
+            yield site
+
+
+@pytest.fixture
+def open_page(browser, site: Site) -> Iterator[Callable[..., object]]:
+    """Open a path in a new window; fails if a page logs an error or loads anything from elsewhere."""
+    contexts, complaints = [], []
+
+    def open_(
+        path: str, *, scheme: str = "light", width: int = 1280, height: int = 860, **options: object
+    ) -> object:
+        context = browser.new_context(
+            viewport={"width": width, "height": height}, color_scheme=scheme, **options
+        )
+        contexts.append(context)
+        page = context.new_page()
+        page.on("console", lambda told: complaints.append(told.text) if is_complaint(told) else None)
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.on(
+            "request",
+            lambda sent: complaints.append(sent.url) if not sent.url.startswith(site.info.url) else None,
+        )
+        page.goto(site.info.entry_url)
+        page.goto(site.info.url + path)
+        return page
+
+    yield open_
+    for context in contexts:
+        context.close()
+    assert complaints == []
+
+
+def is_complaint(told) -> bool:
+    # A refused form and a cut connection are what some tests are about; the browser notes them by itself.
+    is_expected = "status of 422" in told.text or "ERR_INTERNET_DISCONNECTED" in told.text
+    return told.type in ("error", "warning") and not is_expected
+
+
+def _publish_demo(site: Site) -> None:
+    from voxelworks.protocol.messages import SealedResult
+
+    job_id = site.convert("demo")
+    site.take(job_id)
+    layer = {
+        "name": "color", "category": "color", "elementClass": "uint8", "dataFormat": "zarr3", "numChannels": 1,
+        "boundingBox": {"topLeft": [0, 0, 0], "width": 64, "height": 64, "depth": 8},
+        "mags": [{"mag": [1, 1, 1], "path": "./color/1"}],
+    }  # fmt: skip
+    scale = {"factor": [4, 4, 40], "unit": "nanometer"}
+    site.worker.write_dataset(
+        "demo", {"id": {"name": "demo", "team": ""}, "scale": scale, "dataLayers": [layer]}
+    )
+    value = {"dataset": "demo", "layers": ["color"]}
+    site.worker.succeed(
+        SealedResult(
+            kind="dataset", place="data:demo", value=value, manifest_sha256="0" * 64, size_bytes=4096
+        )
+    )
+    site.worker.publish()

@@ -1,0 +1,173 @@
+"""What a person does in the web app, in a real browser."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from voxelworks.protocol.messages import Progress
+
+pytestmark = pytest.mark.browser
+playwright = pytest.importorskip("playwright.sync_api")
+
+PATHS = (
+    "/jobs", "/jobs?state=failed", "/jobs?state=cancelled&workflow=downsample", "/workflows", "/workflows/convert/new",
+    "/workflows/downsample/new?dataset=demo", "/datasets", "/datasets/demo",
+)  # fmt: skip
+
+
+def expect(locator):
+    return playwright.expect(locator)
+
+
+def test_a_running_job_is_watched_without_reloading(site, open_page):
+    job_id = site.convert("watched")
+    page = open_page(f"/jobs/{job_id}")
+    expect(page.locator(".status .badge")).to_have_text("Queued")
+    site.take(job_id)
+    expect(page.locator(".status .badge")).to_have_text("Running")
+    site.worker.renew(Progress(phase="color: mag 1", done=1, total=4, text="1 of 4 blocks"))
+    expect(page.locator("#job-bar")).to_have_attribute("aria-valuenow", "25.0")
+    expect(page.get_by_text("1 of 4 blocks")).to_be_visible()
+    site.worker.log("first line\n")
+    expect(page.locator("#log-text")).to_have_text("first line\n")
+    site.worker.log("second line\n", offset=11)
+    expect(page.locator("#log-text")).to_have_text("first line\nsecond line\n")
+    expect(page).to_have_title("25 % Convert watched – Voxelworks")
+    site.worker.fail("program_error", "block-failed", "block 3 failed 3 times")
+    expect(page.locator(".status .badge")).to_have_text("Failed")
+    expect(page.locator(".status .failure")).to_have_text("block 3 failed 3 times")
+    expect(page.locator("p[role=status]")).to_contain_text("Convert: Failed")
+    expect(page.get_by_role("button", name="Retry")).to_be_visible()
+
+
+def test_a_log_is_followed_until_somebody_scrolls_up(site, open_page):
+    job_id = site.convert("followed")
+    site.take(job_id)
+    text = "".join(f"line {number}\n" for number in range(300))
+    site.worker.log(text)
+    page = open_page(f"/jobs/{job_id}")
+    log, follow = page.locator("#log"), page.locator("#follow")
+    at_end = "box => box.scrollHeight - box.scrollTop - box.clientHeight < 2"
+    assert log.evaluate(at_end)
+    site.worker.log("one more\n", offset=len(text))
+    expect(page.locator("#log-text")).to_contain_text("one more")
+    assert log.evaluate(at_end)
+    expect(follow).to_be_checked()
+    log.hover()
+    page.mouse.wheel(0, -600)
+    expect(follow).not_to_be_checked()
+    site.worker.log("and another\n", offset=len(text) + 9)
+    expect(page.locator("#log-text")).to_contain_text("and another")
+    assert not log.evaluate(at_end)
+    follow.check()
+    page.wait_for_function(
+        "(() => { const box = document.getElementById('log'); return " + at_end[7:] + " })()"
+    )
+
+
+def test_the_list_shows_new_jobs_and_changes_by_itself(site, open_page):
+    page = open_page("/jobs")
+    job_id = site.convert("appearing")
+    row = page.get_by_role("row").filter(has_text="appearing")
+    expect(row.locator(".badge")).to_have_text("Queued")
+    page.keyboard.press("j")
+    expect(page.locator(f"#open-{job_id}")).to_be_focused()
+    site.client.cancel(job_id)
+    expect(row.locator(".badge")).to_have_text("Cancelled")
+    expect(page.locator(f"#open-{job_id}")).to_be_focused()
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("heading", level=1)).to_have_text("Convert appearing")
+
+
+def test_a_job_is_submitted_with_the_keyboard_alone(site, open_page):
+    page = open_page("/workflows/convert/new")
+    page.get_by_label("Source").focus()
+    page.keyboard.press("Tab")
+    page.keyboard.press("Enter")
+    expect(page.locator(".browse")).to_be_visible()
+    page.get_by_role("button", name="run1").focus()
+    page.keyboard.press("Enter")
+    page.get_by_role("button", name="Use this folder").press("Enter")
+    expect(page.get_by_label("Source")).to_have_value("root:scope/run1")
+    page.get_by_label("Target").focus()
+    page.keyboard.type("typed")
+    page.get_by_label("Voxel size").focus()
+    page.keyboard.type("4,4")
+    page.keyboard.press("Enter")
+    expect(page.locator("#input-voxel_size-error")).to_contain_text("'4,4' is not a voxel size")
+    expect(page.get_by_label("Voxel size")).to_be_focused()
+    expect(page.get_by_label("Target")).to_have_value("typed")
+    page.keyboard.press("End")
+    page.keyboard.type(",40")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("heading", level=1)).to_have_text("Convert typed")
+    page.wait_for_function("scrollY === 0 && document.activeElement.id === 'main'")
+    expect(page.locator(".status .badge")).to_have_text("Queued")
+    page.keyboard.press("c")
+    page.get_by_role("button", name="Cancel the job").press("Enter")
+    expect(page.locator(".status .badge")).to_have_text("Cancelled")
+    page.keyboard.press("r")
+    page.keyboard.press("Enter")
+    expect(page.get_by_text("Repeats")).to_be_visible()
+
+
+def test_layers_are_added_and_offered_as_the_form_is_filled_in(site, open_page):
+    page = open_page("/workflows/convert/new")
+    page.get_by_label("Source").fill("root:scope/run1")
+    page.get_by_role("button", name="Add another layer").click()
+    expect(page.locator("input[name=source]")).to_have_count(2)
+    expect(page.locator("input[name=source]").first).to_have_value("root:scope/run1")
+    page.get_by_role("button", name="Remove Layer 1").click()
+    expect(page.locator("input[name=source]")).to_have_count(1)
+    page.goto(site.info.url + "/workflows/downsample/new")
+    page.get_by_label("Dataset").select_option("demo")
+    page.get_by_label("Layer").select_option("color")
+    page.get_by_role("button", name="Submit the job").click()
+    expect(page.get_by_role("heading", level=1)).to_have_text("Downsample demo/color")
+    site.client.cancel(page.url.rpartition("/")[2])
+
+
+def test_a_page_survives_a_server_that_is_away(site, open_page):
+    job_id = site.convert("patient")
+    page = open_page(f"/jobs/{job_id}")
+    expect(page.locator(".status .badge")).to_have_text("Queued")
+    page.context.set_offline(True)
+    page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
+    site.client.cancel(job_id)
+    page.context.set_offline(False)
+    expect(page.locator(".status .badge")).to_have_text("Cancelled")
+
+
+@pytest.mark.parametrize("width", [390, 768, 1280])
+def test_no_page_is_wider_than_its_window(site, open_page, width):
+    job_id = site.convert(f"wide_{'x' * 80}_{width}")
+    page = open_page("/jobs", width=width)
+    for path in (*PATHS, f"/jobs/{job_id}"):
+        page.goto(site.info.url + path)
+        assert (path, page.evaluate("document.documentElement.scrollWidth - innerWidth <= 0")) == (path, True)
+    site.client.cancel(job_id)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [390, 1280])
+def test_axe_finds_no_barrier_on_any_page(site, open_page, scheme, width):
+    file = os.environ.get("VOXELWORKS_TEST_AXE")
+    if not file:
+        pytest.skip("VOXELWORKS_TEST_AXE (path of axe.min.js, from the npm package axe-core) is not set")
+    failed = site.convert(f"barrier_{scheme}_{width}")
+    site.take(failed)
+    site.worker.log("a line\n")
+    running = site.convert(f"running_{scheme}_{width}")
+    site.worker.fail("infrastructure", "storage-failed", "the file server did not answer")
+    site.take(running)
+    site.worker.renew(Progress(phase="color: mag 1", done=1, total=4, text="1 of 4 blocks"))
+    page = open_page("/jobs", scheme=scheme, width=width, bypass_csp=True)
+    axe = Path(file).read_text()
+    for path in (*PATHS, f"/jobs/{failed}", f"/jobs/{running}"):
+        page.goto(site.info.url + path)
+        page.add_script_tag(content=axe)
+        found = page.evaluate("axe.run()")
+        assert (path, [(item["id"], item["nodes"][0]["html"]) for item in found["violations"]]) == (path, [])

@@ -1,0 +1,188 @@
+"""The pages as they are before any script runs."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from voxelworks.protocol.messages import Progress
+from voxelworks.workflows import workflows
+
+
+def text_of(page: str) -> str:
+    """Give the words of a page, without tags."""
+    main = re.search(r"(?s)<main[^>]*>(.*)</main>", page)
+    assert main is not None
+    body = re.sub(r"(?s)<(script|svg)\b.*?</\1>", " ", main[1])
+    return re.sub(r"\s+", " ", re.sub(r"<[^>]*>", " ", body)).replace("&#39;", "'").replace("&#34;", '"')
+
+
+def test_every_workflow_has_a_form_with_all_its_fields(served):
+    index = served.browser.get("/workflows").text
+    for name, workflow in workflows().items():
+        assert f'href="/workflows/{name}/new"' in index
+        form = served.browser.get(f"/workflows/{name}/new").text
+        for field in workflow.fields:
+            assert f'name="{field.name}"' in form
+            assert text_of(form).count(field.label) >= 1
+
+
+def test_a_form_submits_a_job_and_leads_to_its_page(served):
+    form = {
+        "source": "root:scope/run1", "layer_name": "color", "category": "color", "target": "by_form",
+        "voxel_size": "4,4,40", "fill_missing": ["false", "true"], "pyramid": ["false"], "action": "submit",
+        "key": "k1",
+    }  # fmt: skip
+    answer = served.browser.post("/workflows/convert/new", data=form)
+    assert answer.status_code == 303
+    job = served.client.show(answer.headers["location"].rpartition("/")[2]).job
+    assert (job.params["fill_missing"], job.params["pyramid"], job.params["target"]) == (
+        True,
+        False,
+        "by_form",
+    )
+    assert (
+        served.browser.post("/workflows/convert/new", data=form).headers["location"]
+        == answer.headers["location"]
+    )
+
+
+def test_a_wrong_form_is_shown_again_with_its_values_and_the_problem_beside_the_field(served):
+    form = {"source": "root:scope/nothing", "target": "kept_value", "voxel_size": "4,4", "action": "submit"}
+    answer = served.browser.post("/workflows/convert/new", data=form)
+    assert answer.status_code == 422
+    assert 'value="kept_value"' in answer.text
+    assert problem_of(answer.text, "input-voxel_size") == (
+        "'4,4' is not a voxel size; write x,y,z in nanometres, such as 4,4,40"
+    )
+    answer = served.browser.post("/workflows/convert/new", data=form | {"voxel_size": "4,4,40"})
+    assert "'root:scope/nothing'" in problem_of(answer.text, "input-source-0")
+    answer = served.browser.post("/workflows/convert/new", data={"action": "submit"})
+    assert problem_of(answer.text, "input-target") == "Fill this in."
+
+
+def test_the_form_grows_and_shrinks_by_layers(served):
+    form = {
+        "source": ["a"],
+        "layer_name": ["first"],
+        "category": ["color"],
+        "rows:layers": "1",
+        "target": "t",
+    }
+    grown = served.browser.post("/workflows/convert/new", data=form | {"action": "add:layers"}).text
+    assert (grown.count('name="source"'), 'value="first"' in grown, 'value="t"' in grown) == (2, True, True)
+    two = form | {
+        "source": ["a", "b"],
+        "layer_name": ["first", "second"],
+        "category": ["color"] * 2,
+        "rows:layers": "2",
+    }
+    shrunk = served.browser.post("/workflows/convert/new", data=two | {"action": "remove:layers:0"}).text
+    assert (shrunk.count('name="source"'), "first" in shrunk, 'value="second"' in shrunk) == (1, False, True)
+
+
+def test_a_job_can_be_duplicated_with_its_values(served):
+    params = {
+        "layers": [{"source": "root:scope/run1"}, {"source": "root:scope/empty", "layer_name": "labels"}],
+        "target": "original", "pyramid": False,
+    }  # fmt: skip
+    job = served.client.submit("convert", params)
+    form = served.browser.get(f"/workflows/convert/new?from={job.id}").text
+    assert form.count('name="source"') == 2
+    assert 'value="root:scope/empty"' in form
+    assert 'value="labels"' in form
+    assert re.search(r'value="true" id="input-pyramid"[^>]*checked', form) is None
+
+
+def test_the_page_of_a_running_job(served):
+    job_id = served.convert("pictured")
+    worker = served.worker("scope-pc", convert=1)
+    while worker.claim().job_id != job_id:
+        worker.fail("user_input", "x", "not wanted")
+    worker.renew(Progress(phase="color: mag 1 to 4", done=45, total=100, text="9 of 20 blocks"))
+    worker.log("hello from the worker\n")
+    words = text_of(served.browser.get(f"/jobs/{job_id}").text)
+    for expected in (
+        "Convert pictured", "Running", "color: mag 1 to 4", "45 %", "9 of 20 blocks", "Worker scope-pc",
+        "hello from the worker", "Voxel size 4,4,40", "Pyramid true default", "Cancel",
+    ):  # fmt: skip
+        assert expected in words
+    assert "Retry" not in words
+    worker.fail("program_error", "block-failed", "block 3 failed 3 times")
+    words = text_of(served.browser.get(f"/jobs/{job_id}").text)
+    for expected in ("Failed", "Program error block-failed block 3 failed 3 times", "Retry", "48 MiB"):
+        assert expected in words
+
+
+def test_a_queued_job_says_why_it_waits(served):
+    job_id = served.convert("waiting")
+    words = text_of(served.browser.get(f"/jobs/{job_id}").text)
+    wait = served.client.show(job_id).job.wait
+    assert wait is not None
+    assert wait.reason.rstrip(".")[1:] in words
+
+
+def test_cancel_and_retry_buttons(served):
+    job_id = served.convert("pressed")
+    assert served.browser.post(f"/jobs/{job_id}/cancel").headers["location"] == f"/jobs/{job_id}"
+    assert served.client.show(job_id).job.state == "cancelled"
+    again = served.browser.post(f"/jobs/{job_id}/retry").headers["location"]
+    words = text_of(served.browser.get(again).text)
+    assert f"Repeats {job_id}" in words
+
+
+def test_the_list_filters_by_the_address(served):
+    job_id = served.convert("listed")
+    served.client.cancel(job_id)
+    everything = served.browser.get("/jobs").text
+    cancelled = served.browser.get("/jobs?state=cancelled&workflow=convert").text
+    assert f"/jobs/{job_id}" in everything
+    assert f"/jobs/{job_id}" in cancelled
+    assert "Queued" not in text_of(cancelled).split("Duration")[1]
+    assert "No job matches" in text_of(served.browser.get("/jobs?state=cancelled&workflow=downsample").text)
+
+
+def test_the_log_is_downloaded_whole_and_read_backwards(served):
+    job_id = served.convert("logged")
+    worker = served.worker("logger", convert=1)
+    while worker.claim().job_id != job_id:
+        worker.fail("user_input", "x", "not wanted")
+    text = "".join(f"line {number}\n" for number in range(60000))
+    worker.log(text)
+    page = served.browser.get(f"/jobs/{job_id}").text
+    shown = page.partition('<pre id="log-text">')[2].partition("</pre>")[0]
+    assert 0 < len(shown) <= 128 * 2**10
+    assert text.endswith(shown)
+    start = int(re.search(r'data-start="(\d+)"', page)[1])
+    piece = served.browser.get(f"/jobs/{job_id}/log?attempt=1&before={start}").json()
+    assert text.endswith(piece["text"] + shown)
+    file = served.browser.get(f"/jobs/{job_id}/log.txt?attempt=1")
+    assert (file.text, file.headers["content-disposition"]) == (
+        text, f'attachment; filename="{job_id}-attempt-1.log"',
+    )  # fmt: skip
+    assert served.browser.get(f"/jobs/{job_id}/log.txt?attempt=7").status_code == 404
+
+
+@pytest.mark.parametrize("path", ["/jobs/nope", "/datasets/nope", "/workflows/nope/new", "/nowhere"])
+def test_what_is_not_there_is_said_on_a_page(served, path):
+    answer = served.browser.get(path)
+    assert (answer.status_code, "<h1>Not found</h1>" in answer.text) == (404, True)
+
+
+def test_the_browse_panel_lists_a_folder(served):
+    panel = served.browser.get(
+        "/browse", params={"target": "input-source-0", "place": "root:scope/run1"}
+    ).text
+    assert 'data-value="root:scope/run1/s2.tif"' in panel
+    assert ".hidden" not in panel
+    assert (
+        "leaves its root"
+        in served.browser.get("/browse", params={"target": "x", "place": "root:scope/.."}).text
+    )
+
+
+def problem_of(page: str, input_id: str) -> str:
+    found = re.search(rf'(?s)id="{input_id}-error">(.*?)</p>', page)
+    assert found is not None, f"no problem beside {input_id}"
+    return text_of(f"<main>{found[1]}</main>").strip()

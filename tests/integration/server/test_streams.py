@@ -1,0 +1,102 @@
+"""Pages and programs hear of changes without asking."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import httpx
+
+from voxelworks.protocol.messages import Progress
+
+
+@contextmanager
+def stream(served, path: str, **headers: str) -> Iterator[Iterator[tuple[str, str, str]]]:
+    """Open a stream; give its events as (name, data, id)."""
+    with served.browser.stream("GET", path, headers=headers, timeout=30) as answer:
+        assert answer.headers["content-type"].startswith("text/event-stream")
+        yield events(answer)
+
+
+def events(answer: httpx.Response) -> Iterator[tuple[str, str, str]]:
+    name, data, identity = "message", [], ""
+    for line in answer.iter_lines():
+        key, _, value = line.partition(": ")
+        if key == "event":
+            name = value
+        elif key == "data":
+            data.append(value)
+        elif key == "id":
+            identity = value
+        elif not line and (data or name != "message"):
+            yield name, "\n".join(data), identity
+            name, data = "message", []
+
+
+def test_a_program_sees_every_state_of_a_job_until_its_result_is_published(served):
+    job_id = served.convert("streamed")
+    worker = served.worker("streamer", convert=1)
+    with stream(served, f"/api/v1/jobs/{job_id}/events") as heard:
+        assert job_of(next(heard))["state"] == "queued"
+        worker.claim()
+        while (job := job_of(next(heard)))["state"] != "running":
+            assert job["state"] == "claimed"
+        worker.fail("user_input", "invalid-input", "no")
+        assert job_of(next(heard))["state"] == "failed"
+        assert list(heard) == []
+
+
+def test_an_unknown_job_is_a_plain_answer_not_a_stream(served):
+    assert served.browser.get("/api/v1/jobs/nope/events").json()["code"] == "not-found"
+    assert served.browser.get("/jobs/nope/live").status_code == 404
+
+
+def test_a_job_page_hears_parts_that_changed_and_the_log_from_where_it_is(served):
+    job_id = served.convert("live")
+    worker = served.worker("liver", convert=1)
+    worker.claim()
+    worker.log("one\n")
+    with stream(served, f"/jobs/{job_id}/live?since=1:2") as heard:
+        first = [next(heard) for _ in range(7)]
+        assert {name for name, _, _ in first} == {
+            "status", "actions", "result", "attempts", "events", "announcement", "log",
+        }  # fmt: skip
+        assert json.loads(first[-1][1]) == {"attempt": 1, "text": "e\n"}
+        assert first[-1][2] == "1:4"
+        worker.renew(Progress(phase="halfway", done=1, total=2))
+        name, html, _ = next(heard)
+        assert (name, "halfway" in html, "50 %" in html) == ("status", True, True)
+        worker.log("two\n", offset=4)
+        assert next(identity for name, _, identity in heard if name == "log") == "1:8"
+    with stream(served, f"/jobs/{job_id}/live", **{"Last-Event-ID": "1:4"}) as again:
+        logs = [
+            json.loads(data)["text"] for name, data, _ in (next(again) for _ in range(7)) if name == "log"
+        ]
+        assert logs == ["two\n"]
+
+
+def test_a_page_of_an_ended_job_closes_its_stream(served):
+    job_id = served.convert("ended")
+    served.client.cancel(job_id)
+    with stream(served, f"/jobs/{job_id}/live") as heard:
+        assert list(heard)[-1][0] == "end"
+
+
+def test_the_list_hears_single_rows_and_new_jobs(served):
+    job_id = served.convert("row_one")
+    page = served.browser.get("/jobs").text
+    address = page.partition('sse-connect="')[2].partition('"')[0].replace("&amp;", "&")
+    with stream(served, address) as heard:
+        served.client.cancel(job_id)
+        names = [next(heard)[0], next(heard)[0]]
+        assert names == ["counts", f"job-{job_id}"]
+        served.convert("row_two")
+        assert [next(heard)[0], next(heard)[0]] == ["counts", "list"]
+
+
+def job_of(event: tuple[str, str, str]) -> dict[str, object]:
+    name, data, _ = event
+    assert name == "job"
+    found: dict[str, object] = json.loads(data)["job"]
+    return found
