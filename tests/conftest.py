@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Generator
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 
 pytest_plugins = ["voxelworks.testing.fixtures"]
+
+Report = TypeVar("Report", pytest.TestReport, pytest.CollectReport)
+
+IS_STRICT = bool(os.environ.get("VOXELWORKS_TEST_STRICT"))
+"""A skipped test counts as failed: set where everything that tests need is there."""
 
 
 @pytest.fixture(scope="session")
@@ -17,3 +24,23 @@ def test_data() -> Path:
     if not folder:
         pytest.skip("VOXELWORKS_TEST_DATA is not set")
     return Path(folder)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    return _without_skip(report)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    report = yield
+    return _without_skip(report)
+
+
+def _without_skip(report: Report) -> Report:
+    if IS_STRICT and report.skipped and not hasattr(report, "wasxfail"):
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+        report.outcome = "failed"
+        report.longrepr = f"nothing may be skipped here (VOXELWORKS_TEST_STRICT is set), but: {reason}"
+    return report

@@ -11,6 +11,7 @@ import multiprocessing.resource_tracker
 import os
 import signal
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -47,6 +48,8 @@ _GROUP_SIGNALS = {signal.SIGINT, signal.SIGTERM}
 _EXIT_CODE_WAIT_S = 2.0
 _START_TRIES = 10
 _START_WAIT_S = 0.1
+_SOCKET_PATH_BYTES_MAX = 107
+_SOCKET_NAME_BYTES = len("/pymp-xxxxxxxx/listener-xxxxxxxx")
 _UNKNOWN_EXIT = 255
 """What `multiprocessing` says if the fork server died and took the exit code with it."""
 
@@ -117,7 +120,7 @@ class LocalExecutor:
         if isinstance(self._context, ForkServerContext):
             # It loads the array modules while the caller is still looking at its input.
             multiprocessing.forkserver.set_forkserver_preload(PRELOADED_MODULES)
-            with _surroundings_of_workers(self._threads):
+            with _surroundings_of_workers(self._threads), _room_for_socket():
                 multiprocessing.forkserver.ensure_running()
         # Must come before the exit function of `multiprocessing`, which waits for all children.
         atexit.register(self._end_all)
@@ -220,6 +223,21 @@ def _end_with_parent() -> None:
     assert parent is not None
     wait([parent.sentinel])
     os._exit(1)
+
+
+@contextlib.contextmanager
+def _room_for_socket() -> Iterator[None]:
+    """Let the fork server put its socket elsewhere if the folder of temporary files has too long a name.
+
+    The system takes 107 bytes for the path of a socket; folders of cluster jobs are easily longer.
+    """
+    before = tempfile.tempdir
+    if len(os.fsencode(tempfile.gettempdir())) + _SOCKET_NAME_BYTES > _SOCKET_PATH_BYTES_MAX:
+        tempfile.tempdir = "/tmp"  # noqa: S108 - in a folder of its own, made by `mkdtemp`
+    try:
+        yield
+    finally:
+        tempfile.tempdir = before
 
 
 @contextlib.contextmanager

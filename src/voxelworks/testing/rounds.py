@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+from typing import TypeVar
+
+T = TypeVar("T")
 
 
-def rounds(short: int, long: int) -> int:
-    """Choose a number of repetitions: `long` if the environment sets VOXELWORKS_TEST_LONG."""
+def rounds(short: T, long: T) -> T:
+    """Choose how often, or what, to repeat: `long` if the environment sets VOXELWORKS_TEST_LONG."""
     return long if os.environ.get("VOXELWORKS_TEST_LONG") else short

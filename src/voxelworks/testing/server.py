@@ -1,4 +1,4 @@
-"""A real server in a thread, and a worker that only pretends to work: for tests of everything that talks to a server."""
+"""A real server in a thread, and a worker that only pretends to work: for tests of what talks to a server."""
 
 from __future__ import annotations
 
@@ -72,7 +72,9 @@ class PretendWorker:
     claimed: Claim | None = None
 
     @classmethod
-    def join(cls, info: ServerInfo, settings: Settings, *, name: str = "pretender", **workflows: int) -> PretendWorker:
+    def join(
+        cls, info: ServerInfo, settings: Settings, *, name: str = "pretender", **workflows: int
+    ) -> PretendWorker:
         """Open a session for the given workflows and versions; by default for version 1 of those that come with us."""
         client = Client(info.url, worker_key_file(settings.home).read_text())
         known = workflows or {"convert": 1, "downsample": 1, "find_largest_segment_id": 1}
@@ -95,7 +97,9 @@ class PretendWorker:
         job = self._job
         return self.client.append_log(job.job_id, job.attempt, job.token, offset, text.encode())
 
-    def fail(self, failure_class: FailureClass, code: str, message: str, *, exit_code: int = 1) -> FinishAnswer:
+    def fail(
+        self, failure_class: FailureClass, code: str, message: str, *, exit_code: int = 1
+    ) -> FinishAnswer:
         job = self._job
         report = FinishRequest(
             token=job.token, outcome="failed", failure_class=failure_class, code=code, message=message,
@@ -105,13 +109,17 @@ class PretendWorker:
 
     def stop_cancelled(self) -> FinishAnswer:
         job = self._job
-        return self.client.finish(job.job_id, job.attempt, FinishRequest(token=job.token, outcome="cancelled"))
+        return self.client.finish(
+            job.job_id, job.attempt, FinishRequest(token=job.token, outcome="cancelled")
+        )
 
     def succeed(self, result: SealedResult) -> FinishAnswer:
         """Seal and report a result, without publishing it."""
         job = self._job
         self.client.seal(job.job_id, job.attempt, SealRequest(token=job.token, result=result))
-        report = FinishRequest(token=job.token, outcome="succeeded", result=result, peak_memory_bytes=310 * 2**20)
+        report = FinishRequest(
+            token=job.token, outcome="succeeded", result=result, peak_memory_bytes=310 * 2**20
+        )
         return self.client.finish(job.job_id, job.attempt, report)
 
     def publish(self) -> None:

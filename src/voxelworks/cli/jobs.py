@@ -1,0 +1,289 @@
+"""`voxelworks jobs ...`: submit and follow the jobs of a server."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any, get_args
+
+import click
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from voxelworks.cli import _show
+from voxelworks.cli._server import connect, server_options
+from voxelworks.cli._workflow_options import WorkflowGroup
+from voxelworks.client import Client, is_settled
+from voxelworks.errors import StorageFailed
+from voxelworks.protocol.messages import JobState, Json
+from voxelworks.protocol.views import AttemptView, EventView, JobDetail, JobView
+from voxelworks.workflows import Workflow, get_workflow
+
+FOLLOW_EVERY_S = 1.0
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+wait_option = click.option(
+    "--wait", is_flag=True, help="Wait until the job has ended; exit status 1 if it did not succeed."
+)
+
+
+@click.group()
+def jobs() -> None:
+    """Submit and follow the jobs of a server."""
+
+
+@jobs.command("list")
+@server_options
+@click.option(
+    "--state", "states", multiple=True, type=click.Choice(get_args(JobState)), help="Only jobs in this state."
+)
+@click.option("--workflow", help="Only jobs of this workflow.")
+@click.option(
+    "--limit",
+    type=click.IntRange(1, 1000),
+    default=20,
+    show_default=True,
+    help="At most so many, newest first.",
+)
+@json_option
+def list_jobs(
+    server: str | None,
+    token: str | None,
+    home: Path | None,
+    states: tuple[str, ...],
+    workflow: str | None,
+    limit: int,
+    as_json: bool,
+) -> None:
+    """List jobs, newest first."""
+    with connect(server=server, token=token, home=home) as client:
+        page = client.list_jobs(states=states, workflow=workflow, limit=limit)
+    if as_json:
+        click.echo(_show.as_json([job.model_dump(mode="json") for job in page.jobs]))
+        return
+    console = _show.output()
+    if not page.jobs:
+        console.print("No jobs. Submit one with `voxelworks jobs submit`.")
+        return
+    console.print(_jobs_table(page.jobs))
+    if page.next_after is not None:
+        console.print(f"{sum(page.counts.values())} in all; show more with --limit", style="dim")
+
+
+@jobs.command()
+@click.argument("job_id", metavar="JOB")
+@server_options
+@json_option
+def show(job_id: str, server: str | None, token: str | None, home: Path | None, as_json: bool) -> None:
+    """Show a job: its parameters, attempts and history."""
+    with connect(server=server, token=token, home=home) as client:
+        detail = client.show(job_id)
+    if as_json:
+        click.echo(_show.as_json(detail.model_dump(mode="json")))
+    else:
+        _print_detail(detail, _show.output())
+
+
+@jobs.command()
+@click.argument("job_id", metavar="JOB")
+@server_options
+@wait_option
+def cancel(job_id: str, server: str | None, token: str | None, home: Path | None, wait: bool) -> None:
+    """Cancel a job. Cancelling it twice changes nothing."""
+    with connect(server=server, token=token, home=home) as client:
+        job = client.cancel(job_id)
+        if wait:
+            job = _follow(client, job)
+    _show.output().print(f"job {job.id} is {job.state}")
+
+
+@jobs.command()
+@click.argument("job_id", metavar="JOB")
+@server_options
+@wait_option
+def retry(job_id: str, server: str | None, token: str | None, home: Path | None, wait: bool) -> int:
+    """Submit a failed or cancelled job anew, with the same parameters."""
+    with connect(server=server, token=token, home=home) as client:
+        return _announce(client, client.retry(job_id), wait=wait, as_json=False)
+
+
+@jobs.command()
+@click.argument("job_id", metavar="JOB")
+@server_options
+@click.option("--attempt", type=click.IntRange(min=1), help="Which attempt; the last one by default.")
+@click.option("-f", "--follow", is_flag=True, help="Go on until the job has ended.")
+def logs(
+    job_id: str, server: str | None, token: str | None, home: Path | None, attempt: int | None, follow: bool
+) -> None:
+    """Print the log of a job."""
+    with connect(server=server, token=token, home=home) as client:
+        offset = 0
+        while True:
+            # Asked first: what the job printed before it ended is in the log then.
+            has_ended = is_settled(client.show(job_id).job) if follow else True
+            offset = _print_log(client, job_id, attempt, offset)
+            if has_ended:
+                return
+            time.sleep(FOLLOW_EVERY_S)
+
+
+def _submit(workflow: Workflow, raw: Json, options: dict[str, Any]) -> int:
+    with connect(server=options["server"], token=options["token"], home=options["home"]) as client:
+        job = client.submit(workflow.name, raw)
+        return _announce(client, job, wait=options["wait"], as_json=options["as_json"])
+
+
+submit = WorkflowGroup(
+    "submit",
+    handler=_submit,
+    extra_options=(server_options, wait_option, json_option),
+    help="Submit a job. Datasets are named as on the server; images as root:NAME/... below one of its import roots.",
+    short_help="Submit a job.",
+    no_args_is_help=True,
+)
+jobs.add_command(submit)
+
+
+def _announce(client: Client, job: JobView, *, wait: bool, as_json: bool) -> int:
+    """Tell of a new job, and with `wait` of its end; give the exit status."""
+    if not wait and not as_json:
+        _show.output().print(f"job {job.id} is {job.state}: {client.url}/jobs/{job.id}")
+    if wait:
+        job = _follow(client, job)
+        if not as_json:
+            _print_end(job)
+    if as_json:
+        click.echo(_show.as_json(job.model_dump(mode="json")))
+    return 0 if not job.is_ended or (job.state == "succeeded" and job.publication != "failed") else 1
+
+
+def _follow(client: Client, job: JobView) -> JobView:
+    """Show a job's progress until nothing more will happen to it."""
+    line, last = _show.Line(job.workflow), job
+    with _show.LiveLines(_show.messages(), [line], is_transient=True):
+        for view in client.watch(job.id):
+            line.follow(view)
+            last = view
+    return last
+
+
+def _print_end(job: JobView) -> None:
+    console = _show.output()
+    console.print(_show.state_text(job.state), Text(job.workflow, "bold"), Text(f"job {job.id}", "dim"))
+    if problem := job.publish_error or job.message:
+        console.print(problem, markup=False, style="red" if job.state == "failed" else "")
+    if job.result is not None:
+        console.print(_show.facts(job.result.value))
+
+
+def _print_log(client: Client, job_id: str, attempt: int | None, offset: int) -> int:
+    """Print what there is from `offset` on; give where to go on."""
+    if attempt is None and client.show(job_id).job.attempt == 0:
+        return offset
+    while True:
+        chunk = client.read_log(job_id, attempt, offset=offset)
+        if chunk.offset < offset:
+            raise StorageFailed(
+                f"the log of job {job_id} is shorter than it was; print it again from its start"
+            )
+        click.echo(chunk.text, nl=False)
+        offset = chunk.next_offset
+        if not chunk.text:
+            return offset
+
+
+def _jobs_table(found: tuple[JobView, ...]) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    table.add_column("job", no_wrap=True)
+    for name in ("workflow", "state", "progress", "age", "took"):
+        table.add_column(name, no_wrap=True)
+    table.add_column("about", overflow="ellipsis", no_wrap=True)
+    for job in found:
+        table.add_row(
+            job.id, job.workflow, _show.state_text(job.state), _share(job),
+            _show.duration((job.as_of_ms - job.created_ms) / 1000), _took(job), _about(job),
+        )  # fmt: skip
+    return table
+
+
+def _share(job: JobView) -> str:
+    if job.state == "running" and job.progress is not None and job.progress.total:
+        return f"{100 * job.progress.done // job.progress.total} %"
+    return ""
+
+
+def _took(job: JobView) -> str:
+    if job.started_ms is None:
+        return ""
+    return _show.duration(((job.ended_ms or job.as_of_ms) - job.started_ms) / 1000)
+
+
+def _about(job: JobView) -> str:
+    if job.publish_error or job.message:
+        return (job.publish_error or job.message or "").splitlines()[0]
+    if job.state == "running" and job.progress is not None:
+        return _show.progress_note(job.progress)
+    workflow = get_workflow(job.workflow)
+    values = workflow.flatten(workflow.parse(job.params))
+    data = [
+        field.name for field in workflow.fields if field.kind in ("dataset", "layer", "source", "new_dataset")
+    ]
+    return ", ".join(_show.plain(values[name]) for name in data if name in values)
+
+
+def _print_detail(detail: JobDetail, console: Console) -> None:
+    job = detail.job
+    console.print(Text(job.workflow, "bold"), Text(f"job {job.id}", "dim"))
+    facts: dict[str, object] = {"state": _show.state_text(job.state)}
+    if job.wait is not None:
+        facts["waits"] = job.wait.reason
+    if job.progress is not None and not job.is_ended:
+        facts["progress"] = f"{_share(job)} {_show.progress_note(job.progress)}".strip()
+    if job.eta is not None:
+        facts["remaining"] = f"{_show.duration(job.eta.low_s)} to {_show.duration(job.eta.high_s)}"
+    if job.started_ms is not None:
+        facts["took"] = _took(job)
+    if problem := job.publish_error or job.message:
+        facts["message"] = problem
+    if job.retried_from is not None:
+        facts["repeats"] = f"job {job.retried_from}"
+    if detail.retries:
+        facts["repeated_by"] = ", ".join(detail.retries)
+    console.print(_show.facts(facts))
+    _print_section(console, "Parameters", _show.facts(job.params))
+    if job.result is not None:
+        _print_section(console, "Result", _show.facts(job.result.value))
+    if detail.attempts:
+        _print_section(console, "Attempts", _attempts_table(detail.attempts))
+    _print_section(console, "History", _events_table(detail.events, job.created_ms))
+
+
+def _print_section(console: Console, title: str, content: Table) -> None:
+    console.print(Text(f"\n{title}", "bold"))
+    console.print(content)
+
+
+def _attempts_table(attempts: tuple[AttemptView, ...]) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    for name in ("#", "worker", "outcome", "took", "memory", "log"):
+        table.add_column(name, no_wrap=True)
+    table.add_column("message", overflow="fold")
+    for attempt in attempts:
+        took = (
+            "" if attempt.ended_ms is None else _show.duration((attempt.ended_ms - attempt.claimed_ms) / 1000)
+        )
+        memory = "" if attempt.peak_memory_bytes is None else _show.size(attempt.peak_memory_bytes)
+        table.add_row(
+            str(attempt.number), attempt.worker, attempt.outcome or "runs", took, memory, _show.size(attempt.log_bytes),
+            Text(attempt.message or ""),
+        )  # fmt: skip
+    return table
+
+
+def _events_table(events: tuple[EventView, ...], began_ms: int) -> Table:
+    table = Table.grid(padding=(0, 2))
+    for event in events:
+        change = event.to_state if event.from_state != event.to_state else ""
+        after = f"+{_show.duration((event.at_ms - began_ms) / 1000)}"
+        table.add_row(Text(after, "dim"), change, Text(event.who, "dim"), Text(event.why))
+    return table

@@ -1,0 +1,170 @@
+"""The worker: asks the server for jobs, runs each in a process of its own, and says how they ended."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+
+from voxelworks import __version__
+from voxelworks.client import Client
+from voxelworks.errors import VoxelworksError
+from voxelworks.protocol.messages import Claim, SessionRequest
+from voxelworks.protocol.places import Places
+from voxelworks.settings import Settings
+from voxelworks.worker.attempt import Attempt
+from voxelworks.worker.lease import may_pass, until_answered, with_jitter
+from voxelworks.worker.publication import Publisher
+from voxelworks.workflows import workflows
+
+UNREACHABLE_WAIT_MAX_S = 30.0
+"""Longest pause between two tries to reach a server that does not answer."""
+
+_logger = logging.getLogger(__name__)
+
+
+class Agent:
+    """Works for one server until it is told to stop.
+
+    Parameters
+    ----------
+    client
+        Connected with the worker key.
+    settings
+    name
+        Names this worker for people. A second session of the same name ends the first: it is how a restarted worker
+        gives back what it held.
+    cluster
+        Where jobs compute: the address of a Dask scheduler, or None for processes of this machine.
+    """
+
+    def __init__(self, client: Client, settings: Settings, *, name: str, cluster: str | None = None) -> None:
+        self._client = client
+        self._settings = settings
+        self._name = name
+        self._cluster = cluster
+        self._publisher = Publisher(client, Places.of(settings))
+        self._running: dict[threading.Thread, Attempt] = {}
+        self._wake = threading.Event()
+        self._is_draining = threading.Event()
+        self._stop_count = 0
+        self._session_id = ""
+        self._poll_s = settings.poll_s
+
+    def stop(self) -> int:
+        """Take no new jobs and end when those that run have ended; the second time, interrupt them.
+
+        Returns
+        -------
+        int
+            How often it was called.
+        """
+        self._stop_count += 1
+        self._is_draining.set()
+        self._wake.set()
+        return self._stop_count
+
+    @property
+    def running_count(self) -> int:
+        return len(self._running)
+
+    def kill_jobs(self) -> None:
+        """End all jobs' processes at once: there is nobody left to report to."""
+        for attempt in list(self._running.values()):
+            attempt.kill()
+
+    def run(self) -> None:
+        """Work until told to stop and all jobs have ended.
+
+        Raises
+        ------
+        NotAllowed
+            If the server does not know the worker key.
+        LeaseLost
+            If another worker took this one's name.
+        """
+        self._open_session()
+        wait_s = 0.0
+        while not self._is_over():
+            try:
+                did_something = self._look_for_work()
+                wait_s = 0.0 if did_something else with_jitter(self._poll_s)
+            except VoxelworksError as error:
+                if not may_pass(error):
+                    self._end_jobs()
+                    raise
+                wait_s = min(UNREACHABLE_WAIT_MAX_S, 2 * (wait_s or self._poll_s))
+                _logger.warning("%s; asking again in %.0f s", error, wait_s)
+            self._wake.wait(wait_s)
+            self._wake.clear()
+
+    def _open_session(self) -> None:
+        known = {name: workflow.version for name, workflow in workflows().items()}
+        request = SessionRequest(
+            name=self._name, version=__version__, workflows=known, job_slots=self._settings.job_slots
+        )
+        answer = until_answered(lambda: self._client.open_session(request), give_up=self._is_draining.is_set)
+        self._session_id, self._poll_s = answer.session_id, answer.poll_s
+        _logger.info("worker %s works for %s: %s", self._name, self._client.url, ", ".join(known))
+
+    def _is_over(self) -> bool:
+        """Forget ended attempts; pass on an interruption; tell whether nothing is left to do."""
+        self._running = {thread: attempt for thread, attempt in self._running.items() if thread.is_alive()}
+        if self._stop_count > 1:
+            for attempt in self._running.values():
+                attempt.interrupt()
+        return self._is_draining.is_set() and not self._running
+
+    def _look_for_work(self) -> bool:
+        """Publish what a dead worker left, or start a job; tell whether there was anything."""
+        if self._is_draining.is_set():
+            return False
+        order = self._client.take_publish_order(self._session_id)
+        if order is not None:
+            deadline = time.monotonic() + self._settings.dataset_lease_s
+            self._publisher.publish(order, may_go_on=lambda: time.monotonic() < deadline)
+            return True
+        if len(self._running) >= self._settings.job_slots:
+            return False
+        claim = self._client.claim(self._session_id)
+        if claim is None:
+            return False
+        self._start(claim)
+        return True
+
+    def _start(self, claim: Claim) -> None:
+        attempt = Attempt(
+            self._client, claim, self._publisher,
+            settings=self._settings, cluster=self._cluster, progress_every_s=self._poll_s,
+        )  # fmt: skip
+
+        def run() -> None:
+            try:
+                attempt.run()
+            finally:
+                self._wake.set()
+
+        thread = threading.Thread(target=run, name=str(attempt))
+        self._running[thread] = attempt
+        thread.start()
+
+    def _end_jobs(self) -> None:
+        self.kill_jobs()
+        for thread in list(self._running):
+            thread.join()
+
+
+def when_parent_ends(do: Callable[[], None]) -> None:
+    """Call `do`, then end this process, once standard input closes: whoever started this process has died."""
+
+    def watch() -> None:
+        with suppress(OSError):
+            while os.read(0, 4096):
+                pass
+        do()
+        os._exit(1)
+
+    threading.Thread(target=watch, name="parent watch", daemon=True).start()

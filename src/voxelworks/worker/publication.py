@@ -1,0 +1,127 @@
+"""Making accepted results visible, and removing what nobody will publish."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from voxelworks.client import Client
+from voxelworks.errors import InvalidInput, StorageFailed, VoxelworksError
+from voxelworks.protocol.messages import Claim, DatasetLeaseRequest, PublishedRequest, PublishOrder
+from voxelworks.protocol.places import Places
+from voxelworks.worker.lease import may_pass, until_answered
+from voxelworks.workflows import NewDatasetRef, get_workflow, references
+from voxelworks.workflows.publishing import AttemptFolder, publish
+
+DATASET_WAIT_S = 2.0
+"""Longest pause before asking again for a dataset that another job is adding to."""
+
+_logger = logging.getLogger(__name__)
+
+
+class Publisher:
+    """Publishes sealed results: those of this worker, and those of workers that died before they could."""
+
+    def __init__(self, client: Client, places: Places) -> None:
+        self._client = client
+        self._places = places
+
+    def publish(self, order: PublishOrder, *, may_go_on: Callable[[], bool]) -> None:
+        """Publish and tell the server.
+
+        What fails for now is left to a later publish order; what can never succeed is told as an error.
+
+        Parameters
+        ----------
+        order
+        may_go_on
+            Asked at the start and while waiting; once it says no, the server may have given the order to another
+            worker.
+        """
+        if not may_go_on():
+            _logger.warning("job %s: the lease is over; a publish order will come", order.job_id)
+            return
+        told = PublishedRequest(token=order.token)
+        try:
+            self._make_visible(order, may_go_on)
+        except InvalidInput as error:
+            told = PublishedRequest(token=order.token, error=error.message)
+        except StorageFailed as error:
+            if error.__cause__ is not None:
+                # The file system did not answer; that may pass.
+                _logger.warning("job %s: not published yet: %s", order.job_id, error)
+                return
+            told = PublishedRequest(token=order.token, error=error.message)
+        until_answered(
+            lambda: self._client.published(order.job_id, order.attempt, told), give_up=lambda: not may_go_on()
+        )
+        _logger.info(
+            "job %s: %s", order.job_id, f"cannot be published: {told.error}" if told.error else "published"
+        )
+        self._discard_published(order)
+
+    def discard(self, claim: Claim) -> None:
+        """Remove what the attempts of a failed or cancelled job have left."""
+        try:
+            folder = self._folder_of(claim)
+            if folder is not None:
+                folder.discard()
+        except VoxelworksError as error:
+            _logger.warning("job %s: its files stay: %s", claim.job_id, error)
+
+    def _make_visible(self, order: PublishOrder, may_go_on: Callable[[], bool]) -> None:
+        result = order.result
+        if result.kind == "value" or result.place is None:
+            return
+        target = self._places.locate(result.place)
+        if result.kind == "dataset":
+            publish(result, target, work_key=order.work_key, attempt=order.attempt)
+            return
+        with self._dataset(order, result.place, may_go_on):
+            publish(result, target, work_key=order.work_key, attempt=order.attempt)
+
+    @contextmanager
+    def _dataset(self, order: PublishOrder, place: str, may_go_on: Callable[[], bool]) -> Iterator[None]:
+        """Hold the dataset: two jobs that add to it at once would each lose the other's change."""
+        request = DatasetLeaseRequest(token=order.token, place=place)
+        while True:
+            answer = until_answered(
+                lambda: self._client.lease_dataset(order.job_id, order.attempt, request),
+                give_up=lambda: not may_go_on(),
+            )
+            if answer.held:
+                break
+            if not may_go_on():
+                raise StorageFailed(f"{place} is held by another job for too long") from TimeoutError()
+            time.sleep(min(answer.lease_s, DATASET_WAIT_S) or DATASET_WAIT_S)
+        try:
+            yield
+        finally:
+            try:
+                self._client.release_dataset(order.job_id, order.attempt, request)
+            except VoxelworksError as error:
+                if not may_pass(error):
+                    raise
+                _logger.warning("%s stays held until its lease ends: %s", place, error)
+
+    def _discard_published(self, order: PublishOrder) -> None:
+        place = order.result.place
+        if place is None:
+            return
+        try:
+            target = self._places.locate(place)
+            AttemptFolder.for_target(order.result.kind, target, order.work_key, order.attempt).discard()
+        except VoxelworksError as error:
+            _logger.warning("job %s: its work folder stays: %s", order.job_id, error)
+
+    def _folder_of(self, claim: Claim) -> AttemptFolder | None:
+        workflow = get_workflow(claim.workflow)
+        kind = workflow.outcome_type.kind
+        refs = list(references(workflow.parse(claim.params)))
+        if kind == "value" or not refs:
+            return None
+        ref = next((ref for ref in refs if isinstance(ref, NewDatasetRef)), refs[0])
+        target = self._places.locate(claim.places[str(ref)])
+        return AttemptFolder.for_target(kind, target, claim.work_key, claim.attempt)
