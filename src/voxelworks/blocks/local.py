@@ -39,7 +39,7 @@ PRELOADED_MODULES = [
     "voxelworks.blocks.local",
     "voxelworks.volumes.dataset",
     "voxelworks.volumes.formats",
-    "voxelworks.ops.downsampling",
+    "voxelworks.ops.warm",
 ]
 """Loaded once by the fork server; each worker is then there within milliseconds and shares their memory."""
 

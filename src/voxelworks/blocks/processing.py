@@ -48,6 +48,7 @@ def process(
     check: Callable[[], None] = lambda: None,
     checkpoints: Checkpoints | None = None,
     result_type: Any = None,
+    is_intact: Callable[[Result], bool] = lambda _: True,
     memory_bytes_per_item: int = 0,
     tries: int = 3,
     retry_wait_s: float = 1.0,
@@ -73,6 +74,8 @@ def process(
         Blocks that are marked as done there are not run; the ones that end are marked.
     result_type : type, optional
         Type of the results, for reading them back from markers; by default they are plain JSON values.
+    is_intact : callable
+        Asked about the result of each block that is marked as done: whether what it left is still there.
     memory_bytes_per_item : int
         Memory that one block takes. Fewer blocks run side by side where not all fit.
     tries : int
@@ -94,7 +97,7 @@ def process(
     """
     check()
     archive = _Archive[Result](checkpoints, phase, result_type)
-    results = archive.load({key for key, _ in items})
+    results = archive.load({key for key, _ in items}, is_intact)
     left = _Attempts([(key, item) for key, item in items if key not in results], tries, retry_wait_s)
     pace = _Pace(report, phase, len(items))
     pace.tell(len(results))
@@ -203,11 +206,12 @@ class _Archive(Generic[Result]):
         self._phase = phase
         self._adapter: TypeAdapter[Result] = TypeAdapter(Any if result_type is None else result_type)
 
-    def load(self, keys: set[str]) -> dict[str, Result]:
+    def load(self, keys: set[str], is_intact: Callable[[Result], bool]) -> dict[str, Result]:
         if self._checkpoints is None:
             return {}
         found = self._checkpoints.load(self._phase)
-        return {key: self._adapter.validate_python(found[key]) for key in keys & found.keys()}
+        results = {key: self._adapter.validate_python(found[key]) for key in keys & found.keys()}
+        return {key: result for key, result in results.items() if is_intact(result)}
 
     def keep(self, key: str, result: Any) -> Result:
         if self._checkpoints is None:

@@ -40,7 +40,7 @@ import_root_option = click.option(
 cluster_option = click.option(
     "--cluster",
     metavar="ADDRESS",
-    help="Compute on a Dask cluster: tcp://HOST:PORT of its scheduler, `slurm` or `local`.",
+    help="Compute on a Dask cluster: tcp://HOST:PORT of its scheduler, `slurm`, or `dask` for one on this machine.",
 )
 
 

@@ -183,7 +183,7 @@ def _resolve(session: Session, params: Params, places: Places) -> dict[str, str]
     """Find the place of every reference, and refuse what is not there."""
     found = {str(ref): _place(session, ref, places) for ref in references(params)}
     for layer in _layer_refs(params):
-        _refuse_unknown_layer(catalog.find(session, layer.dataset), layer.layer)
+        _refuse_unfit_layer(catalog.find(session, layer.dataset), layer)
     return found
 
 
@@ -224,12 +224,13 @@ def _refuse_path(ref: Ref) -> None:
         raise UnsafeReference(f"{str(ref)!r} is a path or address; on a server give the name of the dataset")
 
 
-def _refuse_unknown_layer(dataset: DatasetView, layer: str) -> None:
-    known = [item.name for item in dataset.summary.layers]
-    if layer not in known:
+def _refuse_unfit_layer(dataset: DatasetView, ref: LayerRef) -> None:
+    known = {item.name: item.category for item in dataset.summary.layers}
+    if ref.layer not in known:
         raise LayerNotFound(
-            f"dataset {dataset.name!r} has no layer {layer!r}; it has {', '.join(known) or 'none'}"
+            f"dataset {dataset.name!r} has no layer {ref.layer!r}; it has {', '.join(known) or 'none'}"
         )
+    ref.require_category(known[ref.layer])
 
 
 def _layer_refs(value: object) -> Iterator[LayerRef]:

@@ -191,7 +191,8 @@ class Form:
         value = given[at] if 0 <= at < len(given) else item.default or ""
         dataset = self._dataset_beside(item, row) if item.kind == "layer" else ""
         layers = next((view.summary.layers for view in self.datasets if dataset in (view.name, view.id)), ())
-        return Input(item, row, value, self.errors.get((item.name, row)), layers, dataset)
+        fitting = tuple(layer for layer in layers if item.category in (None, layer.category))
+        return Input(item, row, value, self.errors.get((item.name, row)), fitting, dataset)
 
     def _dataset_beside(self, layer: ParamField, row: int) -> str:
         for item in self.workflow.fields:

@@ -103,6 +103,8 @@ class ParamField:
     """Text form of the default, if there is one."""
     choices: tuple[str, ...] = ()
     is_repeated: bool = False
+    category: str | None = None
+    """Of a layer: the only category that will do."""
 
     @property
     def option(self) -> str:
@@ -248,12 +250,12 @@ def _fields(
                 )
             found += _fields(item, path, is_repeated=True)
         elif isinstance(kind, type) and issubclass(kind, BaseModel):
-            if kind is not LayerRef:
+            if not issubclass(kind, LayerRef):
                 raise TypeError(f"{model.__name__}.{name}: {kind.__name__} cannot be filled in by a person")
             needed, help_ = info.is_required(), info.description or ""
             found += [
                 ParamField("dataset", (*path, "dataset"), "dataset", "Dataset to work on.", needed, None),
-                ParamField(name, (*path, "layer"), "layer", help_, needed, None),
+                ParamField(name, (*path, "layer"), "layer", help_, needed, None, category=kind.category),
             ]
         else:
             choices: tuple[str, ...] = ()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
+import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeVar
@@ -206,6 +207,8 @@ class Job:
         units: int,
         memory_bytes_per_item: int,
         result_type: type[Result] | None = None,
+        is_intact: Callable[[Result], bool] = lambda _: True,
+        noun: str = "blocks",
         is_resumable: bool = True,
     ) -> list[Result]:
         """Run `function` on every item in parallel; see `blocks.process`.
@@ -224,6 +227,10 @@ class Job:
             Peak memory of one call.
         result_type
             Type of the results, if it is not plain JSON.
+        is_intact
+            Whether what a block of an earlier attempt left is still there.
+        noun
+            What the items are called in progress and log.
         is_resumable
             Whether blocks finished by an earlier attempt are skipped.
         """
@@ -234,16 +241,22 @@ class Job:
         def report(progress: Progress) -> None:
             share = progress.done / progress.total if progress.total else 1.0
             done = base + int(units * share)
-            text = f"{progress.done} of {progress.total} blocks" if progress.total else ""
+            text = f"{progress.done} of {progress.total} {noun}" if progress.total else ""
             self._reporter.progress(Progress(phase=phase, done=done, total=total, text=progress.text or text))
 
+        begun_s = time.monotonic()
         results = process(
             items, function, executor=self.executor, phase=phase, report=report, check=self.check,
             checkpoints=self._checkpoints() if is_resumable else None, result_type=result_type,
-            memory_bytes_per_item=memory_bytes_per_item, tries=self.settings.block_tries,
+            is_intact=is_intact, memory_bytes_per_item=memory_bytes_per_item, tries=self.settings.block_tries,
         )  # fmt: skip
         self._units_done = base + units
+        self.log(f"{phase}: {len(items)} {noun} in {time.monotonic() - begun_s:.1f} s")
         return results
+
+    def skip(self, units: int) -> None:
+        """Count work that `expect` announced and that turned out to be done already."""
+        self._units_done += units
 
     def is_finished(self, phase: str, items: Sequence[tuple[str, object]]) -> bool:
         """Tell whether an earlier attempt finished all items of a phase."""

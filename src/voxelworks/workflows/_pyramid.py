@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -11,12 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from voxelworks.geometry import Box, Mag
-from voxelworks.ops.downsampling import Method, downsample
 from voxelworks.volumes.dataset import MagArray
 from voxelworks.volumes.shards import LevelGroup
 from voxelworks.workflows.publishing import FileFacts, file_facts
 
 if TYPE_CHECKING:
+    from voxelworks.ops.downsampling import Method
     from voxelworks.workflows._job import Job
 
 Voxels = NDArray[np.generic]
@@ -67,8 +68,11 @@ class WriteLevels:
             factor = level.mag.relative_to(mag)
             voxels = _shrink(voxels, level_box, factor, self.method)
             mag, level_box = level.mag, level_box.in_mag(factor)
-            level.write(level_box, voxels)
             folder = Path(level.location)
+            for name in level.shard_files(level_box):
+                # Left by an attempt that was killed. It may be half-written, and would be read for shards at the border.
+                (folder / name).unlink()
+            level.write(level_box, voxels)
             for name in level.shard_files(level_box):
                 path = folder / name
                 files[path.relative_to(self.root).as_posix()] = file_facts(path)
@@ -109,10 +113,19 @@ def write_blocks(
         units=units,
         memory_bytes_per_item=group.memory_bytes(levels[0].dtype, levels[0].channel_count),
         result_type=Written,
+        is_intact=partial(_is_intact, job.folder.result),
     )
     for block in written:
         job.remember_files(block.files)
     return max((block.largest for block in written), default=0)
+
+
+def _is_intact(root: Path, written: Written) -> bool:
+    """Tell whether the files of a block are there and as long as they were."""
+    try:
+        return all((root / name).stat().st_size == size for name, (size, _) in written.files.items())
+    except FileNotFoundError:
+        return False
 
 
 def block_items(tiles: Iterable[Box]) -> list[tuple[str, Box]]:
@@ -128,6 +141,10 @@ def _shrink(voxels: Voxels, box: Box, factor: Mag, method: Method) -> Voxels:
     """
     if factor == Mag(1, 1, 1):
         return voxels
+    from voxelworks.ops.downsampling import (
+        downsample,
+    )  # compiled code: only the processes that shrink load it
+
     before = [start % step for start, step in zip(box.start_zyx, factor.zyx, strict=True)]
     if any(before):
         voxels = np.pad(voxels, [(0, 0), *((odd, 0) for odd in before)], mode="edge")

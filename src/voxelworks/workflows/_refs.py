@@ -7,7 +7,7 @@ name of a dataset or ``root:NAME/relative`` below an import root. Only a `Resolv
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 from pydantic import (
     BaseModel,
@@ -19,7 +19,7 @@ from pydantic import (
 )
 from pydantic_core import CoreSchema, core_schema
 
-from voxelworks.errors import InvalidParams
+from voxelworks.errors import InvalidParams, WrongCategory
 from voxelworks.protocol.places import DATASET_NAME
 
 
@@ -71,6 +71,9 @@ class SourceRef(Ref):
 class LayerRef(BaseModel):
     """A layer of a dataset. As text: `DATASET/LAYER`."""
 
+    category: ClassVar[Literal["color", "segmentation"] | None] = None
+    """The only kind of layer that will do, if not any: forms offer no others, and servers refuse them at once."""
+
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     dataset: DatasetRef
@@ -95,6 +98,24 @@ class LayerRef(BaseModel):
 
     def __str__(self) -> str:
         return f"{self.dataset}/{self.layer}"
+
+    def require_category(self, found: str) -> None:
+        """Refuse a layer of the wrong category.
+
+        Raises
+        ------
+        WrongCategory
+        """
+        if self.category is not None and found != self.category:
+            raise WrongCategory(
+                f"layer {self.layer!r} is a {found} layer; name a {self.category} layer of {self.dataset}"
+            )
+
+
+class SegmentationRef(LayerRef):
+    """A segmentation layer of a dataset. As text: `DATASET/LAYER`."""
+
+    category = "segmentation"
 
 
 def check_name(what: str, name: str) -> str:

@@ -5,16 +5,17 @@ from __future__ import annotations
 import hashlib
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
-from voxelworks.errors import InvalidInput
+from voxelworks.errors import InvalidInput, StorageFailed
 from voxelworks.protocol.messages import Json, Progress, SealedResult
 from voxelworks.settings import Settings
 from voxelworks.workflows._declare import Params, Workflow
 from voxelworks.workflows._job import Job, Reporter, StopFlag
 from voxelworks.workflows._refs import LocalResolver, NewDatasetRef, Resolver, references
 from voxelworks.workflows._registry import get_workflow
-from voxelworks.workflows.publishing import WORK_FOLDER, AttemptFolder, exclusive, publish
+from voxelworks.workflows.publishing import WORK_FOLDER, AttemptFolder, accept, complete, exclusive, publish
 
 
 def run_attempt(
@@ -79,7 +80,7 @@ def run_locally(
     folder = AttemptFolder(home, work_key, attempt)
     with exclusive(folder):
         try:
-            sealed = _attempt_and_publish(
+            sealed = _complete_earlier(folder, target, reporter) or _attempt_and_publish(
                 workflow, params, settings, cluster, reporter, stop, work_key, attempt, target
             )
         except InvalidInput:
@@ -161,7 +162,25 @@ def _attempt_and_publish(
         workflow, params, resolver=LocalResolver(), work_key=work_key, attempt=attempt, settings=settings,
         cluster=cluster, reporter=reporter, stop=stop or StopFlag(),
     )  # fmt: skip
+    if sealed.kind != "value":
+        accept(sealed, AttemptFolder.for_target(sealed.kind, target, work_key, attempt))
     publish(sealed, target, work_key=work_key, attempt=attempt)
+    return sealed
+
+
+def _complete_earlier(folder: AttemptFolder, target: str, reporter: Reporter) -> SealedResult | None:
+    """Complete what an earlier call had begun to publish when it was killed."""
+    earlier = replace(folder, attempt=folder.attempt - 1)
+    try:
+        sealed = complete(earlier, target)
+    except StorageFailed as error:
+        if error.__cause__ is not None:
+            raise  # the file system did not answer
+        # Somebody has changed or removed what was there: it is made anew.
+        earlier.discard()
+        return None
+    if sealed is not None:
+        reporter.log("completing what an earlier run had begun to publish")
     return sealed
 
 

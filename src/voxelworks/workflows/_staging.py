@@ -32,8 +32,11 @@ class StagedSlab:
     dtype: str
 
     @classmethod
-    def of(cls, source: ImageSource, path: Path, first_z: int, depth: int) -> StagedSlab:
+    def of(cls, source: ImageSource, folder: Path, layer_name: str, slab_box: Box) -> StagedSlab:
+        """Describe the slab for some sections of a source; `allocate` makes its file below `folder`."""
         _, height, width = source.shape_zyx
+        first_z, depth = slab_box.topleft[2], slab_box.size[2]
+        path = folder / f"{layer_name}-{first_z}.raw"
         return cls(str(path), first_z, depth, source.channel_count, height, width, source.dtype.str)
 
     @property
@@ -42,6 +45,7 @@ class StagedSlab:
 
     def allocate(self) -> None:
         """Make the file, of full size; its disk is used as sections are written."""
+        Path(self.path).parent.mkdir(exist_ok=True)
         with open(self.path, "wb") as stream:
             stream.truncate(self.depth * self.section_bytes)
 

@@ -162,7 +162,16 @@ class _LayerPlan:
 
     @property
     def units(self) -> int:
-        return sum(self.box.in_mag(group.source_mag).voxel_count for group in self.groups)
+        """Work of this layer: voxels read by each group, and once more if its sections are decoded beforehand."""
+        read = sum(self.box.in_mag(group.source_mag).voxel_count for group in self.groups)
+        return read + (self.box.voxel_count if self._is_staged else 0)
+
+    @property
+    def _is_staged(self) -> bool:
+        """Whether cutting blocks from the images would decode each section more than once."""
+        _, height, width = self.source.shape_zyx
+        _, block_height, block_width = self.groups[0].block_zyx
+        return not self.source.has_random_access and (width > block_width or height > block_height)
 
     def write(self, job: Job) -> None:
         from voxelworks.workflows._pyramid import write_group
@@ -170,20 +179,19 @@ class _LayerPlan:
         first, *rest = self.groups
         largest = self._write_first(job, first)
         for group in rest:
-            box = self.box.in_mag(group.source_mag)
-            write_group(
-                job, self._phase(group), group, self.arrays[group.source_mag], self.arrays, box, self.method
-            )
+            source = self.arrays[group.source_mag]
+            write_group(job, self._phase(group), group, source, self.arrays, self.box, self.method)
         if self.layer.category == "segmentation":
             self.dataset.source = self.dataset.source.with_largest_segment_id(self.name, largest)
 
     def _write_first(self, job: Job, group: LevelGroup) -> int:
         """Read the images; give the largest value."""
         from voxelworks.workflows._pyramid import block_items, write_blocks, write_group
+        from voxelworks.workflows._staging import StagedSlab
 
         _, height, width = self.source.shape_zyx
         block_depth, block_height, block_width = group.block_zyx
-        if self.source.has_random_access or (width <= block_width and height <= block_height):
+        if not self._is_staged:
             return write_group(
                 job, self._phase(group), group, self.source, self.arrays, self.box, self.method
             )
@@ -191,33 +199,31 @@ class _LayerPlan:
         for slab_box in self.box.tiles((width, height, block_depth)):
             tiles = list(slab_box.tiles((block_width, block_height, block_depth)))
             phase = f"{self._phase(group)}, {_sections(slab_box)}"
-            # Without blocks to make there is nothing to decode for.
-            slab = None if job.is_finished(phase, block_items(tiles)) else self._stage(job, slab_box)
-            readable = slab or self.source
+            slab = StagedSlab.of(self.source, job.folder.scratch, self.name, slab_box)
+            if job.is_finished(phase, block_items(tiles)):
+                job.skip(slab_box.voxel_count)  # without blocks to make there is nothing to decode for
+            else:
+                self._decode(job, slab, slab_box)
             units = slab_box.voxel_count
-            written = write_blocks(job, phase, group, readable, self.arrays, tiles, self.method, units=units)
+            written = write_blocks(job, phase, group, slab, self.arrays, tiles, self.method, units=units)
             largest = max(largest, written)
-            if slab is not None:
-                Path(slab.path).unlink()
+            Path(slab.path).unlink(missing_ok=True)
         return largest
 
-    def _stage(self, job: Job, slab_box: Box) -> StagedSlab:
+    def _decode(self, job: Job, slab: StagedSlab, slab_box: Box) -> None:
         """Decode the sections of one slab into the scratch folder."""
-        from voxelworks.workflows._staging import StagedSlab, StageSection
+        from voxelworks.workflows._staging import StageSection
 
-        job.folder.scratch.mkdir(exist_ok=True)
-        first_z, depth = slab_box.topleft[2], slab_box.size[2]
-        slab = StagedSlab.of(self.source, job.folder.scratch / f"{self.name}-{first_z}.raw", first_z, depth)
         slab.allocate()
         job.process(
             f"{self.name}: decoding {_sections(slab_box)}",
-            [(str(z), z) for z in range(first_z, first_z + depth)],
+            [(str(z), z) for z in range(slab.first_z, slab.first_z + slab.depth)],
             StageSection(self.source, slab),
-            units=0,
+            units=slab_box.voxel_count,
             memory_bytes_per_item=3 * slab.section_bytes,
+            noun="sections",
             is_resumable=False,
         )
-        return slab
 
     def _phase(self, group: LevelGroup) -> str:
         first, last = group.levels[0][0], group.levels[-1][0]

@@ -6,9 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from voxelworks.errors import WrongCategory
 from voxelworks.geometry import Box
-from voxelworks.workflows import FREE, Job, LayerAddition, LayerRef, Params, workflow
+from voxelworks.workflows import FREE, Job, LayerAddition, Params, SegmentationRef, workflow
 from voxelworks.workflows.publishing import LayerChange
 
 if TYPE_CHECKING:
@@ -21,7 +20,7 @@ READ_SIZE = (128, 128, 128)
 class FindLargestSegmentIdParams(Params):
     """Which layer to look at."""
 
-    layer: LayerRef
+    layer: SegmentationRef
     """Segmentation layer to look at."""
 
 
@@ -36,10 +35,7 @@ class LargestSegmentId(LayerAddition):
 def find_largest_segment_id(params: FindLargestSegmentIdParams, job: Job) -> LargestSegmentId:
     """Find the largest segment id of a segmentation layer and write it to the dataset."""
     layer = job.open(params.layer)
-    if layer.category != "segmentation":
-        raise WrongCategory(
-            f"layer {layer.name!r} is a {layer.category} layer; name a segmentation layer, which has ids"
-        )
+    params.layer.require_category(layer.category)
     source = layer.finest
     job.start_addition(params.layer, inputs=[str(source)])
     # Whole shards, so that no chunk is read twice and each index of a shard once.

@@ -7,6 +7,7 @@ new dataset, or the dataset that is added to, so that publication is a rename on
     checkpoints/   markers of finished blocks (see `blocks`)
     scratch/       anything else
     manifest.json  written by `seal`: size and checksum of each file of the result
+    accepted.json  without a server: the answer of the job, whose publication begins now
 
 A later attempt *adopts* the folder of an earlier one by renaming it. That also fences: an old attempt that wakes up
 again finds its folder gone and can no longer touch what will be published.
@@ -20,7 +21,7 @@ import hashlib
 import os
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -115,6 +116,10 @@ class AttemptFolder:
     def manifest_path(self) -> Path:
         return self.path / "manifest.json"
 
+    @property
+    def accepted_path(self) -> Path:
+        return self.path / "accepted.json"
+
     def prepare(self, fingerprint: str) -> bool:
         """Make the folder, or adopt what an earlier attempt left; say whether something was adopted.
 
@@ -131,12 +136,14 @@ class AttemptFolder:
                 _take_over(earlier[-1], self.path)
             for leftover in earlier[:-1]:
                 _remove_tree(leftover)
+            # First: whoever finds these two believes that the result is whole.
+            self.accepted_path.unlink(missing_ok=True)
+            self.manifest_path.unlink(missing_ok=True)
             if self.path.exists() and _read(self.path / "fingerprint") != fingerprint:
                 _remove_tree(self.path)
             adopted = self.path.exists()
             self.result.mkdir(parents=True, exist_ok=True)
             self.checkpoints.mkdir(exist_ok=True)
-            self.manifest_path.unlink(missing_ok=True)
             replace_file(self.path / "fingerprint", fingerprint)
         except OSError as error:
             raise TargetNotWritable(_not_writable(self.home, error)) from error
@@ -145,12 +152,26 @@ class AttemptFolder:
     def discard(self) -> None:
         """Remove this and all earlier folders of the same work, and the work folder if nothing else is in it."""
         for folder in [*self._earlier(), self.path]:
+            for part in folder.glob("*/"):
+                _remove_tree(part)
+            # Last: it tells a run that is repeated after a crash that nothing else is left to do.
+            for part in sorted(folder.glob("*"), key=lambda path: path.name == self.accepted_path.name):
+                part.unlink(missing_ok=True)
             _remove_tree(folder)
         (self.path.parent / f"{self.work_key}.lock").unlink(missing_ok=True)
-        try:
+        with suppress(OSError):  # other attempts work here
             self.path.parent.rmdir()
-        except OSError:
-            return  # other attempts work here
+
+    def discard_debris(self) -> None:
+        """Remove what this attempt wrote after a later one had taken its folder over.
+
+        A worker that was asleep goes on for a moment until it hears that it lost the job. What it writes then makes a
+        new folder, which lacks what `prepare` writes.
+        """
+        if not (self.path / "fingerprint").exists():
+            _remove_tree(self.path)
+            with suppress(OSError):
+                self.path.parent.rmdir()
 
     def _earlier(self) -> list[Path]:
         found: list[tuple[int, Path]] = []
@@ -191,11 +212,9 @@ def seal(
         if path.is_dir():
             continue
         relative = path.relative_to(folder.result).as_posix()
-        size = path.stat().st_size
-        fact = known.get(relative)
-        if fact is None or fact[0] != size:
-            fact = file_facts(path)
-        files[relative] = (fact[0], fact[1])
+        files[relative] = known.get(relative) or file_facts(path)
+        if files[relative][0] != path.stat().st_size:
+            raise StorageFailed(f"{path} is not what was written; run the job again")
     missing = sorted(set(known) - set(files))
     if missing:
         raise StorageFailed(f"{folder.result / missing[0]} was written but is gone; run the job again")
@@ -210,6 +229,37 @@ def file_facts(path: Path) -> tuple[int, str]:
     with path.open("rb") as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()
         return os.fstat(stream.fileno()).st_size, digest
+
+
+def accept(result: SealedResult, folder: AttemptFolder) -> None:
+    """Note, where there is no server, that a sealed result counts and will be published."""
+    replace_file(folder.accepted_path, result.model_dump_json())
+
+
+def complete(folder: AttemptFolder, target: str) -> SealedResult | None:
+    """Complete a publication that was broken off after the first file had moved, and give the accepted result.
+
+    Returns
+    -------
+    SealedResult or None
+        None if nothing has moved yet: the work may be looked at anew.
+
+    Raises
+    ------
+    TargetExists, StorageFailed
+        See `publish`.
+    """
+    accepted, sealed = _read(folder.accepted_path), _read(folder.manifest_path)
+    if accepted is None:
+        return None
+    result = SealedResult.model_validate_json(accepted)
+    if sealed is None:
+        return result  # it died while it cleared up
+    files = Manifest.model_validate_json(sealed).files
+    if all((folder.result / relative).exists() for relative in files):
+        return None
+    publish(result, target, work_key=folder.work_key, attempt=folder.attempt)
+    return result
 
 
 def publish(result: SealedResult, target: str, *, work_key: str, attempt: int) -> None:

@@ -8,9 +8,10 @@ from starlette.responses import HTMLResponse, Response
 
 from voxelworks import catalog
 from voxelworks.protocol.places import is_remote
+from voxelworks.protocol.views import LayerSummary
 from voxelworks.server import rendering
 from voxelworks.server.context import Here
-from voxelworks.workflows import workflows
+from voxelworks.workflows import Workflow, workflows
 
 router = APIRouter()
 
@@ -27,12 +28,17 @@ def dataset_page(context: Here, request: Request, ref: str) -> Response:
     with context.database.read_session() as session:
         dataset = catalog.find(session, ref)
     location = context.places.locate(dataset.place)
-    on_layers = [
-        workflow
-        for workflow in workflows().values()
-        if any(field.kind == "layer" for field in workflow.fields)
-    ]
+    workflows_of = {
+        layer.name: [workflow for workflow in workflows().values() if _takes(workflow, layer)]
+        for layer in dataset.summary.layers
+    }
     return rendering.page(
         request, "dataset.html", dataset=dataset, location=location, is_remote=is_remote(location),
-        layer_workflows=on_layers,
+        workflows_of=workflows_of,
     )  # fmt: skip
+
+
+def _takes(workflow: Workflow, layer: LayerSummary) -> bool:
+    return any(
+        field.kind == "layer" and field.category in (None, layer.category) for field in workflow.fields
+    )
