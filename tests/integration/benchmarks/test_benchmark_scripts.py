@@ -1,0 +1,119 @@
+"""The scripts of `benchmarks/`: what they measure is what was used, and what they compare with is right."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+import zarr
+
+from reference import shrink
+
+BENCHMARKS = Path(__file__).resolve().parents[3] / "benchmarks"
+
+ORPHAN = """
+import os, time
+ending, end = os.pipe()
+if os.fork() == 0:
+    if os.fork() == 0:
+        while time.process_time() < 0.5:
+            pass
+        memory = b"x" * (200 * 2**20)
+        time.sleep(1)
+    os._exit(0)
+os.close(end)
+os.read(ending, 1)
+"""
+"""Its grandchild is waited for by nobody, like a fork server and its workers."""
+
+SERIES = {
+    "work": "convert", "kind": "image", "size": [128, 128, 128],
+    "user_s": [1.0, 3.0, 2.0], "system_s": [1.0] * 3, "peak_mib": [500.0, 600.0, 550.0], "foreign_cores": [0.0] * 3,
+}  # fmt: skip
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="process trees are measured on Linux only")
+def test_what_orphans_of_a_command_use_is_measured(tmp_path):
+    cost = json.loads(call(tmp_path, "measure.py", "--", sys.executable, "-c", ORPHAN))
+
+    assert cost["user_s"] + cost["system_s"] >= 0.5
+    assert cost["peak_bytes"] >= 200 * 2**20
+
+
+@pytest.mark.parametrize(("dtype", "method"), [("uint8", "mean"), ("uint32", "mode")])
+def test_floors_make_the_pyramid_of_the_reference(tmp_path, dtype, method):
+    random = np.random.default_rng(3)
+    voxels = (
+        random.integers(0, 5, (24, 32, 68))
+        .astype(dtype)
+        .repeat(3, axis=0)
+        .repeat(2, axis=1)
+        .repeat(2, axis=2)
+    )
+    (tmp_path / "stack").mkdir()
+    for z, section in enumerate(voxels):
+        tifffile.imwrite(tmp_path / f"stack/{z:03d}.tif", section, photometric="minisblack")
+
+    call(tmp_path, "floors/convert_floor.py", tmp_path / "stack", tmp_path / "converted", 4, 2)
+    call(tmp_path, "floors/pyramid_floor.py", tmp_path / "converted/1", tmp_path / "shrunk", 4, 2)
+
+    half = shrink(voxels, (2, 2, 2), method)
+    quarter = shrink(half, (2, 2, 2), method)
+    expected = {
+        "converted/1": voxels,
+        "converted/2": half,
+        "converted/4": quarter,
+        "shrunk/2": half,
+        "shrunk/4": quarter,
+    }
+    for place, level in expected.items():
+        np.testing.assert_array_equal(zarr.open_array(tmp_path / place, mode="r")[0], level)
+
+
+def test_tables_show_medians_and_name_missed_limits(tmp_path):
+    series = [
+        SERIES | {"program": program, "processes": count, "wall_s": [wall_s] * 3}
+        for program, count, wall_s in [
+            ("floor", 1, 4),
+            ("floor", 2, 2.5),
+            ("voxelworks", 1, 5),
+            ("voxelworks", 2, 4),
+        ]
+    ]
+    start_up = [item | {"wall_s": [1], "user_s": [0.5], "system_s": [0.0]} for item in series]
+    figures = {
+        "command": "python benchmarks/run.py", "date": "2030-01-02T03:04:05+00:00", "commit": "abc", "versions": {},
+        "machine": {"processor": "P", "cores": 2, "memory_gib": 4.0, "system": "Linux", "file_system": "ext4"},
+        "input": [{"kind": "image", "dtype": "uint8", "size": [128] * 3, "raw_bytes": 128**3, "stored_bytes": 2**20}],
+        "mags": [1, 2], "values": series, "start_up": start_up, "other_sizes": [],
+    }  # fmt: skip
+    (tmp_path / "figures.json").write_text(json.dumps(figures))
+
+    code = "import json, sys, table; print(table.tables(json.load(open(sys.argv[1]))))"
+    tables = run(
+        [sys.executable, "-c", code, tmp_path / "figures.json"], tmp_path, PYTHONPATH=str(BENCHMARKS)
+    )
+
+    lines = tables.splitlines()
+    assert "| convert | image | 1.00 | 1.00 | 0.80 (missed) | 0.75 (missed) | 0.62 | 600 |" in lines
+    assert "| convert | image | 2 | 2.50 | 4.00 | 3.00 | 3.00 | 1 | 0.00 |" in lines
+
+
+def call(tmp_path: Path, script: str, *arguments: object) -> str:
+    return run([sys.executable, BENCHMARKS / script, *arguments], tmp_path)
+
+
+def run(command: list[object], tmp_path: Path, **environment: str) -> str:
+    answer = subprocess.run(
+        list(map(str, command)),
+        env=os.environ | {"NUMBA_CACHE_DIR": str(tmp_path / "numba")} | environment,
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert answer.returncode == 0, answer.stderr
+    return answer.stdout
