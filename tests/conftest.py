@@ -9,7 +9,7 @@ from typing import TypeVar
 
 import pytest
 
-pytest_plugins = ["voxelworks.testing.fixtures"]
+pytest_plugins = ["voxelworks.testing.fixtures", "fault_figures"]
 
 Report = TypeVar("Report", pytest.TestReport, pytest.CollectReport)
 

@@ -29,6 +29,8 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 from voxelworks.errors import InvalidInput, NotAllowed, ServerUnreachable, VoxelworksError
 from voxelworks.protocol.messages import (
     Claim,
+    CleanedRequest,
+    CleanupOrder,
     DatasetLeaseAnswer,
     DatasetLeaseRequest,
     FinishAnswer,
@@ -297,6 +299,14 @@ class Client:
     def take_publish_order(self, session_id: str) -> PublishOrder | None:
         answer = self._post(f"worker/sessions/{_part(session_id)}/publish-order", {})
         return None if answer is None else PublishOrder.model_validate(answer)
+
+    def take_cleanup_order(self, session_id: str) -> CleanupOrder | None:
+        answer = self._post(f"worker/sessions/{_part(session_id)}/cleanup-order", {})
+        return None if answer is None else CleanupOrder.model_validate(answer)
+
+    def cleaned(self, job_id: str, attempt: int, request: CleanedRequest) -> None:
+        body = request.model_dump(mode="json")
+        self._post(f"worker/{_attempt(job_id, attempt)}/cleaned", body, is_repeatable=True)
 
     def published(self, job_id: str, attempt: int, request: PublishedRequest) -> None:
         body = request.model_dump(mode="json")

@@ -107,6 +107,7 @@ def end_job(
         publish_token_hash=publisher.token_hash if publisher and has_files else None,
         publish_session_id=publisher.session_id if publisher and has_files else None,
         publish_until_ms=publish_until_ms if has_files else None,
+        cleanup_ms=(publish_until_ms or at_ms) if job.attempt else None,
         # The name stays reserved until the dataset is there.
         reserved_name=job.reserved_name if has_files else None,
     )  # fmt: skip

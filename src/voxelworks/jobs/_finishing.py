@@ -12,6 +12,7 @@ from voxelworks.jobs import _transitions
 from voxelworks.jobs._ending import end_attempt, end_cancelled, end_job, queue_again, retry_or_fail
 from voxelworks.jobs._failures import Failure
 from voxelworks.jobs._leases import hold, lock_attempt, milliseconds, start, worker_name
+from voxelworks.jobs._masking import mask
 from voxelworks.jobs._reading import job_view
 from voxelworks.jobs._tables import AttemptRow, JobRow
 from voxelworks.protocol.messages import FinishAnswer, FinishRequest, RenewAnswer, SealedResult, SealRequest
@@ -193,5 +194,6 @@ def _failure(request: FinishRequest) -> Failure:
         return Failure("infrastructure", "stopped", "the worker stopped the job without being asked to")
     return Failure(
         request.failure_class or "program_error", request.code or "error",
-        request.message or "the job failed without a message; see its log",
+        # Messages may quote the last lines of the log.
+        mask((request.message or "the job failed without a message; see its log").encode()).decode(),
     )  # fmt: skip

@@ -302,7 +302,8 @@ def milliseconds(seconds: float) -> int:
 
 
 def _may_speak(job: JobRow, attempt: AttemptRow, token: str) -> bool:
-    return _matches(attempt.token_hash, token) or (job.attempt == attempt.number and is_publisher(job, token))
+    is_ordered = job.attempt == attempt.number and _matches(job.publish_token_hash, token)
+    return _matches(attempt.token_hash, token) or is_ordered
 
 
 def _matches(token_hash: str | None, token: str) -> bool:

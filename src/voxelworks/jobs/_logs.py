@@ -56,7 +56,8 @@ def append_log(
     if offset > attempt.log_received or offset < 0:
         raise LogGap(
             f"log of attempt {number} of job {job_id}: bytes at {offset} were sent, but only {attempt.log_received} "
-            "were received; go on there"
+            "were received; go on there",
+            attempt.log_received,
         )
     new = data[attempt.log_received - offset :]
     if not new:

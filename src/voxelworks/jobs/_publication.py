@@ -13,6 +13,7 @@ from voxelworks.errors import LeaseLost, NotAllowed, VoxelworksError
 from voxelworks.jobs import _transitions
 from voxelworks.jobs._describe import describe_dataset
 from voxelworks.jobs._leases import (
+    can_run,
     hash_token,
     is_publisher,
     lock_attempt,
@@ -22,6 +23,8 @@ from voxelworks.jobs._leases import (
 )
 from voxelworks.jobs._tables import AttemptRow, DatasetLeaseRow, JobRow, WorkerSessionRow
 from voxelworks.protocol.messages import (
+    CleanedRequest,
+    CleanupOrder,
     DatasetLeaseAnswer,
     DatasetLeaseRequest,
     PublishedRequest,
@@ -70,6 +73,49 @@ def take_publish_order(session: Session, session_id: str, *, settings: Settings)
     )  # fmt: skip
 
 
+def take_cleanup_order(session: Session, session_id: str, *, settings: Settings) -> CleanupOrder | None:
+    """Give a worker an ended job whose attempts may have left something, if there is one.
+
+    Raises
+    ------
+    LeaseLost
+        If the worker's session was replaced.
+    """
+    worker = lock_worker(session, session_id)
+    at_ms = now(session)
+    touch(worker, at_ms, settings)
+    job = session.scalar(
+        select(JobRow)
+        .where(JobRow.cleanup_ms <= at_ms, JobRow.publication != "pending", can_run(worker.workflows))
+        .order_by(JobRow.cleanup_ms)
+        .limit(1)
+        .with_for_update(skip_locked=True),
+        execution_options={"populate_existing": True},
+    )
+    if job is None:
+        return None
+    token = secrets.token_urlsafe(16)
+    job.publish_token_hash = hash_token(token)
+    job.cleanup_ms = at_ms + milliseconds(settings.lease_s)
+    return CleanupOrder(
+        job_id=job.id, attempt=job.attempt, token=token, workflow=job.workflow, params=job.params, places=job.places,
+        work_key=job.id,
+    )  # fmt: skip
+
+
+def cleaned(session: Session, job_id: str, number: int, request: CleanedRequest) -> None:
+    """Take in that nothing is left of an ended job but its published result. Repeating is harmless.
+
+    Raises
+    ------
+    LeaseLost
+        If another worker was ordered to clean up meanwhile.
+    """
+    job, attempt = lock_attempt(session, job_id, number, request.token)
+    if job.attempt == attempt.number:
+        job.cleanup_ms = None
+
+
 def published(
     session: Session, job_id: str, number: int, request: PublishedRequest, *, places: Places
 ) -> None:
@@ -96,6 +142,8 @@ def published(
         why = "the result is published" + _enter_into_catalog(session, job, result, places)
     job.reserved_name = None
     job.publish_until_ms = None
+    if job.publish_session_id != attempt.session_id:
+        job.cleanup_ms = at_ms  # the worker that made the files is gone
     job.updated_ms = at_ms
     _delete_dataset_lease(session, attempt, result.place)
     _note(session, job, at_ms, f"worker:{worker.name}", why)

@@ -90,6 +90,8 @@ class JobRow(Base):
     publish_until_ms: Mapped[int | None]
     """When any worker may be ordered to publish, because the one that should was not heard from."""
     published_ms: Mapped[int | None]
+    cleanup_ms: Mapped[int | None] = mapped_column(index=True)
+    """When any worker may be ordered to remove what the attempts of an ended job left; None once nothing is left."""
 
     retried_from: Mapped[str | None] = mapped_column(ForeignKey("jobs.id"), index=True)
     reserved_name: Mapped[str | None] = mapped_column(unique=True)

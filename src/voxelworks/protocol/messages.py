@@ -143,6 +143,24 @@ class PublishOrder(Message):
     result: SealedResult
 
 
+class CleanupOrder(Message):
+    """An ended job whose worker died before it had removed what its attempts left."""
+
+    job_id: str
+    attempt: int
+    token: str
+    workflow: str
+    params: Json
+    places: dict[str, str]
+    work_key: str
+
+
+class CleanedRequest(Message):
+    """Told when nothing is left of an ended job but its published result."""
+
+    token: str
+
+
 class PublishedRequest(Message):
     token: str
     error: str | None = None

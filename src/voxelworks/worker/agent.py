@@ -12,7 +12,7 @@ from contextlib import suppress
 from voxelworks import __version__
 from voxelworks.client import Client
 from voxelworks.errors import VoxelworksError
-from voxelworks.protocol.messages import Claim, SessionRequest
+from voxelworks.protocol.messages import Claim, PublishOrder, SessionRequest
 from voxelworks.protocol.places import Places
 from voxelworks.settings import Settings
 from voxelworks.worker.attempt import Attempt
@@ -119,13 +119,16 @@ class Agent:
         return self._is_draining.is_set() and not self._running
 
     def _look_for_work(self) -> bool:
-        """Publish what a dead worker left, or start a job; tell whether there was anything."""
+        """Publish or remove what a dead worker left, or start a job; tell whether there was anything."""
         if self._is_draining.is_set():
             return False
         order = self._client.take_publish_order(self._session_id)
         if order is not None:
-            deadline = time.monotonic() + self._settings.dataset_lease_s
-            self._publisher.publish(order, may_go_on=lambda: time.monotonic() < deadline)
+            self._publish(order)
+            return True
+        cleanup = self._client.take_cleanup_order(self._session_id)
+        if cleanup is not None:
+            self._publisher.clean_up(cleanup)
             return True
         if len(self._running) >= self._settings.job_slots:
             return False
@@ -134,6 +137,14 @@ class Agent:
             return False
         self._start(claim)
         return True
+
+    def _publish(self, order: PublishOrder) -> None:
+        deadline = time.monotonic() + self._settings.dataset_lease_s
+        try:
+            self._publisher.publish(order, may_go_on=lambda: time.monotonic() < deadline)
+        except VoxelworksError as error:
+            # Such as that yet another worker has the order meanwhile: no reason to end.
+            _logger.warning("job %s: its publication is left to others: %s", order.job_id, error)
 
     def _start(self, claim: Claim) -> None:
         attempt = Attempt(

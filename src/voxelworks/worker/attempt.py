@@ -16,12 +16,14 @@ from voxelworks.protocol.messages import (
     ChildProgress,
     ChildSealed,
     Claim,
+    CleanupOrder,
     FinishRequest,
     Order,
     PublishOrder,
     SealedResult,
     SealRequest,
 )
+from voxelworks.protocol.views import TERMINAL_STATES
 from voxelworks.settings import Settings
 from voxelworks.worker import limits
 from voxelworks.worker.ending import Ending, StopReason, cancelled, not_started
@@ -97,6 +99,8 @@ class Attempt:
             self._report(cancelled(token) if order == "cancel" else self._run_process())
         except VoxelworksError as error:
             _logger.warning("%s: given up: %s", self, error)
+            if isinstance(error, LeaseLost):
+                self._publisher.discard_debris(self._cleanup_order())
         finally:
             self._lease.stop()
             self._forwarder.stop(LOG_FLUSH_S if self._is_interrupted.is_set() else self._settings.log_tail_s)
@@ -125,6 +129,13 @@ class Attempt:
             last_lines=self._log.last_lines(),
         )  # fmt: skip
         return ending.report(self.claim.token)
+
+    def _cleanup_order(self) -> CleanupOrder:
+        claim = self.claim
+        return CleanupOrder(
+            job_id=claim.job_id, attempt=claim.attempt, token=claim.token, workflow=claim.workflow,
+            params=claim.params, places=claim.places, work_key=claim.work_key,
+        )  # fmt: skip
 
     def _spec(self) -> JobSpec:
         claim = self.claim
@@ -208,9 +219,10 @@ class Attempt:
                 job_id=claim.job_id, attempt=claim.attempt, token=claim.token, work_key=claim.work_key,
                 result=report.result,
             )  # fmt: skip
-            self._publisher.publish(order, may_go_on=lambda: self._lease.is_safe)
-        elif answer.state in ("failed", "cancelled"):
-            self._publisher.discard(claim)
+            if not self._publisher.publish(order, may_go_on=lambda: self._lease.is_safe):
+                return
+        if answer.state in TERMINAL_STATES:
+            self._publisher.clean_up(self._cleanup_order())
 
     def _tell_sealed(self, result: SealedResult, report: FinishRequest) -> FinishRequest:
         claim = self.claim

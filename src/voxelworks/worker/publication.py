@@ -9,7 +9,13 @@ from contextlib import contextmanager
 
 from voxelworks.client import Client
 from voxelworks.errors import InvalidInput, StorageFailed, VoxelworksError
-from voxelworks.protocol.messages import Claim, DatasetLeaseRequest, PublishedRequest, PublishOrder
+from voxelworks.protocol.messages import (
+    CleanedRequest,
+    CleanupOrder,
+    DatasetLeaseRequest,
+    PublishedRequest,
+    PublishOrder,
+)
 from voxelworks.protocol.places import Places
 from voxelworks.worker.lease import may_pass, until_answered
 from voxelworks.workflows import NewDatasetRef, get_workflow, references
@@ -28,10 +34,10 @@ class Publisher:
         self._client = client
         self._places = places
 
-    def publish(self, order: PublishOrder, *, may_go_on: Callable[[], bool]) -> None:
-        """Publish and tell the server.
+    def publish(self, order: PublishOrder, *, may_go_on: Callable[[], bool]) -> bool:
+        """Publish and tell the server; False if it failed for now and is left to a later publish order.
 
-        What fails for now is left to a later publish order; what can never succeed is told as an error.
+        What can never succeed is told as an error.
 
         Parameters
         ----------
@@ -42,7 +48,7 @@ class Publisher:
         """
         if not may_go_on():
             _logger.warning("job %s: the lease is over; a publish order will come", order.job_id)
-            return
+            return False
         told = PublishedRequest(token=order.token)
         try:
             self._make_visible(order, may_go_on)
@@ -52,7 +58,7 @@ class Publisher:
             if error.__cause__ is not None:
                 # The file system did not answer; that may pass.
                 _logger.warning("job %s: not published yet: %s", order.job_id, error)
-                return
+                return False
             told = PublishedRequest(token=order.token, error=error.message)
         until_answered(
             lambda: self._client.published(order.job_id, order.attempt, told), give_up=lambda: not may_go_on()
@@ -60,16 +66,29 @@ class Publisher:
         _logger.info(
             "job %s: %s", order.job_id, f"cannot be published: {told.error}" if told.error else "published"
         )
-        self._discard_published(order)
+        return True
 
-    def discard(self, claim: Claim) -> None:
-        """Remove what the attempts of a failed or cancelled job have left."""
+    def clean_up(self, order: CleanupOrder) -> None:
+        """Remove what the attempts of an ended job have left, and tell the server.
+
+        What fails is left to a later order.
+        """
         try:
-            folder = self._folder_of(claim)
+            folder = self._folder_of(order)
             if folder is not None:
                 folder.discard()
-        except VoxelworksError as error:
-            _logger.warning("job %s: its files stay: %s", claim.job_id, error)
+            self._client.cleaned(order.job_id, order.attempt, CleanedRequest(token=order.token))
+        except (VoxelworksError, OSError) as error:
+            _logger.warning("job %s: its work folder may stay for now: %s", order.job_id, error)
+
+    def discard_debris(self, order: CleanupOrder) -> None:
+        """Remove what an attempt wrote after another had taken the job over."""
+        try:
+            folder = self._folder_of(order)
+            if folder is not None:
+                folder.discard_debris()
+        except (VoxelworksError, OSError) as error:
+            _logger.warning("job %s: some files stay: %s", order.job_id, error)
 
     def _make_visible(self, order: PublishOrder, may_go_on: Callable[[], bool]) -> None:
         result = order.result
@@ -106,22 +125,12 @@ class Publisher:
                     raise
                 _logger.warning("%s stays held until its lease ends: %s", place, error)
 
-    def _discard_published(self, order: PublishOrder) -> None:
-        place = order.result.place
-        if place is None:
-            return
-        try:
-            target = self._places.locate(place)
-            AttemptFolder.for_target(order.result.kind, target, order.work_key, order.attempt).discard()
-        except VoxelworksError as error:
-            _logger.warning("job %s: its work folder stays: %s", order.job_id, error)
-
-    def _folder_of(self, claim: Claim) -> AttemptFolder | None:
-        workflow = get_workflow(claim.workflow)
+    def _folder_of(self, order: CleanupOrder) -> AttemptFolder | None:
+        workflow = get_workflow(order.workflow)
         kind = workflow.outcome_type.kind
-        refs = list(references(workflow.parse(claim.params)))
+        refs = list(references(workflow.parse(order.params)))
         if kind == "value" or not refs:
             return None
         ref = next((ref for ref in refs if isinstance(ref, NewDatasetRef)), refs[0])
-        target = self._places.locate(claim.places[str(ref)])
-        return AttemptFolder.for_target(kind, target, claim.work_key, claim.attempt)
+        target = self._places.locate(order.places[str(ref)])
+        return AttemptFolder.for_target(kind, target, order.work_key, order.attempt)

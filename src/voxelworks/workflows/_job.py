@@ -251,7 +251,8 @@ class Job:
             is_intact=is_intact, memory_bytes_per_item=memory_bytes_per_item, tries=self.settings.block_tries,
         )  # fmt: skip
         self._units_done = base + units
-        self.log(f"{phase}: {len(items)} {noun} in {time.monotonic() - begun_s:.1f} s")
+        count = f"{len(items)} {noun if len(items) != 1 else noun.removesuffix('s')}"
+        self.log(f"{phase}: {count} in {time.monotonic() - begun_s:.1f} s")
         return results
 
     def skip(self, units: int) -> None:

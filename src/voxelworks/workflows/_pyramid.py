@@ -70,7 +70,7 @@ class WriteLevels:
             mag, level_box = level.mag, level_box.in_mag(factor)
             folder = Path(level.location)
             for name in level.shard_files(level_box):
-                # Left by an attempt that was killed. It may be half-written, and would be read for shards at the border.
+                # Left by an attempt that was killed: it may be half-written, and is read where a shard is not filled.
                 (folder / name).unlink()
             level.write(level_box, voxels)
             for name in level.shard_files(level_box):

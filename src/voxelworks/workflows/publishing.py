@@ -20,11 +20,11 @@ import fcntl
 import hashlib
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
@@ -41,6 +41,7 @@ from voxelworks.volumes.metadata import (
 )
 
 WORK_FOLDER = ".voxelworks"
+_T = TypeVar("_T")
 FileFacts = dict[str, tuple[int, str]]
 """Path below the result -> size in bytes and SHA-256."""
 
@@ -130,7 +131,6 @@ class AttemptFolder:
         TargetNotWritable
         """
         try:
-            self.path.parent.mkdir(exist_ok=True)
             earlier = self._earlier()
             if earlier:
                 _take_over(earlier[-1], self.path)
@@ -142,7 +142,8 @@ class AttemptFolder:
             if self.path.exists() and _read(self.path / "fingerprint") != fingerprint:
                 _remove_tree(self.path)
             adopted = self.path.exists()
-            self.result.mkdir(parents=True, exist_ok=True)
+            _inside(self.path.parent, lambda: self.path.mkdir(exist_ok=True))
+            self.result.mkdir(exist_ok=True)
             self.checkpoints.mkdir(exist_ok=True)
             replace_file(self.path / "fingerprint", fingerprint)
         except OSError as error:
@@ -175,10 +176,11 @@ class AttemptFolder:
 
     def _earlier(self) -> list[Path]:
         found: list[tuple[int, Path]] = []
-        for path in self.path.parent.glob(f"{self.work_key}.*"):
-            number = path.name.rpartition(".")[2]
-            if number.isdigit() and int(number) < self.attempt:
-                found.append((int(number), path))
+        with suppress(FileNotFoundError):  # the last other job may just be removing the folder
+            for path in self.path.parent.glob(f"{self.work_key}.*"):
+                number = path.name.rpartition(".")[2]
+                if number.isdigit() and int(number) < self.attempt:
+                    found.append((int(number), path))
         return [path for _, path in sorted(found)]
 
 
@@ -376,8 +378,7 @@ def exclusive(folder: AttemptFolder) -> Iterator[None]:
     """
     path = folder.path.parent / f"{folder.work_key}.lock"
     try:
-        path.parent.mkdir(exist_ok=True)
-        stream = path.open("ab")
+        stream = _inside(path.parent, lambda: path.open("ab"))
     except OSError as error:
         raise TargetNotWritable(_not_writable(folder.home, error)) from error
     with stream:
@@ -388,6 +389,15 @@ def exclusive(folder: AttemptFolder) -> Iterator[None]:
                 f"another process is running the same job in {folder.home}; wait until it ends"
             ) from None
         yield
+
+
+def _inside(work_folder: Path, make: Callable[[], _T]) -> _T:
+    """Make something in the folder of all attempts, which another job that ends just now may be removing."""
+    for _ in range(10):
+        work_folder.mkdir(exist_ok=True)
+        with suppress(FileNotFoundError):
+            return make()
+    return make()
 
 
 def _take_over(earlier: Path, mine: Path) -> None:

@@ -43,7 +43,7 @@ class Site:
             self.worker.fail("user_input", "not-wanted", "left over from another test")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # not longer: while it runs, this thread has an event loop that others would meet
 def browser() -> Iterator[object]:
     if CHROMIUM is None:
         pytest.skip("Chromium is not installed (Debian: apt-get install chromium)")

@@ -50,6 +50,7 @@ class JobsMachine(RuleBasedStateMachine):
         self.ended = {}
         """Job -> its whole view when it ended, but for its publication."""
         self.cancel_asked = set()
+        self.handed_over = set()  # jobs whose publication was ordered from another worker
         self.reports = {}
         """Attempt -> the terminal report that was accepted, and its answer."""
         self.logs = {}
@@ -175,7 +176,10 @@ class JobsMachine(RuleBasedStateMachine):
             order = self.queue.call(jobs.take_publish_order, worker)
         except LeaseLost:
             return multiple()
-        return multiple() if order is None else order
+        if order is None:
+            return multiple()
+        self.handed_over.add(order.job_id)
+        return order
 
     @rule(order=consumes(orders))
     def publish_by_order(self, order):
@@ -219,7 +223,8 @@ class JobsMachine(RuleBasedStateMachine):
 
     def _may_publish(self, claim):
         job = self._job(claim.job_id)
-        return job.attempt == claim.attempt and job.publication == "pending"
+        is_publisher = job.attempt == claim.attempt and claim.job_id not in self.handed_over
+        return is_publisher and job.publication == "pending"
 
     @invariant()
     def rules_hold(self):

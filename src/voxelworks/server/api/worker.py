@@ -11,6 +11,8 @@ from starlette.requests import Request
 from voxelworks import jobs
 from voxelworks.protocol.messages import (
     Claim,
+    CleanedRequest,
+    CleanupOrder,
     DatasetLeaseAnswer,
     DatasetLeaseRequest,
     FinishAnswer,
@@ -57,6 +59,16 @@ def take_publish_order(context: Here, session_id: str, response: Response) -> Pu
     """Take a result whose worker died before it was published."""
     with context.database.session() as session:
         order = jobs.take_publish_order(session, session_id, settings=context.settings)
+    if order is None:
+        response.status_code = 204
+    return order
+
+
+@router.post("/sessions/{session_id}/cleanup-order", responses={204: {"description": "Nothing to remove."}})
+def take_cleanup_order(context: Here, session_id: str, response: Response) -> CleanupOrder | None:
+    """Take an ended job whose worker died before it had removed what its attempts left."""
+    with context.database.session() as session:
+        order = jobs.take_cleanup_order(session, session_id, settings=context.settings)
     if order is None:
         response.status_code = 204
     return order
@@ -109,6 +121,13 @@ def published(context: Here, job_id: str, attempt: int, request: PublishedReques
     """Confirm that the result has its name, or say why it never can."""
     with context.database.session() as session:
         jobs.published(session, job_id, attempt, request, places=context.places)
+
+
+@router.post("/attempts/{job_id}/{attempt}/cleaned", status_code=204)
+def cleaned(context: Here, job_id: str, attempt: int, request: CleanedRequest) -> None:
+    """Confirm that nothing is left of an ended job but its published result."""
+    with context.database.session() as session:
+        jobs.cleaned(session, job_id, attempt, request)
 
 
 @router.post("/attempts/{job_id}/{attempt}/dataset-lease")

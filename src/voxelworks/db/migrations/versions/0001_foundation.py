@@ -74,6 +74,7 @@ def upgrade() -> None:
         sa.Column("publish_session_id", sa.Text(), nullable=True),
         sa.Column("publish_until_ms", sa.BigInteger(), nullable=True),
         sa.Column("published_ms", sa.BigInteger(), nullable=True),
+        sa.Column("cleanup_ms", sa.BigInteger(), nullable=True),
         sa.Column("retried_from", sa.Text(), nullable=True),
         sa.Column("reserved_name", sa.Text(), nullable=True),
         sa.CheckConstraint(
@@ -90,6 +91,7 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name="pk_jobs"),
         sa.UniqueConstraint("reserved_name", name="uq_jobs_reserved_name"),
     )
+    op.create_index("ix_jobs_cleanup_ms", "jobs", ["cleanup_ms"])
     op.create_index("ix_jobs_newest", "jobs", ["created_ms", "id"])
     op.create_index("ix_jobs_owner", "jobs", ["owner"])
     op.create_index("ix_jobs_publication", "jobs", ["publication"])

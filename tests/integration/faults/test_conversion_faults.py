@@ -1,0 +1,116 @@
+"""Conversions whose worker, job or server is killed at any moment (T20)."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from voxelworks.testing.rounds import rounds
+
+from .conftest import BLOCK_COUNT, Stacks, convert_params
+from .fault_moments import Strike, Target, strike
+from .fault_site import SLOTS, Site, Victim, tree
+
+STRIKES = [Strike("sealing", "server"), Strike("accepted", "worker"), Strike("published", "worker")]
+LONG_STRIKES = [
+    *STRIKES,
+    Strike("sealing", "job"), Strike("sealing", "worker"), Strike("moved", "worker"),
+    *(Strike("sealed", victim) for victim in ("worker", "server") for _ in range(5)),
+    *(Strike("any", victim) for victim in ("worker", "job", "pool", "group", "server") for _ in range(3)),
+    Strike("accepted", "server"), Strike("moved", "server"), Strike("published", "server"),
+]  # fmt: skip
+
+
+@pytest.mark.faults("T20", "One conversion, killed again and again when so many blocks are done")
+def test_a_killed_conversion_goes_on_where_it_stopped(
+    site: Site, stacks: Stacks, dice: random.Random, record_property: Callable[[str, object], None]
+) -> None:
+    """T20: each kill comes when so many blocks are done. What is done again is at most what ran at that moment."""
+    site.start_worker("worker")
+    kill_count = rounds(3, 20)
+    moments = sorted(dice.sample(range(2, BLOCK_COUNT - 10), kill_count))
+    kinds: list[Victim] = ["worker", "job", "pool", "group"]
+    victims = dice.sample(kinds * 5, kill_count)
+    redone = 0
+    kept: dict[str, Version] = {}
+    with site.watched() as watch:
+        job_id = site.submit("convert", **convert_params("root:stacks/large", "cells"))
+        for moment, victim in zip(moments, victims, strict=True):
+            site.wait_while_running(job_id, until=lambda: site.marker_count() >= moment)  # noqa: B023
+            assert site.kill(victim, dice), "there was nothing to kill"
+            blocks = Blocks.of(site)
+            assert kept.items() <= blocks.versions.items(), "a block with a marker was done again"
+            kept |= {name: blocks.versions[name] for name in blocks.marked}
+            redone += len(blocks.begun - blocks.marked)
+        detail = site.wait_until_published(job_id)
+        site.wait_until_clean()
+    cells = site.data / "cells"
+    assert tree(cells) == stacks.large
+    assert kept.items() <= {name: _version(cells / name) for name in kept}.items()
+    assert redone <= kill_count * SLOTS
+    for name, value in [
+        ("kills", kill_count), ("blocks", BLOCK_COUNT), ("blocks done again", redone), ("allowed", kill_count * SLOTS),
+        ("attempts", len(detail.attempts)), ("looks", watch["looks"]),
+    ]:  # fmt: skip
+        record_property(name, value)
+
+
+Version = tuple[int, int]
+"""Inode and time of change of a file."""
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """What the blocks of a job have left on the disk, by names of files below the result."""
+
+    versions: dict[str, Version]
+    begun: set[str]
+    """Files that are there, also half-written ones."""
+    marked: set[str]
+
+    @classmethod
+    def of(cls, site: Site) -> Blocks:
+        (folder,) = site.attempt_folders()
+        result = folder / "result"
+        files = [path for path in result.glob("*/*/c/**/*") if path.is_file()]
+        names = {path.relative_to(result).as_posix() for path in files}
+        markers = [json.loads(path.read_bytes()) for path in folder.glob("checkpoints/*/*.json")]
+        return cls(
+            versions={name: _version(result / name) for name in names if not name.endswith(".__lock")},
+            begun={name.removesuffix(".__lock") for name in names},
+            marked={name for marker in markers for name in marker["result"]["files"]},
+        )
+
+
+def _version(path: Path) -> Version:
+    status = path.stat()
+    return status.st_ino, status.st_mtime_ns
+
+
+@pytest.mark.faults(
+    "T20", "Conversions, each killed once, at a random moment or while its result becomes visible"
+)
+def test_a_conversion_survives_a_kill_at_any_moment(
+    site: Site, stacks: Stacks, dice: random.Random, record_property: Callable[[str, object], None]
+) -> None:
+    """Also while its result is sealed, reported, moved to its place, confirmed and cleared up after."""
+    site.start_worker("worker")
+    hits: Counter[str] = Counter()
+    plans = rounds(STRIKES, LONG_STRIKES)
+    with site.watched() as watch:
+        for number, plan in enumerate(plans):
+            name = f"cells{number}"
+            job_id = site.submit("convert", **convert_params("root:stacks/small", name))
+            hits[strike(site, Target(job_id, site.data / name), plan, dice)] += 1
+            site.wait_until_published(job_id)
+            site.wait_until_clean()
+            assert tree(site.data / name) == stacks.small
+    record_property("kills", len(plans))
+    record_property("hit", dict(hits))
+    record_property("looks", watch["looks"])
