@@ -28,7 +28,7 @@ check: ## All that must hold before a change goes in: format, lint, types, impor
 	$(PYTHON_HERE) -c 'from importlinter.cli import lint_imports_command; lint_imports_command()'
 	$(PYTHON_HERE) tools/make_reference.py --check
 	$(PYTHON_HERE) benchmarks/table.py --check
-	$(PYTHON_HERE) -m pytest $(ARGS)
+	@$(MAKE) --no-print-directory test
 
 format: ## Format the code and sort its imports
 	@tools/environment.sh dev

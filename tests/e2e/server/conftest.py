@@ -43,7 +43,8 @@ class Site:
             self.worker.fail("user_input", "not-wanted", "left over from another test")
 
 
-@pytest.fixture(scope="module")  # not longer: while it runs, this thread has an event loop that others would meet
+# Not for longer than a module: while it runs, this thread has an event loop that other tests would meet.
+@pytest.fixture(scope="module")
 def browser() -> Iterator[object]:
     if CHROMIUM is None:
         pytest.skip("Chromium is not installed (Debian: apt-get install chromium)")
