@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -37,11 +38,16 @@ def main() -> int:
 
 def tables(figures: Json) -> str:
     """Give everything that a figures file shows, as Markdown."""
-    rows = sorted(figures["rows"].values(), key=lambda row: (_number(row["row"]), row["about"]))
+    rows = list(figures["rows"].values())
+    groups: dict[tuple[str, str], list[Json]] = defaultdict(list)
+    for row in rows:
+        groups[row["row"], row["about"]].append(row)
     head = ["Row", "What happens", "Counted", "Outcome", "Seconds"]
     cells = [
-        [row["row"], row["about"], _values(row["values"]), row["outcome"], str(row["duration_s"])]
-        for row in rows
+        [number, about, _values(group), _outcome(group), str(sum(row["duration_s"] for row in group))]
+        for (number, about), group in sorted(
+            groups.items(), key=lambda item: (_order(item[0][0]), item[0][1])
+        )
     ]
     lines = [head, [":--"] * 4 + ["--:"], *cells]
     table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
@@ -66,18 +72,29 @@ def _short(commit: str) -> str:
     return commit[:12] + ("+" if commit.endswith("+") else "")
 
 
-def _values(values: Json) -> str:
-    return "; ".join(_value(name, value) for name, value in values.items() if name not in HIDDEN)
+def _outcome(group: list[Json]) -> str:
+    return "passed" if all(row["outcome"] == "passed" for row in group) else "failed"
 
 
-def _value(name: str, value: object) -> str:
-    if isinstance(value, dict):
-        counted = ", ".join(f"{what} ({count})" for what, count in sorted(value.items()))
-        return f"{name}: {counted}"
-    return f"{name}: {value}"
+def _values(group: list[Json]) -> str:
+    """Add up what several tests of one row have counted, and list what they have named."""
+    found: dict[str, list[Any]] = defaultdict(list)
+    for row in group:
+        for name, value in row["values"].items():
+            found[name].append(value)
+    return "; ".join(f"{name}: {_joined(values)}" for name, values in found.items() if name not in HIDDEN)
 
 
-def _number(row: str) -> tuple[int, str]:
+def _joined(values: list[Any]) -> str:
+    if isinstance(values[0], dict):
+        counts: Counter[str] = sum((Counter(value) for value in values), Counter())
+        return ", ".join(f"{count} {what}" for what, count in counts.most_common())
+    if isinstance(values[0], int):
+        return str(sum(values))
+    return ", ".join(map(str, values))
+
+
+def _order(row: str) -> tuple[int, str]:
     digits = row.removeprefix("T")
     return (int(digits) if digits.isdigit() else 1000, row)
 

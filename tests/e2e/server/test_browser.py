@@ -90,6 +90,7 @@ def test_a_job_is_submitted_with_the_keyboard_alone(site, open_page):
     expect(page.locator(".browse")).to_be_visible()
     page.get_by_role("button", name="run1").focus()
     page.keyboard.press("Enter")
+    expect(page.locator(".browse-place")).to_have_text("root:scope/run1")
     page.get_by_role("button", name="Use this folder").press("Enter")
     expect(page.get_by_label("Source")).to_have_value("root:scope/run1")
     page.get_by_label("Target").focus()

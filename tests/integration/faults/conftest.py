@@ -110,8 +110,8 @@ def dice(request: pytest.FixtureRequest) -> random.Random:
 def make_site(tmp_path: Path, stacks: Stacks) -> Iterator[Callable[..., Site]]:
     sites: list[Site] = []
 
-    def make(**settings: str) -> Site:
-        sites.append(Site(tmp_path / f"site{len(sites)}", stacks.folder, **settings))
+    def make(**options: Any) -> Site:
+        sites.append(Site(tmp_path / f"site{len(sites)}", stacks.folder, **options))
         return sites[-1]
 
     yield make

@@ -12,9 +12,9 @@ from typing import Literal
 from .fault_site import Site, Victim
 
 MomentName = Literal["any", "sealing", "sealed", "accepted", "moved", "published"]
-LIFE_S = 6.0
+LIFE_S = 3.5
 """Random moments lie in this time after the job was submitted; it has usually ended by then."""
-SEAL_TO_END_S = 0.25
+SEAL_TO_END_S = 0.12
 
 
 @dataclass(frozen=True)
@@ -61,10 +61,10 @@ def _describe(site: Site, target: Target) -> str:
     """Say where a job stands."""
     status = site.status(target.job_id)
     if status.state != "succeeded":
-        return "sealed, not accepted" if _has_manifest(site, "manifest.json") else status.state
+        return "sealed but not accepted" if _has_manifest(site, "manifest.json") else status.state
     if status.publication == "published":
-        return "published, not cleared up" if site.attempt_folders() else "ended"
-    return "moved, not confirmed" if target.visible.exists() else "accepted, not moved"
+        return "published but not cleared up" if site.attempt_folders() else "ended"
+    return "moved but not confirmed" if target.visible.exists() else "accepted but not moved"
 
 
 def _has_manifest(site: Site, name: str) -> bool:

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import AbstractContextManager, closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -58,11 +58,12 @@ class Status:
 class Site:
     """A home with a server, workers, a data folder and an import root `stacks`."""
 
-    def __init__(self, folder: Path, stacks: Path, **settings: str) -> None:
+    def __init__(self, folder: Path, stacks: Path, *, has_own_worker: bool = False, **settings: str) -> None:
         self.folder = folder
         self.home = folder / "home"
         self.data = self.home / "datasets"
         self.data.mkdir(parents=True)
+        self._has_own_worker = has_own_worker
         self._temporary = TemporaryDirectory(prefix="voxelworks-site-")
         self.port = _free_port()
         quick = {
@@ -82,11 +83,16 @@ class Site:
 
     def start_server(self) -> None:
         server_file(self.home).unlink(missing_ok=True)
-        self.server = self._start("server", "serve", "--no-worker", "--port", str(self.port))
+        options = [] if self._has_own_worker else ["--no-worker"]
+        self.server = self._start("server", "serve", "--port", str(self.port), *options)
         wait_for(lambda: ServerInfo.read(server_file(self.home)) is not None, "the server")
         info = ServerInfo.read(server_file(self.home))
         assert info is not None
         self.client = Client(info.url, info.token)
+
+    def kill_server(self) -> None:
+        end(self.server)
+        self.client.close()
 
     def start_worker(self, name: str, *, job_slots: int = 1, slots: int = SLOTS) -> None:
         options = ["--name", name, "--job-slots", str(job_slots), "--slots", str(slots)]
@@ -110,8 +116,7 @@ class Site:
         On return none of the killed processes runs.
         """
         if victim == "server":
-            end(self.server)
-            self.client.close()
+            self.kill_server()
             self.start_server()
             return True
         group = self.group_of(worker)
@@ -219,21 +224,9 @@ class Site:
         wait_for(lambda: not self.processes(), "all processes to end", lambda: str(self.processes()))
         self._temporary.cleanup()
 
-    @contextmanager
-    def watched(self) -> Iterator[dict[str, int]]:
-        """Watch the data folder during the block; fail if something half-done was visible for a moment."""
-        report, facts = self.folder / "watch.json", {}
-        process = subprocess.Popen([sys.executable, str(WATCHER), str(self.data), str(report)])
-        try:
-            yield facts
-        finally:
-            process.terminate()
-            process.wait(TIMEOUT_S)
-        seen = json.loads(report.read_text())
-        assert seen["faults"] == []
-        changed = [path for path, listings in seen["listings"].items() if len(listings) > 1]
-        assert changed == [], "these magnifications changed while they were visible"
-        facts["looks"] = seen["looks"]
+    def watched(self) -> AbstractContextManager[dict[str, int]]:
+        """Watch the data folder; see `watched`."""
+        return watched(self.data, self.folder / "watch.json")
 
     def _start(self, name: str, *arguments: str) -> subprocess.Popen[bytes]:
         with (self.folder / f"{name}.txt").open("ab") as output:
@@ -241,6 +234,23 @@ class Site:
                 [sys.executable, "-m", "voxelworks", *arguments],
                 stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=self._environment,
             )  # fmt: skip
+
+
+@contextmanager
+def watched(data: Path, report: Path) -> Iterator[dict[str, int]]:
+    """Watch all datasets of a folder during the block; fail if something half-done was visible for a moment."""
+    facts: dict[str, int] = {}
+    process = subprocess.Popen([sys.executable, str(WATCHER), str(data), str(report)])
+    try:
+        yield facts
+    finally:
+        process.terminate()
+        process.wait(TIMEOUT_S)
+    seen = json.loads(report.read_text())
+    assert seen["faults"] == []
+    changed = [path for path, listings in seen["listings"].items() if len(listings) > 1]
+    assert changed == [], "these magnifications changed while they were visible"
+    facts["looks"] = seen["looks"]
 
 
 def find(folder: Path, pattern: str) -> list[Path]:

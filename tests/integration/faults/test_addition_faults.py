@@ -58,7 +58,7 @@ def test_eight_jobs_add_to_one_dataset_at_once_and_nothing_is_lost(
     """With two workers, of which one is killed while they publish."""
     for name in ("first", "second"):
         site.start_worker(name, job_slots=4, slots=1)
-    round_count = rounds(1, 6)
+    round_count = rounds(1, 4)
     kills = 0
     for number in range(round_count):
         name = f"cells{number}"

@@ -15,7 +15,7 @@ from voxelworks.testing.rounds import rounds
 
 from .conftest import BLOCK_COUNT, Stacks, convert_params
 from .fault_moments import Strike, Target, strike
-from .fault_site import SLOTS, Site, Victim, tree
+from .fault_site import SLOTS, Site, Victim, tree, wait_for
 
 STRIKES = [Strike("sealing", "server"), Strike("accepted", "worker"), Strike("published", "worker")]
 LONG_STRIKES = [
@@ -56,7 +56,7 @@ def test_a_killed_conversion_goes_on_where_it_stopped(
     assert redone <= kill_count * SLOTS
     for name, value in [
         ("kills", kill_count), ("blocks", BLOCK_COUNT), ("blocks done again", redone), ("allowed", kill_count * SLOTS),
-        ("attempts", len(detail.attempts)), ("looks", watch["looks"]),
+        ("attempts", len(detail.attempts)), ("looks of the watcher", watch["looks"]),
     ]:  # fmt: skip
         record_property(name, value)
 
@@ -113,4 +113,28 @@ def test_a_conversion_survives_a_kill_at_any_moment(
             assert tree(site.data / name) == stacks.small
     record_property("kills", len(plans))
     record_property("hit", dict(hits))
-    record_property("looks", watch["looks"])
+    record_property("looks of the watcher", watch["looks"])
+
+
+@pytest.mark.faults("T20", "`voxelworks serve` is killed, and takes its own worker and the job along")
+def test_a_server_that_is_killed_with_its_own_worker_goes_on_when_it_is_started_again(
+    make_site: Callable[..., Site],
+    stacks: Stacks,
+    dice: random.Random,
+    record_property: Callable[[str, object], None],
+) -> None:
+    site = make_site(has_own_worker=True)
+    kill_count = rounds(1, 6)
+    with site.watched():
+        job_id = site.submit("convert", **convert_params("root:stacks/large", "cells"))
+        for moment in sorted(dice.sample(range(1, BLOCK_COUNT - 10), kill_count)):
+            site.wait_while_running(job_id, until=lambda: site.marker_count() >= moment)  # noqa: B023
+            site.kill_server()
+            wait_for(
+                lambda: not site.processes(), "its worker and the job to end", lambda: str(site.processes())
+            )
+            site.start_server()
+        site.wait_until_published(job_id)
+        site.wait_until_clean()
+    assert tree(site.data / "cells") == stacks.large
+    record_property("kills", kill_count)

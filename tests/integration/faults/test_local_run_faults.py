@@ -13,6 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +24,7 @@ from voxelworks.testing.rounds import rounds
 from voxelworks.worker.limits import group_members
 
 from .conftest import BLOCK_COUNT, LARGE_ZYX, VOXEL_SIZE, Stacks, convert_params, undisturbed
-from .fault_site import SHARD_BYTES_MAX, SLOTS, TIMEOUT_S, WORK_FOLDER, find, tree
+from .fault_site import SHARD_BYTES_MAX, SLOTS, TIMEOUT_S, WORK_FOLDER, Tree, find, tree, watched
 
 RESUMED = "going on where an earlier attempt stopped"
 
@@ -44,8 +45,10 @@ class Command:
             env=os.environ | {f"VOXELWORKS_{name}": value for name, value in own.items()}, start_new_session=True,
         )  # fmt: skip
 
-    def kill_when(self, condition: Callable[[], bool], *, only_pool: random.Random | None = None) -> bool:
-        """Kill it with SIGKILL at some moment, or only one of its pool; False if it ended before."""
+    def kill_when(
+        self, condition: Callable[[], bool], *, wait_s: float = 0.0, only_pool: random.Random | None = None
+    ) -> bool:
+        """Kill it with SIGKILL some time after a moment, or only one of its pool; False if it ended before."""
         deadline = time.monotonic() + TIMEOUT_S
         while not condition():
             assert time.monotonic() < deadline, "waited in vain for the moment to kill"
@@ -53,6 +56,7 @@ class Command:
                 self.process.communicate()
                 return False
             time.sleep(0.0005)
+        time.sleep(wait_s)
         group = group_members(self.process.pid)
         if only_pool is not None:
             others = [pid for pid in group if pid != self.process.pid]
@@ -118,6 +122,38 @@ def test_a_killed_run_is_repeated_and_goes_on(
     record_property("kills", 2 * kill_count)
 
 
+@dataclass(frozen=True)
+class Case:
+    """A command, and what it makes visible."""
+
+    command: Command
+    dataset: Path
+    visible: Path
+    """Folder that appears when the result is moved to its place."""
+    expected: Tree
+
+    @classmethod
+    def of_conversion(cls, folder: Path, stacks: Stacks) -> Case:
+        dataset = folder / "cells"
+        return cls(convert_command(stacks.folder / "small", dataset), dataset, dataset, stacks.small)
+
+    @classmethod
+    def of_addition(cls, folder: Path, stacks: Stacks) -> Case:
+        dataset = folder / "cells"
+        options = ["--dataset", dataset, "--layer", "layer0", "--coarsest-mag", "4"]
+        return cls(
+            Command(dataset, "downsample", *options), dataset, dataset / "layer0" / "2", stacks.layers[2]
+        )
+
+    def left(self) -> str:
+        """Say where the command stood when it was killed."""
+        if not self.visible.exists():
+            return "sealed but not moved"
+        # As long as this file is there, a repetition completes the run.
+        is_cleared = not find(self.command.folder, f"{WORK_FOLDER}/*/accepted.json")
+        return "ended" if is_cleared else "moved but not cleared up"
+
+
 @pytest.mark.faults("T20", "`voxelworks run`, killed while its result becomes visible, and repeated")
 def test_a_run_that_is_killed_at_its_end_is_completed_by_repeating_it(
     tmp_path: Path, stacks: Stacks, dice: random.Random, record_property: Callable[[str, object], None]
@@ -127,36 +163,21 @@ def test_a_run_that_is_killed_at_its_end_is_completed_by_repeating_it(
     for number in range(rounds(2, 16)):
         folder = tmp_path / str(number)
         folder.mkdir()
-        wait_s = dice.choice([0.0, dice.uniform(0.0, 0.05)])
         if number % 2:
-            dataset, expected = folder / "cells", stacks.small
-            command = convert_command(stacks.folder / "small", dataset)
-            visible = dataset
-        else:
-            dataset, expected, layer = folder / "cells", stacks.layers[2], "layer0"
-            shutil.copytree(stacks.almost, dataset)
-            command = Command(
-                dataset, "downsample", "--dataset", dataset, "--layer", layer, "--coarsest-mag", "4"
-            )
-            visible = dataset / layer / "2"
-        moment = visible.exists if number % 4 < 2 else command.has_manifest
-
-        def reached(moment: Callable[[], bool] = moment, wait_s: float = wait_s) -> bool:
-            if not moment():
-                return False
-            time.sleep(wait_s)
-            return True
-
-        was_killed = command.kill_when(reached)
-        is_left = (command.folder / WORK_FOLDER).exists()
-        state = "moved" if visible.exists() else "sealed"
-        hits[f"{state}, {'not cleared up' if is_left else 'ended'}" if was_killed else "ended"] += 1
-        if is_left:
-            status, output, errors = command.repeat()
-            assert status == 0, errors
-            assert json.loads(output)["layers" if number % 2 else "layer"]
-        assert tree(dataset) == expected
-        assert not (command.folder / WORK_FOLDER).exists()
+            shutil.copytree(stacks.almost, folder / "cells")
+        with watched(folder, tmp_path / "watch.json"):
+            case = Case.of_addition(folder, stacks) if number % 2 else Case.of_conversion(folder, stacks)
+            moment = case.visible.exists if number % 4 < 2 else case.command.has_manifest
+            case.command.kill_when(moment, wait_s=dice.choice([0.0, dice.uniform(0.0, 0.02)]))
+            left = case.left()
+            hits[left] += 1
+            status, output, errors = case.command.repeat()
+            if left == "ended":
+                assert (status, "already" in errors) == (2, True), errors
+            else:
+                assert (status, json.loads(output)["dataset"]) == (0, str(case.dataset)), errors
+        assert tree(case.dataset) == case.expected
+        assert not (case.command.folder / WORK_FOLDER).exists()
     record_property("kills", sum(hits.values()))
     record_property("hit", dict(hits))
 
@@ -204,9 +225,14 @@ def _shard(work: Path, marker: Path) -> Path:
 @pytest.mark.faults("T21", "Input or settings change between kill and repetition")
 @pytest.mark.parametrize("change", rounds(["section"], ["section", "settings"]))
 def test_what_was_done_with_other_input_is_done_again(
-    tmp_path: Path, stacks: Stacks, dice: random.Random, change: str
+    tmp_path: Path,
+    stacks: Stacks,
+    dice: random.Random,
+    record_property: Callable[[str, object], None],
+    change: str,
 ) -> None:
     """T21: one section is replaced, or the shards get another size, between kill and repetition."""
+    record_property("changed", change)
     stack = tmp_path / "stack"
     shutil.copytree(stacks.folder / "large", stack)
     shard_bytes_max = SHARD_BYTES_MAX

@@ -55,9 +55,9 @@ def _prepare(queue, name):
     }[name]
 
 
-@pytest.mark.faults
+@pytest.mark.faults("T5", "A process dies before each of its statements")
 @pytest.mark.parametrize("name", OPERATIONS)
-def test_a_death_at_any_statement_leaves_nothing_half_done(queue, name):
+def test_a_death_at_any_statement_leaves_nothing_half_done(queue, name, record_property):
     call = _prepare(queue, name)
     before = _content(queue)
     point = 0
@@ -71,6 +71,8 @@ def test_a_death_at_any_statement_leaves_nothing_half_done(queue, name):
     assert point >= 2, "no statement was hit"
     # After the restart the same call, or the work that follows, comes to its end.
     _finish_everything(queue, call, name)
+    record_property("operation", name)
+    record_property("deaths", point + 1)
 
 
 def _dies_at(queue, call, point):

@@ -14,22 +14,33 @@ from voxelworks.testing.rounds import rounds
 ROUNDS = rounds(10, 500)
 
 
-def test_no_job_is_given_away_twice(queue):
-    """T1: 200 jobs, 20 claiming threads."""
-    with queue.database.session() as session:
-        params = {"layer": "demo/segmentation"}
-        submitted = {
-            jobs.submit(
-                session, owner="ada", workflow="find_largest_segment_id", params=params, places=queue.places
-            ).id
-            for _ in range(200)
-        }
-    workers = [queue.open_worker(f"worker {number}") for number in range(20)]
-    taken = at_once([lambda worker=worker: _claim_all(queue, worker) for worker in workers])
-    claims = [claim for claims in taken for claim in claims]
-    assert Counter(claim.job_id for claim in claims) == dict.fromkeys(submitted, 1)
-    assert {claim.attempt for claim in claims} == {1}
-    assert len({claim.token for claim in claims}) == 200
+@pytest.mark.faults("T1", "200 jobs are claimed by 20 threads at once")
+def test_no_job_is_given_away_twice(queue, record_property):
+    round_count = rounds(1, 10)
+    for _ in range(round_count):
+        with queue.database.session() as session:
+            params = {"layer": "demo/segmentation"}
+            submitted = {
+                jobs.submit(
+                    session,
+                    owner="ada",
+                    workflow="find_largest_segment_id",
+                    params=params,
+                    places=queue.places,
+                ).id
+                for _ in range(200)
+            }
+        workers = [queue.open_worker(f"worker {number}") for number in range(20)]
+        taken = at_once([lambda worker=worker: _claim_all(queue, worker) for worker in workers])
+        claims = [claim for claims in taken for claim in claims]
+        assert Counter(claim.job_id for claim in claims) == dict.fromkeys(submitted, 1)
+        assert {claim.attempt for claim in claims} == {1}
+        assert len({claim.token for claim in claims}) == 200
+        for claim in claims:
+            queue.fail(claim, "user_input")
+    record_property("database", queue.database.engine.dialect.name)
+    record_property("claims", 200 * round_count)
+    record_property("claimed twice", 0)
 
 
 def _claim_all(queue, worker):

@@ -35,7 +35,7 @@ def write(folder, times):
     )
 
 
-@pytest.mark.faults
+@pytest.mark.faults("T20", "A process that writes one shard again and again is killed while it writes")
 def test_a_killed_writer_leaves_a_whole_shard_or_none(tmp_path):
     with write(tmp_path / "whole", 1) as process:
         assert process.wait(60) == 0
