@@ -45,9 +45,9 @@ def test_a_killed_conversion_goes_on_where_it_stopped(
             site.wait_while_running(job_id, until=lambda: site.marker_count() >= moment)  # noqa: B023
             assert site.kill(victim, dice), "there was nothing to kill"
             blocks = Blocks.of(site)
-            assert kept.items() <= blocks.versions.items(), "a block with a marker was done again"
-            kept |= {name: blocks.versions[name] for name in blocks.marked}
-            redone += len(blocks.begun - blocks.marked)
+            assert kept.items() <= blocks.marked.items(), "a block with a marker was done again"
+            kept = blocks.marked
+            redone += len(blocks.unmarked)
         detail = site.wait_until_published(job_id)
         site.wait_until_clean()
     cells = site.data / "cells"
@@ -69,23 +69,25 @@ Version = tuple[int, int]
 class Blocks:
     """What the blocks of a job have left on the disk, by names of files below the result."""
 
-    versions: dict[str, Version]
-    begun: set[str]
-    """Files that are there, also half-written ones."""
-    marked: set[str]
+    marked: dict[str, Version]
+    """Files of blocks that are marked as done."""
+    unmarked: set[str]
+    """Files of blocks that were begun, or are even whole, but are not marked: they are done again."""
 
     @classmethod
     def of(cls, site: Site) -> Blocks:
         (folder,) = site.attempt_folders()
         result = folder / "result"
-        files = [path for path in result.glob("*/*/c/**/*") if path.is_file()]
-        names = {path.relative_to(result).as_posix() for path in files}
-        markers = [json.loads(path.read_bytes()) for path in folder.glob("checkpoints/*/*.json")]
-        return cls(
-            versions={name: _version(result / name) for name in names if not name.endswith(".__lock")},
-            begun={name.removesuffix(".__lock") for name in names},
-            marked={name for marker in markers for name in marker["result"]["files"]},
-        )
+        # If a process goes on, files appear and are marked while we look.
+        marked_before = _marked(folder)
+        files = {path.relative_to(result).as_posix() for path in result.glob("*/*/c/**/*") if path.is_file()}
+        begun = {name.removesuffix(".__lock") for name in files}
+        return cls({name: _version(result / name) for name in marked_before}, begun - _marked(folder))
+
+
+def _marked(folder: Path) -> set[str]:
+    markers = [json.loads(path.read_bytes()) for path in folder.glob("checkpoints/*/*.json")]
+    return {name for marker in markers for name in marker["result"]["files"]}
 
 
 def _version(path: Path) -> Version:
