@@ -140,7 +140,7 @@ def test_errors_keep_their_class_and_message(executor, what, kind, message):
 
 
 def test_a_result_that_cannot_be_sent_is_an_error_of_the_block(executor):
-    with pytest.raises(BlockFailed, match="pickle|local object"):
+    with pytest.raises(BlockFailed, match=r"pickle|local object"):
         run(executor, block_functions.fail_with, ["unpicklable result"], tries=1)
 
 
