@@ -4,7 +4,7 @@ PYTHON_HERE := .venv/bin/python
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format bench test-faults docs
+.PHONY: help setup demo test check format bench test-faults test-mutation docs
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -16,9 +16,9 @@ demo: ## Turn a small real image stack into a dataset, as jobs, and serve the we
 	@tools/environment.sh
 	@$(PYTHON_HERE) -m voxelworks demo $(ARGS)
 
-test: ## Run the tests (ARGS="-k downsampling" runs some)
+test: ## Run the tests, on all cores (ARGS="-k downsampling" runs some)
 	@tools/environment.sh test
-	@$(PYTHON_HERE) -m pytest $(ARGS)
+	@$(PYTHON_HERE) -m pytest -n auto --dist loadfile $(ARGS)
 
 check: ## All that must hold before a change goes in: format, lint, types, import order, docs, tests
 	@tools/environment.sh dev
@@ -28,6 +28,7 @@ check: ## All that must hold before a change goes in: format, lint, types, impor
 	$(PYTHON_HERE) -c 'from importlinter.cli import lint_imports_command; lint_imports_command()'
 	$(PYTHON_HERE) tools/make_reference.py --check
 	$(PYTHON_HERE) benchmarks/table.py --check
+	$(PYTHON_HERE) tools/make_reliability_table.py --check
 	@$(MAKE) --no-print-directory test
 
 format: ## Format the code and sort its imports
@@ -37,7 +38,11 @@ format: ## Format the code and sort its imports
 
 test-faults: ## Kill workers, jobs and servers at many moments (long; `make test` has the short form)
 	@tools/environment.sh test
-	@VOXELWORKS_TEST_LONG=1 $(PYTHON_HERE) -m pytest -m faults --timeout=3600 $(ARGS)
+	@VOXELWORKS_TEST_SCHEMATHESIS=$$(.ci/schemathesis) VOXELWORKS_TEST_LONG=1 $(PYTHON_HERE) -m pytest -m faults --timeout=3600 $(ARGS)
+
+test-mutation: ## Change single things in the ledger and the job transitions: do the tests notice? (long)
+	@tools/environment.sh test
+	@$(PYTHON_HERE) tools/mutation.py $(ARGS)
 
 bench: ## Measure conversion and pyramids against the simplest correct script (long)
 	@tools/environment.sh test
@@ -47,3 +52,4 @@ docs: ## Write docs/reference/ from the declarations in the code, and tables fro
 	@tools/environment.sh
 	$(PYTHON_HERE) tools/make_reference.py
 	$(PYTHON_HERE) benchmarks/table.py
+	$(PYTHON_HERE) tools/make_reliability_table.py

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 import pytest
 
-pytest_plugins = ["voxelworks.testing.fixtures", "fault_figures"]
+pytest_plugins = ["voxelworks.testing.fixtures", "reliability_figures"]
 
 Report = TypeVar("Report", pytest.TestReport, pytest.CollectReport)
 

@@ -29,6 +29,7 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 from voxelworks.errors import InvalidInput, NotAllowed, ServerUnreachable, VoxelworksError
 from voxelworks.protocol.messages import (
     Claim,
+    ClaimRequest,
     CleanedRequest,
     CleanupOrder,
     DatasetLeaseAnswer,
@@ -266,8 +267,9 @@ class Client:
     def open_session(self, request: SessionRequest) -> SessionAnswer:
         return self._worker_post("sessions", request, SessionAnswer)
 
-    def claim(self, session_id: str) -> Claim | None:
-        answer = self._post(f"worker/sessions/{_part(session_id)}/claim", {})
+    def claim(self, session_id: str, request: ClaimRequest | None = None) -> Claim | None:
+        body = (request or ClaimRequest()).model_dump(mode="json")
+        answer = self._post(f"worker/sessions/{_part(session_id)}/claim", body)
         return None if answer is None else Claim.model_validate(answer)
 
     def renew(self, job_id: str, attempt: int, request: RenewRequest) -> RenewAnswer:

@@ -8,6 +8,7 @@
     │   ├── InvalidParams            workflow parameters
     │   ├── UnknownWorkflow          no installed workflow has this name
     │   ├── UnsafeReference          a path or address that must not be read from here
+    │   ├── ForbiddenAddress         an address that the server must not connect to
     │   ├── SourceNotFound           no file or folder is there
     │   ├── UnsupportedFormat        a file that no reader understands
     │   ├── UnsupportedDtype         voxels of a type that a dataset cannot hold
@@ -20,17 +21,27 @@
     │   ├── InvalidDataset           metadata that cannot be understood
     │   ├── TargetExists             something is there already, and nothing is overwritten
     │   ├── TargetNotWritable        the target folder is missing, read-only or full
+    │   ├── InvalidArchive           a zip that is broken or would harm whoever unpacks it
+    │   ├── InvalidAnnotation        a file that is no annotation
+    │   ├── QuotaExceeded            the organization has no room left for it
     │   └── NetworkFileSystem        SQLite on a file system without working locks
     ├── ResourcesExceeded            memory, disk or walltime
     ├── StorageFailed                a file or a remote store did not answer
+    ├── IsolationFailed              a job could not be shut in, and was not run
     ├── BlockFailed                  a block failed in every try
     │   └── BlockKilled              its process was killed from outside each time
     ├── Cancelled                    somebody cancelled the job
     ├── Interrupted                  the worker was asked to stop; the job goes on elsewhere
-    ├── NotAllowed                   a key is missing or wrong, or the request comes from another site
+    ├── NotAllowed                   the role or token does not allow it, or the request comes from another site
+    │   └── NotLetIn                 nobody who is known: log in, or give a token that is valid
+    ├── TooManyRequests              more requests or wrong passwords than are taken within some time
     ├── NotFound                     no such job, attempt or dataset on this server
+    ├── NotEnoughCredits             the organization cannot pay for the job
+    ├── StaleQuote                   the price has changed since it was quoted, or the quote has run out
     ├── IllegalTransition            the job is in a state that does not allow this
     ├── LeaseLost                    another attempt holds the job
+    ├── WorkerDrained                the operator asked this worker to take no more jobs
+    ├── OutdatedWorker               a worker and its server are too far apart in age
     ├── LogGap                       log bytes were sent at an offset that the server has not reached
     └── ServerUnreachable            no server answers at this address
 """
@@ -96,6 +107,10 @@ class UnsafeReference(InvalidInput):
     code = "unsafe-reference"
 
 
+class ForbiddenAddress(InvalidInput):
+    code = "forbidden-address"
+
+
 class SourceNotFound(InvalidInput):
     code = "source-not-found"
 
@@ -148,6 +163,21 @@ class TargetNotWritable(InvalidInput):
     code = "target-not-writable"
 
 
+class InvalidArchive(InvalidInput):
+    code = "invalid-archive"
+
+
+class InvalidAnnotation(InvalidInput):
+    code = "invalid-annotation"
+
+
+class QuotaExceeded(InvalidInput):
+    """The organization has no room left for it."""
+
+    code = "quota-exceeded"
+    http_status = 413
+
+
 class NetworkFileSystem(InvalidInput):
     code = "network-file-system"
 
@@ -161,6 +191,13 @@ class ResourcesExceeded(VoxelworksError):
 
 class StorageFailed(VoxelworksError):
     code = "storage-failed"
+    http_status = 503
+    exit_status = 4
+    failure_class = "infrastructure"
+
+
+class IsolationFailed(VoxelworksError):
+    code = "isolation-failed"
     http_status = 503
     exit_status = 4
     failure_class = "infrastructure"
@@ -196,11 +233,54 @@ class NotAllowed(VoxelworksError):
     failure_class = "user_input"
 
 
+class NotLetIn(NotAllowed):
+    code = "not-let-in"
+    http_status = 401
+
+
+class TooManyRequests(VoxelworksError):
+    code = "too-many-requests"
+    http_status = 429
+    exit_status = 2
+    failure_class = "user_input"
+
+    def __init__(self, message: str, *, retry_after_s: float = 60.0) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+        """When the next try is taken."""
+
+
 class NotFound(VoxelworksError):
     code = "not-found"
     http_status = 404
     exit_status = 2
     failure_class = "user_input"
+
+
+class NotEnoughCredits(VoxelworksError):
+    code = "not-enough-credits"
+    http_status = 402
+    exit_status = 2
+    failure_class = "user_input"
+
+    def __init__(self, message: str, *, needed: int = 0, available: int = 0) -> None:
+        super().__init__(message)
+        self.needed = needed
+        """Millicredits that the job costs."""
+        self.available = available
+        """Millicredits that the organization can spend now."""
+
+
+class StaleQuote(VoxelworksError):
+    code = "stale-quote"
+    http_status = 409
+    exit_status = 2
+    failure_class = "user_input"
+
+    def __init__(self, message: str, *, amount: int = 0) -> None:
+        super().__init__(message)
+        self.amount = amount
+        """What the job costs now, in millicredits."""
 
 
 class IllegalTransition(VoxelworksError):
@@ -213,6 +293,19 @@ class IllegalTransition(VoxelworksError):
 class LeaseLost(VoxelworksError):
     code = "lease-lost"
     http_status = 409
+    failure_class = "infrastructure"
+
+
+class WorkerDrained(VoxelworksError):
+    code = "worker-drained"
+    http_status = 409
+    failure_class = "infrastructure"
+
+
+class OutdatedWorker(VoxelworksError):
+    code = "outdated-worker"
+    http_status = 426
+    exit_status = 2
     failure_class = "infrastructure"
 
 

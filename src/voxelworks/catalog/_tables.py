@@ -1,24 +1,67 @@
-"""The table of datasets."""
+"""The tables of datasets and annotations.
+
+No foreign keys lead to organizations, users and jobs: what is stored outlives the records of those who made it.
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
+from sqlalchemy import Text, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column
 
 from voxelworks.db import Base
+from voxelworks.protocol.views import AnnotationKind
 
 
 class DatasetRow(Base):
     """A dataset that jobs may name."""
 
     __tablename__ = "datasets"
+    # Also in the trash a dataset keeps its name: its files still lie under it.
+    __table_args__ = (
+        UniqueConstraint("organization_id", "name"),
+        UniqueConstraint("organization_id", "place"),
+    )
 
     id: Mapped[str] = mapped_column(primary_key=True)
-    name: Mapped[str] = mapped_column(unique=True)
-    place: Mapped[str] = mapped_column(unique=True)
+    name: Mapped[str]
+    place: Mapped[str]
     summary: Mapped[dict[str, Any]]
     created_ms: Mapped[int]
     updated_ms: Mapped[int]
-    # Not a foreign key: a dataset outlives the records of the job that made it.
     made_by_job: Mapped[str | None]
+    organization_id: Mapped[str]
+    user_id: Mapped[str | None]
+    is_public: Mapped[bool]
+    is_linked: Mapped[bool]
+    """It stays where its owner keeps it: nothing is ever written or deleted there."""
+    size_bytes: Mapped[int]
+    trashed_ms: Mapped[int | None]
+    purge_ms: Mapped[int | None]
+    is_purging: Mapped[bool]
+    """Its files are being deleted: it cannot be restored any more."""
+
+
+class AnnotationRow(Base):
+    """An annotation: a file in the folder of annotations, or an address in a WEBKNOSSOS."""
+
+    __tablename__ = "annotations"
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    organization_id: Mapped[str] = mapped_column(index=True)
+    user_id: Mapped[str]
+    name: Mapped[str]
+    kind: Mapped[AnnotationKind] = mapped_column(Text)
+    dataset_id: Mapped[str | None]
+    # Not a foreign key: an annotation is worth keeping when its dataset is gone.
+    address: Mapped[str | None]
+    sealed_token: Mapped[str | None]
+    """Encrypted with the server's key file."""
+    size_bytes: Mapped[int]
+    sha256: Mapped[str | None]
+    summary: Mapped[dict[str, Any] | None]
+    created_ms: Mapped[int]
+    trashed_ms: Mapped[int | None]
+    purge_ms: Mapped[int | None]
+    is_purging: Mapped[bool]

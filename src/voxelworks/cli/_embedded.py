@@ -11,7 +11,7 @@ import threading
 import time
 from typing import IO
 
-from voxelworks.cli._settings import environment_of
+from voxelworks.cli._settings import SECRETS, environment_of
 from voxelworks.settings import Settings
 
 STOP_S = 12.0
@@ -61,7 +61,7 @@ class EmbeddedWorker:
         process.wait()
 
     def _spawn(self) -> subprocess.Popen[bytes]:
-        secret = {"VOXELWORKS_DATABASE_URL", "VOXELWORKS_TOKEN"}
+        secret = {"VOXELWORKS_TOKEN", *(f"VOXELWORKS_{name.upper()}" for name in SECRETS)}
         inherited = {name: value for name, value in os.environ.items() if name not in secret}
         return subprocess.Popen(
             [sys.executable, "-P", "-m", "voxelworks", "worker", "--embedded"],

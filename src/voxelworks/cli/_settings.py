@@ -8,12 +8,17 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import click
-from pydantic import ValidationError
+from pydantic import SecretStr, ValidationError
 
 from voxelworks.errors import InvalidInput
 from voxelworks.settings import Settings
 
 _F = TypeVar("_F", bound=Callable[..., Any])
+
+SECRETS = tuple(
+    name for name, field in Settings.model_fields.items() if field.annotation in (SecretStr, SecretStr | None)
+)
+"""Settings that only the server may know: the addresses of the database and of alerts, passwords."""
 
 home_option = click.option(
     "--home",
@@ -31,7 +36,9 @@ slots_option = click.option(
     help="Processes that a job computes with; by default one for each core.",
 )
 job_slots_option = click.option(
-    "--job-slots", type=click.IntRange(min=1), help="Jobs that run side by side; 1 by default."
+    "--job-slots",
+    type=click.IntRange(min=0),
+    help="Short jobs that run side by side; 1 by default. VOXELWORKS_JOB_SLOTS_LONG says how many long ones.",
 )
 import_root_option = click.option(
     "--import-root", "import_roots", multiple=True, metavar="NAME=FOLDER",
@@ -80,8 +87,8 @@ def parse_import_roots(texts: tuple[str, ...]) -> dict[str, Path] | None:
 
 
 def environment_of(settings: Settings) -> dict[str, str]:
-    """Write settings as the environment variables that they are read from, without the address of the database."""
-    plain = settings.model_dump(mode="json", exclude={"database_url"}, exclude_none=True)
+    """Write settings as the environment variables that they are read from, without any secret."""
+    plain = settings.model_dump(mode="json", exclude=set(SECRETS), exclude_none=True)
     return {
         f"VOXELWORKS_{name.upper()}": value if isinstance(value, str) else json.dumps(value)
         for name, value in plain.items()

@@ -21,6 +21,7 @@ from voxelworks.cli._settings import load_settings
 from voxelworks.client import Client, ServerInfo
 from voxelworks.errors import SourceNotFound, TargetExists, VoxelworksError
 from voxelworks.protocol.messages import Json
+from voxelworks.protocol.people import LOCAL_ORGANIZATION_ID
 from voxelworks.protocol.views import JobView
 from voxelworks.settings import Settings
 
@@ -220,7 +221,9 @@ class Demo:
 
     def _tell_results(self, dataset: str) -> None:
         self._console.print()
-        self._console.print(_show.facts({"dataset": self._settings.datasets_dir / dataset}))
+        self._console.print(
+            _show.facts({"dataset": self._settings.datasets_dir / LOCAL_ORGANIZATION_ID / dataset})
+        )
 
 
 def _end_note(job: JobView) -> str:

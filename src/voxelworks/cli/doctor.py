@@ -25,7 +25,7 @@ from voxelworks import __version__
 from voxelworks.cli import _show
 from voxelworks.cli._settings import home_option, load_settings
 from voxelworks.client import ServerInfo, server_file
-from voxelworks.errors import VoxelworksError
+from voxelworks.errors import NotAllowed, VoxelworksError
 from voxelworks.settings import Settings
 
 Status = Literal["ok", "note", "problem"]
@@ -76,7 +76,7 @@ def examine(settings: Settings) -> Iterator[Finding]:
     yield _memory(settings)
     yield _libraries()
     yield _processes()
-    yield _isolation()
+    yield _isolation(settings)
     yield _folder("home", settings.home)
     yield _folder("datasets", settings.datasets_dir)
     yield _folder("cache", settings.cache_dir, is_essential=False)
@@ -172,11 +172,15 @@ def _processes() -> Finding:
     return Finding("processes", "ok", f"{method}, the first one was ready after {took}")
 
 
-def _isolation() -> Finding:
-    from voxelworks.worker.limits import isolation
+def _isolation(settings: Settings) -> Finding:
+    """Shut a process in, as the worker does with each job."""
+    from voxelworks.worker import isolation
 
-    level, meaning = isolation()
-    return Finding("isolation of jobs", "ok", f"{level}: {meaning}")
+    try:
+        chosen = isolation.choose(settings)
+    except NotAllowed as error:
+        return Finding("isolation of jobs", "problem", str(error))
+    return Finding("isolation of jobs", "ok" if chosen.level == "namespaces" else "note", chosen.text)
 
 
 def _folder(name: str, folder: Path, *, is_essential: bool = True) -> Finding:
@@ -241,9 +245,9 @@ def _postgresql(settings: Settings) -> str:
 def _import_roots(settings: Settings) -> Iterator[Finding]:
     if not settings.import_roots:
         yield Finding("import roots", "ok", "none; `voxelworks serve --import-root NAME=FOLDER` names one")
-    for name, folder in settings.import_roots.items():
-        is_readable = folder.is_dir() and os.access(folder, os.R_OK | os.X_OK)
-        text = str(folder) if is_readable else f"{folder} is not a readable folder"
+    for name, root in settings.import_roots.items():
+        is_readable = root.path.is_dir() and os.access(root.path, os.R_OK | os.X_OK)
+        text = str(root.path) if is_readable else f"{root.path} is not a readable folder"
         yield Finding(f"root:{name}", "ok" if is_readable else "note", text)
 
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 import sys
 from pathlib import Path
 
 import click
 from rich.text import Text
 
-from voxelworks import __version__
+from voxelworks import __version__, logs
 from voxelworks.cli import _show
 from voxelworks.cli._embedded import EmbeddedWorker
 from voxelworks.cli._server import only_server_of
@@ -29,7 +28,10 @@ from voxelworks.settings import Settings
 @click.command()
 @home_option
 @data_dir_option
-@click.option("--host", help="Loopback address to listen on; 127.0.0.1 by default.")
+@click.option(
+    "--host",
+    help="Address to listen on; 127.0.0.1 by default. Others need TLS, an address and a set-up: see the docs.",
+)
 @click.option(
     "--port", type=click.IntRange(0, 65535), help="Port to listen on; 8440 by default, 0 takes a free one."
 )
@@ -55,11 +57,7 @@ def serve(
         home=home, data_dir=data_dir, host=host, port=port, import_roots=parse_import_roots(import_roots),
         slots=slots, job_slots=job_slots,
     )  # fmt: skip
-    logging.basicConfig(
-        stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S"
-    )
-    for noisy in ("httpx", "alembic", "uvicorn"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
+    logs.set_up(settings, program="server")
     run_server(settings, worker=None if no_worker else EmbeddedWorker(settings))
 
 
@@ -82,9 +80,10 @@ def make_data_folder(settings: Settings) -> None:
 
 
 def _print_address(info: ServerInfo, settings: Settings, *, has_worker: bool) -> None:
-    roots = ", ".join(f"root:{name} = {folder}" for name, folder in settings.import_roots.items())
+    roots = ", ".join(f"root:{name} = {root.path}" for name, root in settings.import_roots.items())
     facts = {
         "open": Text(info.entry_url, "bold cyan"),
+        **({"for others": Text(settings.public_url, "bold cyan")} if settings.public_url is not None else {}),
         "datasets": settings.datasets_dir,
         "images": roots or "no import roots; name one with --import-root NAME=FOLDER",
         "worker": f"{settings.slots} processes" if has_worker else "none; start one with `voxelworks worker`",

@@ -8,13 +8,13 @@ import os
 import re
 import signal
 import socket
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import click
 
+from voxelworks import logs
 from voxelworks.cli._settings import (
     cluster_option,
     data_dir_option,
@@ -75,10 +75,7 @@ def worker(
         slots=slots,
         job_slots=job_slots,
     )
-    logging.basicConfig(
-        stream=sys.stderr, level=logging.INFO, format="%(asctime)s worker: %(message)s", datefmt="%H:%M:%S"
-    )
-    logging.getLogger("httpx").setLevel(logging.WARNING)
+    logs.set_up(settings, program="worker")
     with (
         _own_name(settings.home, name, is_embedded=embedded) as own_name,
         _connect(settings, server, key) as client,

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
 from sqlalchemy.engine.interfaces import DBAPIConnection
@@ -21,6 +22,8 @@ from voxelworks.errors import InvalidInput, StorageFailed, TargetNotWritable
 from voxelworks.settings import Settings
 
 _BUSY_TIMEOUT_MS = 30_000
+_POOL: dict[str, Any] = {"pool_size": 20, "max_overflow": 20}
+"""The server answers up to 40 requests side by side, and to open a connection takes longer than most of them."""
 _READING = "voxelworks_is_reading"
 
 
@@ -97,8 +100,13 @@ class Database:
 
     def migrate(self) -> None:
         """Make or change the tables as this version needs them."""
-        with _answering(), self._engine.begin() as connection:
-            migrate(connection)
+        with _answering(), self._engine.connect() as connection:
+            if connection.dialect.name == "sqlite":
+                with _foreign_keys_checked_at_end(connection):
+                    migrate(connection)
+            else:
+                with connection.begin():
+                    migrate(connection)
 
     def close(self) -> None:
         self._engine.dispose()
@@ -152,7 +160,7 @@ def _answering() -> Iterator[None]:
 
 
 def _sqlite_engine(url: URL) -> Engine:
-    engine = create_engine(url, pool_size=10, max_overflow=30)
+    engine = create_engine(url, **_POOL)
     event.listen(engine, "connect", _prepare_sqlite_connection)
     event.listen(engine, "begin", _begin_sqlite_transaction)
     return engine
@@ -177,9 +185,32 @@ def _begin_sqlite_transaction(connection: Connection) -> None:
     connection.exec_driver_sql("BEGIN" if is_reading else "BEGIN IMMEDIATE")
 
 
+@contextmanager
+def _foreign_keys_checked_at_end(connection: Connection) -> Iterator[None]:
+    """Run a transaction that may break foreign keys on its way.
+
+    SQLite changes a table by making it anew, and refuses to drop the old one while rows of others name its rows. It can
+    be told to look away only outside of a transaction.
+    """
+    driver = connection.connection.driver_connection
+    assert driver is not None
+    driver.execute("PRAGMA foreign_keys = OFF")
+    try:
+        with connection.begin():
+            yield
+            broken = connection.exec_driver_sql("PRAGMA foreign_key_check").first()
+            if broken is not None:
+                raise StorageFailed(
+                    f"a row of table {broken[0]!r} names a row of {broken[2]!r} that is not there; nothing was "
+                    "changed: restore the database from a backup, or ask for help"
+                )
+    finally:
+        driver.execute("PRAGMA foreign_keys = ON")
+
+
 def _postgresql_engine(url: URL) -> Engine:
     try:
-        return create_engine(url, pool_size=10, max_overflow=30, pool_pre_ping=True)
+        return create_engine(url, **_POOL, pool_pre_ping=True)
     except (ModuleNotFoundError, NoSuchModuleError) as error:
         raise InvalidInput(
             f"the driver for {url.drivername} is not installed; run `pip install 'voxelworks[postgres]'` "

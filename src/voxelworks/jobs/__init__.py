@@ -1,13 +1,35 @@
 """The queue: jobs, attempts under leases, results, logs.
 
 Plain synchronous functions that take a session and never commit; the request at the edge does. The rules behind them:
-one table of legal transitions (`_transitions`), one attempt at a time with its own secret (`_leases`), one transaction
-for the end of a job (`_ending`), publication after it (`_publication`).
+one table of legal transitions (`_transitions`), one statement that says who is next (`_claiming`), one attempt at a
+time with its own secret (`_leases`), one transaction for the end of a job with its ledger entries and mails
+(`_ending`), publication after it (`_publication`), and one filter that keeps tenants apart (`_visibility`).
 """
 
+from voxelworks.jobs._claiming import claim
+from voxelworks.jobs._describe import describe_dataset
 from voxelworks.jobs._finishing import cancel, finish, seal
-from voxelworks.jobs._leases import claim, open_session, reap_all, reap_next, renew
+from voxelworks.jobs._foreign import (
+    CLAIMS_PER_POLL,
+    ForeignOrder,
+    ForeignRunView,
+    ForeignWorker,
+    MadeDataset,
+    Remains,
+    attach_foreign_dataset,
+    attach_foreign_workflow,
+    awaited_place,
+    foreign_orders,
+    foreign_runs,
+    keep_foreign,
+    look_at,
+    report_foreign,
+    take_foreign,
+)
+from voxelworks.jobs._groups import cancel_group, quote_group, submit_group
+from voxelworks.jobs._leases import reap_all, reap_next, renew
 from voxelworks.jobs._logs import append_log, read_log
+from voxelworks.jobs._metrics import failures, metrics, work_keys_in_use
 from voxelworks.jobs._publication import (
     cleaned,
     lease_dataset,
@@ -17,10 +39,24 @@ from voxelworks.jobs._publication import (
     take_publish_order,
 )
 from voxelworks.jobs._reading import list_events, list_jobs, list_workers, revision, show
-from voxelworks.jobs._submission import retry, submit
+from voxelworks.jobs._repeats import Root, chain_of, count_states, places_of, roots_of
+from voxelworks.jobs._submission import quote, retry, submit
+from voxelworks.jobs._workers import (
+    drain_worker,
+    open_session,
+    pause_queue,
+    queue_pauses,
+    resume_queue,
+    resume_worker,
+)
 
 __all__ = [
-    "append_log", "cancel", "claim", "cleaned", "finish", "lease_dataset", "list_events", "list_jobs", "list_workers",
-    "open_session", "published", "read_log", "reap_all", "reap_next", "release_dataset", "renew", "retry", "revision",
-    "seal", "show", "submit", "take_cleanup_order", "take_publish_order",
+    "CLAIMS_PER_POLL", "ForeignOrder", "ForeignRunView", "ForeignWorker", "MadeDataset", "Remains", "Root",
+    "append_log", "attach_foreign_dataset", "attach_foreign_workflow", "awaited_place", "cancel",
+    "cancel_group", "chain_of", "claim", "cleaned", "count_states", "describe_dataset", "drain_worker",
+    "failures", "finish", "foreign_orders", "foreign_runs", "keep_foreign", "lease_dataset", "list_events",
+    "list_jobs", "list_workers", "look_at", "metrics", "open_session", "pause_queue", "places_of", "published",
+    "queue_pauses", "quote", "quote_group", "read_log", "reap_all", "reap_next", "release_dataset", "renew",
+    "report_foreign", "resume_queue", "resume_worker", "retry", "revision", "roots_of", "seal", "show",
+    "submit", "submit_group", "take_cleanup_order", "take_foreign", "take_publish_order", "work_keys_in_use",
 ]  # fmt: skip

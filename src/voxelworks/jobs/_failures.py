@@ -85,3 +85,8 @@ def final_message(failure: Failure, failures: Failures, settings: Settings) -> s
         failure.failure_class, 0
     )
     return f"{failure.message} (failed {tries} times)" if tries > 1 else failure.message
+
+
+def is_our_fault(failure: Failure | None) -> bool:
+    """Whether nobody but the platform is to blame: what had expired of the charge is then given anew."""
+    return failure is not None and failure.failure_class in ("infrastructure", "program_error")

@@ -7,7 +7,7 @@ import hashlib
 from sqlalchemy.orm import Session
 
 from voxelworks.db import now
-from voxelworks.errors import IllegalTransition, LeaseLost, NotAllowed, NotFound
+from voxelworks.errors import IllegalTransition, LeaseLost, NotAllowed
 from voxelworks.jobs import _transitions
 from voxelworks.jobs._ending import end_attempt, end_cancelled, end_job, queue_again, retry_or_fail
 from voxelworks.jobs._failures import Failure
@@ -15,7 +15,11 @@ from voxelworks.jobs._leases import hold, lock_attempt, milliseconds, start, wor
 from voxelworks.jobs._masking import mask
 from voxelworks.jobs._reading import job_view
 from voxelworks.jobs._tables import AttemptRow, JobRow
+from voxelworks.jobs._visibility import find_job, require_steering
+from voxelworks.jobs._workers import judge
 from voxelworks.protocol.messages import FinishAnswer, FinishRequest, RenewAnswer, SealedResult, SealRequest
+from voxelworks.protocol.people import Principal
+from voxelworks.protocol.places import dataset_place
 from voxelworks.protocol.views import JobView
 from voxelworks.settings import Settings
 
@@ -65,7 +69,7 @@ def finish(
     IllegalTransition
         If a success has no result, or not the one that was sealed.
     """
-    job, attempt = lock_attempt(session, job_id, number, request.token)
+    job, attempt = lock_attempt(session, job_id, number, request.token, locking_worker=True)
     report_sha256 = hashlib.sha256(request.model_dump_json(exclude={"token"}).encode()).hexdigest()
     if attempt.report_sha256 is not None:
         return _earlier_answer(attempt, report_sha256)
@@ -79,55 +83,58 @@ def finish(
     return answer
 
 
-def cancel(session: Session, job_id: str, *, who: str) -> JobView:
+def cancel(session: Session, job_id: str, *, by: Principal) -> JobView:
     """Cancel a job: a queued one at once, a running one as soon as its worker has stopped it. Repeating is harmless.
 
-    Parameters
-    ----------
-    who
-        As events name it: `user:NAME`.
+    Jobs that wait for it are cancelled with it. All charges are returned when the jobs have ended.
 
     Raises
     ------
     NotFound
+        Also if they may not see it.
+    NotAllowed
     IllegalTransition
         If the job has already succeeded or failed.
     """
-    job = session.get(JobRow, job_id, with_for_update=True, populate_existing=True)
-    if job is None:
-        raise NotFound(f"there is no job {job_id!r}; see the list of jobs")
-    at_ms = now(session)
-    why = f"cancelled by {who.removeprefix('user:')}"
+    job = find_job(session, job_id, by, lock=True)
+    require_steering(job, by)
+    if job.state in ("succeeded", "failed"):
+        raise IllegalTransition(f"job {job_id} has already {job.state}; there is nothing to cancel")
+    cancel_locked(session, job, at_ms=now(session), by=by)
+    return job_view(session, job)
+
+
+def cancel_locked(session: Session, job: JobRow, *, at_ms: int, by: Principal) -> None:
+    """Cancel a job whose row the caller has locked; nothing happens to one that has ended."""
+    why = f"cancelled by {by.name}"
     if job.state == "queued":
-        end_cancelled(session, job, at_ms=at_ms, who=who, why=why)
+        end_cancelled(session, job, at_ms=at_ms, who=by.who, why=why)
     elif job.state in ("claimed", "running"):
         _transitions.move(
-            session, job, "cancelling", at_ms=at_ms, who=who, why=why, cancel_requested_ms=at_ms
+            session, job, "cancelling", at_ms=at_ms, who=by.who, why=why, cancel_requested_ms=at_ms
         )
-    elif job.state in ("succeeded", "failed"):
-        raise IllegalTransition(f"job {job_id} has already {job.state}; there is nothing to cancel")
-    return job_view(session, job)
 
 
 def _conclude(
     session: Session, job: JobRow, attempt: AttemptRow, request: FinishRequest, at_ms: int, settings: Settings
 ) -> None:
-    who = worker_name(session, attempt)
+    who = worker_name(attempt)
     if request.outcome == "succeeded":
         _succeed(session, job, attempt, request.result, at_ms, settings)
     elif job.state == "cancelling":
         failure = _failure(request) if request.outcome == "failed" else None
-        end_attempt(attempt, request.outcome, at_ms=at_ms, failure=failure)
+        end_attempt(session, attempt, request.outcome, at_ms=at_ms, failure=failure)
         end_cancelled(session, job, at_ms=at_ms, who=who, why="stopped by the worker")
     elif request.outcome == "interrupted":
-        end_attempt(attempt, "interrupted", at_ms=at_ms)
+        end_attempt(session, attempt, "interrupted", at_ms=at_ms)
         queue_again(
             session, job, at_ms=at_ms, who=who, why="the worker was asked to stop; the job goes on elsewhere"
         )
     else:
         failure = _failure(request)
-        end_attempt(attempt, "failed", at_ms=at_ms, failure=failure)
-        retry_or_fail(session, job, failure, at_ms=at_ms, who=who, settings=settings)
+        judge(attempt, failure, at_ms=at_ms, settings=settings)
+        end_attempt(session, attempt, "failed", at_ms=at_ms, failure=failure)
+        retry_or_fail(session, job, attempt, failure, at_ms=at_ms, who=who, settings=settings)
 
 
 def _succeed(
@@ -138,16 +145,17 @@ def _succeed(
     at_ms: int,
     settings: Settings,
 ) -> None:
-    who = worker_name(session, attempt)
+    who = worker_name(attempt)
     if job.state == "cancelling" and attempt.sealed is None:
-        end_attempt(attempt, "cancelled", at_ms=at_ms)
+        end_attempt(session, attempt, "cancelled", at_ms=at_ms)
         end_cancelled(session, job, at_ms=at_ms, who=who, why="cancelled before its result was sealed")
         return
     result = _same_result(attempt, told)
     _refuse_foreign_place(job, result)
     if job.state == "claimed":
         start(session, job, attempt, at_ms=at_ms)
-    end_attempt(attempt, "succeeded", at_ms=at_ms)
+    judge(attempt, None, at_ms=at_ms, settings=settings)
+    end_attempt(session, attempt, "succeeded", at_ms=at_ms)
     end_job(
         session, job, "succeeded", at_ms=at_ms, who=who, why="succeeded", result=result, publisher=attempt,
         publish_until_ms=at_ms + milliseconds(settings.lease_s),
@@ -175,8 +183,10 @@ def _same_result(attempt: AttemptRow, told: SealedResult | None) -> SealedResult
 
 
 def _refuse_foreign_place(job: JobRow, result: SealedResult) -> None:
-    # Workers are a trust boundary: they may change only what the job names.
-    if result.place is not None and result.place not in job.places.values():
+    # Workers are a trust boundary: they may change only what the job names, and nothing that it may only read.
+    own = dataset_place(job.organization_id, "")
+    is_allowed = result.place in job.places.values() and (result.place or "").startswith(own)
+    if result.place is not None and not is_allowed:
         raise NotAllowed(f"job {job.id} does not name {result.place!r}; its result cannot be there")
 
 

@@ -1,140 +1,43 @@
-"""Workers take jobs and keep them: sessions, claims, renewals, lost leases.
-
-Every write locks in the same order, so that no two wait for each other: worker session, job, attempt, dataset lease.
-"""
+"""Workers keep jobs: renewals, lost leases, and who may speak for an attempt. `_locks` says who locks what first."""
 
 from __future__ import annotations
 
 import hashlib
 import hmac
-import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
-from sqlalchemy import ColumnElement, and_, false, literal_column, or_, select, update
+from sqlalchemy import ColumnElement, and_, false, literal_column, or_, select
 from sqlalchemy.orm import Session
+from sqlalchemy.orm.attributes import set_committed_value
+from sqlalchemy.orm.util import AliasedClass
 
 from voxelworks.db import Database, now
 from voxelworks.errors import LeaseLost
 from voxelworks.jobs import _progress, _transitions
-from voxelworks.jobs._ending import end_attempt, retry_or_fail, uncount
+from voxelworks.jobs._counts import count
+from voxelworks.jobs._ending import end_attempt, end_job, retry_or_fail, uncount
 from voxelworks.jobs._failures import Failure
-from voxelworks.jobs._tables import AttemptRow, JobRow, WorkerSessionRow
-from voxelworks.protocol.messages import (
-    Claim,
-    JobState,
-    Order,
-    Progress,
-    RenewAnswer,
-    RenewRequest,
-    SessionAnswer,
-    SessionRequest,
-)
+from voxelworks.jobs._locks import lock_with_waiting
+from voxelworks.jobs._tables import AttemptRow, JobRow, PauseRow, WorkerSessionRow
+from voxelworks.protocol.messages import JobState, Order, Progress, RenewAnswer, RenewRequest
+from voxelworks.protocol.people import WorkerKeyView
 from voxelworks.settings import Settings
 
+LOCK = {"key_share": True}
+"""How rows of worker sessions are locked: not against those that only refer to them. PostgreSQL looks up what an
+attempt refers to whenever a transaction changes it a second time, and others hold the attempt then."""
 HELD_STATES: tuple[JobState, ...] = ("claimed", "running", "cancelling")
 _is_current = and_(AttemptRow.job_id == JobRow.id, AttemptRow.number == JobRow.attempt)
-# Written out, not as a parameter: only then do both databases see that the index of queued jobs serves.
-_IS_QUEUED = JobRow.state == literal_column("'queued'")
 _EXPIRED = "lease-expired"
-_REPLACED = "worker-restarted"
 
 
-def open_session(session: Session, request: SessionRequest, *, settings: Settings) -> SessionAnswer:
-    """Let a worker in. What an earlier session of the same name held is free at once: its process is gone."""
-    at_ms = now(session)
-    earlier = session.scalars(
-        update(WorkerSessionRow)
-        .where(WorkerSessionRow.name == request.name, WorkerSessionRow.replaced_ms.is_(None))
-        .values(replaced_ms=at_ms)
-        .returning(WorkerSessionRow.id),
-        execution_options={"synchronize_session": False},
-    ).all()
-    for job, attempt in _held_by(session, earlier):
-        failure = Failure(
-            "infrastructure",
-            _REPLACED,
-            f"worker {request.name} was started anew",
-            is_lost_lease=True,
-            waits=False,
-        )
-        _lose(session, job, attempt, failure, at_ms=at_ms, settings=settings)
-    session.execute(
-        update(JobRow)
-        .where(JobRow.publication == "pending", JobRow.publish_session_id.in_(earlier))
-        .values(publish_until_ms=at_ms),
-        execution_options={"synchronize_session": False},
-    )
-    row = WorkerSessionRow(
-        id=secrets.token_hex(16), name=request.name, version=request.version, protocol=request.protocol,
-        workflows=dict(request.workflows), job_slots=request.job_slots, opened_ms=at_ms, seen_ms=at_ms,
-    )  # fmt: skip
-    session.add(row)
-    return SessionAnswer(session_id=row.id, poll_s=settings.poll_s)
-
-
-def claim(session: Session, session_id: str, *, settings: Settings) -> Claim | None:
-    """Give a worker the next job that it can run, if there is one: highest priority first, then the oldest.
-
-    Raises
-    ------
-    LeaseLost
-        If the worker's session was replaced, or is not known.
-    """
-    worker = lock_worker(session, session_id)
-    at_ms = now(session)
-    touch(worker, at_ms, settings)
-    job = _take(session, worker.workflows, at_ms)
-    if job is None:
-        return None
-    token = secrets.token_urlsafe(16)  # 128 bits
-    session.add(
-        AttemptRow(
-            job_id=job.id, number=job.attempt, session_id=worker.id, token_hash=hash_token(token),
-            claimed_ms=at_ms, renewed_ms=at_ms, lease_end_ms=at_ms + milliseconds(settings.lease_s),
-            samples=[], log_received=0, log_stored=0,
-        )
-    )  # fmt: skip
-    _transitions.note(
-        session, job, at_ms=at_ms, who=f"worker:{worker.name}", why="claimed", from_state="queued"
-    )
-    return Claim(
-        job_id=job.id, attempt=job.attempt, token=token, workflow=job.workflow, version=job.version, params=job.params,
-        places=job.places, work_key=job.id, lease_s=settings.lease_s, renew_s=settings.renew_s,
-        cancel_grace_s=settings.cancel_grace_s,
-    )  # fmt: skip
-
-
-def _take(session: Session, workflows: Mapping[str, int], at_ms: int) -> JobRow | None:
-    """Claim in one statement (R5). PostgreSQL skips jobs that others are claiming; SQLite has one writer."""
-    next_id = (
-        select(JobRow.id)
-        .where(_IS_QUEUED, JobRow.available_ms <= at_ms, can_run(workflows))
-        .order_by(JobRow.priority.desc(), JobRow.created_ms, JobRow.id)
-        .limit(1)
-        .with_for_update(skip_locked=True)
-        .scalar_subquery()
-    )
-    return session.scalar(
-        update(JobRow)
-        .where(JobRow.id == next_id, JobRow.state == "queued")
-        .values(
-            state="claimed",
-            attempt=JobRow.attempt + 1,
-            updated_ms=at_ms,
-            failure_class=None,
-            code=None,
-            message=None,
-        )
-        .returning(JobRow),
-        execution_options={"populate_existing": True, "synchronize_session": False},
-    )
-
-
-def can_run(workflows: Mapping[str, int]) -> ColumnElement[bool]:
+def runs(
+    workflows: Mapping[str, int], job: AliasedClass[JobRow] | type[JobRow] = JobRow
+) -> ColumnElement[bool]:
     """Match the jobs that a worker with these workflows (name -> highest version) runs."""
     return or_(
         false(),
-        *(and_(JobRow.workflow == name, JobRow.version <= version) for name, version in workflows.items()),
+        *(and_(job.workflow == name, job.version <= version) for name, version in workflows.items()),
     )
 
 
@@ -150,33 +53,47 @@ def renew(
     except LeaseLost:
         return _answer("lost", settings)
     at_ms = now(session)
+    usual: Order = "continue" if attempt.worker.drained_ms is None else "drain"
     if job.publication == "pending" and is_publisher(job, request.token):
         job.publish_until_ms = at_ms + milliseconds(settings.lease_s)
-        return _answer("continue", settings, attempt)
+        return _answer(usual, settings, attempt)
+    if at_ms - attempt.renewed_ms > 2 * milliseconds(settings.renew_s):
+        count(session, "late_renewals")
     if not hold(session, job, attempt, at_ms=at_ms, settings=settings):
         return _answer("lost", settings)
     if job.state == "claimed":
         start(session, job, attempt, at_ms=at_ms)
     _take_progress(job, attempt, request.progress, at_ms)
-    return _answer("cancel" if job.state == "cancelling" else "continue", settings, attempt)
+    return _answer("cancel" if job.state == "cancelling" else usual, settings, attempt)
 
 
-def reap_all(database: Database, *, settings: Settings) -> int:
-    """End every lease that has run out, each in its own transaction, and count them (R16).
+def reap_all(database: Database, *, settings: Settings, has_just_started: bool = False) -> int:
+    """End every lease that has run out and every job that nobody can run; count them (R16).
 
-    Several servers may do it at the same time.
+    Each has a transaction of its own. Several servers may do it at the same time.
+
+    Parameters
+    ----------
+    has_just_started
+        The server was away, and workers had nobody to talk to: no job is given up because none was heard from.
     """
-    count = 0
+    ended = 0
     while True:
         with database.session() as session:
-            if not reap_next(session, settings=settings):
-                return count
-        count += 1
+            if not reap_next(session, settings=settings, has_just_started=has_just_started):
+                return ended
+        ended += 1
 
 
-def reap_next(session: Session, *, settings: Settings) -> bool:
-    """End one lease that has run out, or one cancel that takes too long; False if there is none."""
+def reap_next(session: Session, *, settings: Settings, has_just_started: bool = False) -> bool:
+    """End one lease that has run out, one cancel that takes too long, or one job that nobody can run; False if none."""
     at_ms = now(session)
+    if _reap_attempt(session, at_ms, settings):
+        return True
+    return not has_just_started and _fail_unrunnable(session, at_ms, settings)
+
+
+def _reap_attempt(session: Session, at_ms: int, settings: Settings) -> bool:
     found = session.execute(
         select(JobRow, AttemptRow)
         .join(AttemptRow, _is_current)
@@ -204,36 +121,119 @@ def reap_next(session: Session, *, settings: Settings) -> bool:
     )
     if attempt.lease_end_ms >= at_ms:
         failure = Failure("cancelled", "cancel-stuck", "the worker did not stop the job in time")
-    _lose(session, job, attempt, failure, at_ms=at_ms, settings=settings)
+    count(session, "reaper_actions")
+    lose(session, job, attempt, failure, at_ms=at_ms, settings=settings)
     return True
 
 
-def lock_worker(session: Session, session_id: str) -> WorkerSessionRow:
-    """Lock a worker's session; `LeaseLost` if it was replaced."""
-    worker = session.get(WorkerSessionRow, session_id, with_for_update=True, populate_existing=True)
-    if worker is None or worker.replaced_ms is not None:
+def _fail_unrunnable(session: Session, at_ms: int, settings: Settings) -> bool:
+    """Fail a job that no worker could run for a long time (R17)."""
+    since_ms = at_ms - milliseconds(settings.unrunnable_after_s)
+    job = next(_unrunnable(session, since_ms), None)
+    if job is None:
+        return False
+    why = f"no worker that runs {job.workflow} was connected for {_in_words(settings.unrunnable_after_s)}"
+    failure = Failure("infrastructure", "nobody-can-run", why)
+    count(session, "reaper_actions")
+    end_job(session, job, "failed", at_ms=at_ms, who="server", why=why, failure=failure)
+    return True
+
+
+def _unrunnable(session: Session, since_ms: int) -> Iterator[JobRow]:
+    """Lock and yield jobs that could have been given away since, if a worker for them had been heard from."""
+    waiting = select(JobRow).where(
+        JobRow.state == literal_column("'queued'"), JobRow.lane.is_not(None), JobRow.available_ms < since_ms,
+        JobRow.priority_class.not_in(select(PauseRow.priority_class)),
+    )  # fmt: skip
+    workers = None
+    for job in session.scalars(waiting.order_by(JobRow.rank_ms).limit(1000)).all():
+        if workers is None:
+            workers = session.scalars(
+                select(WorkerSessionRow).where(WorkerSessionRow.seen_ms >= since_ms)
+            ).all()
+        if any(could_run(worker, job) for worker in workers):
+            continue
+        locked = session.scalar(
+            select(JobRow)
+            .where(JobRow.id == job.id, JobRow.state == "queued")
+            .with_for_update(skip_locked=True),
+            execution_options={"populate_existing": True},
+        )
+        if locked is not None:
+            yield locked
+
+
+def could_run(worker: WorkerSessionRow, job: JobRow) -> bool:
+    """Whether a worker has all that a job needs, if it had the time."""
+    return (
+        worker.workflows.get(job.workflow, 0) >= job.version
+        and worker.organization_id in (None, job.organization_id)
+        and (worker.gpus > 0 or not job.needs_gpu)
+        and (job.memory_bytes or 0) <= (worker.memory_bytes or job.memory_bytes or 0)
+        and worker.slots.get(job.priority_class, 0) > 0
+    )
+
+
+def _in_words(seconds: float) -> str:
+    if seconds >= 2 * 86_400:
+        return f"{seconds / 86_400:.0f} days"
+    return f"{seconds / 3600:.0f} hours" if seconds >= 2 * 3600 else f"{seconds:.0f} s"
+
+
+def lock_worker(session: Session, session_id: str, key: WorkerKeyView | None = None) -> WorkerSessionRow:
+    """Lock a worker's session; `LeaseLost` if it was replaced, or opened with another key."""
+    worker = session.get(WorkerSessionRow, session_id, with_for_update=LOCK, populate_existing=True)
+    # The id is no secret: what a key may do must not grow by naming the session of another one.
+    is_foreign = key is not None and worker is not None and worker.key_id != key.id
+    if worker is None or worker.replaced_ms is not None or is_foreign:
         raise LeaseLost("this worker session was replaced or is not known; open a new one")
     return worker
 
 
 def lock_attempt(
-    session: Session, job_id: str, number: int, token: str, *, touching: Settings | None = None
+    session: Session,
+    job_id: str,
+    number: int,
+    token: str,
+    *,
+    touching: Settings | None = None,
+    locking_worker: bool = False,
 ) -> tuple[JobRow, AttemptRow]:
     """Lock a job and the attempt that a worker speaks for (R6).
+
+    Parameters
+    ----------
+    touching
+        Note that its worker was heard from.
+    locking_worker
+        Lock its worker's session too.
 
     Raises
     ------
     LeaseLost
         If job, number and token do not belong together.
     """
-    if touching is not None:
-        _touch_worker_of(session, job_id, number, touching)
-    job = session.get(JobRow, job_id, with_for_update=True, populate_existing=True)
-    attempt = session.get(AttemptRow, (job_id, number), with_for_update=True, populate_existing=True)
-    if job is None or attempt is None or not _may_speak(job, attempt, token):
+    # Before the job is locked: see `_locks`.
+    worker: WorkerSessionRow | None = None
+    if touching is not None or locking_worker:
+        worker = _worker_of(session, job_id, number, is_locked=locking_worker)
+    if touching is not None and worker is not None:
+        touch(worker, now(session), touching)
+        session.flush()
+    found = session.execute(
+        select(JobRow, AttemptRow)
+        .join(AttemptRow, AttemptRow.job_id == JobRow.id)
+        .where(JobRow.id == job_id, AttemptRow.number == number)
+        .with_for_update(of=[JobRow, AttemptRow]),
+        execution_options={"populate_existing": True},
+    ).first()
+    if found is None or not _may_speak(*found, token):
         raise LeaseLost(
             f"attempt {number} of job {job_id} is not held with this token; stop it and publish nothing"
         )
+    job, attempt = found
+    if worker is not None:
+        set_committed_value(attempt, "worker", worker)
     return job, attempt
 
 
@@ -261,7 +261,7 @@ def _revive(session: Session, job: JobRow, attempt: AttemptRow, at_ms: int) -> b
     attempt.ended_ms = attempt.outcome = attempt.failure_class = attempt.code = attempt.message = None
     uncount(job)
     _transitions.move(
-        session, job, "running", at_ms=at_ms, who=worker_name(session, attempt), why="the worker is heard from again",
+        session, job, "running", at_ms=at_ms, who=worker_name(attempt), why="the worker is heard from again",
         available_ms=job.created_ms, failure_class=None, code=None, message=None,
         started_ms=job.started_ms or at_ms,
     )  # fmt: skip
@@ -272,14 +272,14 @@ def _revive(session: Session, job: JobRow, attempt: AttemptRow, at_ms: int) -> b
 def start(session: Session, job: JobRow, attempt: AttemptRow, *, at_ms: int) -> None:
     attempt.started_ms = at_ms
     _transitions.move(
-        session, job, "running", at_ms=at_ms, who=worker_name(session, attempt), why="started",
+        session, job, "running", at_ms=at_ms, who=worker_name(attempt), why="started",
         started_ms=job.started_ms or at_ms,
     )  # fmt: skip
 
 
-def worker_name(session: Session, attempt: AttemptRow) -> str:
+def worker_name(attempt: AttemptRow) -> str:
     """Name the worker of an attempt for the events."""
-    return f"worker:{session.get_one(WorkerSessionRow, attempt.session_id).name}"
+    return f"worker:{attempt.worker.name}"
 
 
 def is_publisher(job: JobRow, token: str) -> bool:
@@ -310,13 +310,16 @@ def _matches(token_hash: str | None, token: str) -> bool:
     return token_hash is not None and hmac.compare_digest(token_hash, hash_token(token))
 
 
-def _touch_worker_of(session: Session, job_id: str, number: int, settings: Settings) -> None:
-    # Before the job is locked: see the order of locks above.
-    attempt = session.get(AttemptRow, (job_id, number))
-    if attempt is not None:
-        worker = session.get_one(WorkerSessionRow, attempt.session_id)
-        touch(worker, now(session), settings)
-        session.flush()
+def _worker_of(session: Session, job_id: str, number: int, *, is_locked: bool) -> WorkerSessionRow | None:
+    wanted = (
+        select(WorkerSessionRow)
+        .join(AttemptRow, AttemptRow.session_id == WorkerSessionRow.id)
+        .where(AttemptRow.job_id == job_id, AttemptRow.number == number)
+    )
+    if is_locked:
+        wanted = wanted.with_for_update(of=WorkerSessionRow, **LOCK)
+    worker: WorkerSessionRow | None = session.scalar(wanted, execution_options={"populate_existing": True})
+    return worker
 
 
 def _take_progress(job: JobRow, attempt: AttemptRow, told: Progress | None, at_ms: int) -> None:
@@ -329,24 +332,35 @@ def _take_progress(job: JobRow, attempt: AttemptRow, told: Progress | None, at_m
     job.updated_ms = at_ms
 
 
-def _held_by(session: Session, session_ids: Sequence[str]) -> list[tuple[JobRow, AttemptRow]]:
-    """Lock the jobs that worker sessions hold, with their attempts, in an order that all callers share."""
-    rows = session.execute(
+def held_by(session: Session, session_ids: Sequence[str]) -> list[tuple[JobRow, AttemptRow]]:
+    """Lock the jobs that worker sessions hold, with their attempts, and all that may end with these jobs.
+
+    The results that the sessions publish are locked too. The caller has locked the sessions.
+    """
+    held = (
         select(JobRow, AttemptRow)
         .join(AttemptRow, _is_current)
         .where(AttemptRow.session_id.in_(session_ids), JobRow.state.in_(HELD_STATES))
-        .order_by(JobRow.id)
-        .with_for_update(),
+    )
+    published = select(JobRow.id).where(
+        JobRow.publication == "pending", JobRow.publish_session_id.in_(session_ids)
+    )
+    ids = [*session.scalars(held.with_only_columns(JobRow.id)), *session.scalars(published)]
+    lock_with_waiting(session, ids)
+    rows = session.execute(
+        # By organization: that is how the ledger is locked when several of them fail.
+        held.order_by(JobRow.organization_id, JobRow.created_ms, JobRow.id).with_for_update(),
         execution_options={"populate_existing": True},
     )
     return [(job, attempt) for job, attempt in rows]
 
 
-def _lose(
+def lose(
     session: Session, job: JobRow, attempt: AttemptRow, failure: Failure, *, at_ms: int, settings: Settings
 ) -> None:
-    end_attempt(attempt, "lost", at_ms=at_ms, failure=failure)
-    retry_or_fail(session, job, failure, at_ms=at_ms, who="server", settings=settings)
+    count(session, "lost_leases")
+    end_attempt(session, attempt, "lost", at_ms=at_ms, failure=failure)
+    retry_or_fail(session, job, attempt, failure, at_ms=at_ms, who="server", settings=settings)
 
 
 def _answer(order: Order, settings: Settings, attempt: AttemptRow | None = None) -> RenewAnswer:

@@ -13,6 +13,8 @@ from voxelworks.errors import LeaseLost, LogGap, NotFound, StorageFailed
 from voxelworks.jobs._leases import is_revivable, lock_attempt, milliseconds
 from voxelworks.jobs._masking import CONTEXT_BYTES, mask
 from voxelworks.jobs._tables import AttemptRow, JobRow
+from voxelworks.jobs._visibility import find_job
+from voxelworks.protocol.people import Principal
 from voxelworks.protocol.views import LogChunk
 from voxelworks.settings import Settings
 
@@ -85,6 +87,7 @@ def read_log(
     job_id: str,
     number: int,
     *,
+    by: Principal,
     settings: Settings,
     offset: int | None = 0,
     limit: int = 65536,
@@ -101,7 +104,9 @@ def read_log(
     Raises
     ------
     NotFound
+        Also if they may not see the job.
     """
+    find_job(session, job_id, by)
     attempt = session.get(AttemptRow, (job_id, number))
     if attempt is None:
         raise NotFound(f"job {job_id!r} has no attempt {number}")

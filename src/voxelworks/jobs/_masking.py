@@ -14,6 +14,7 @@ _SECRETS = tuple(
         rb"://[^/\s:@]{0,200}:([^@\s/]+)@",
         rb"\b(AKIA[0-9A-Z]{16})\b",
         rb"\b(gh[pousr]_[A-Za-z0-9]{36,})",
+        rb"(?<![A-Za-z0-9])(vx[a-z]_[A-Za-z0-9_-]{20,})",  # our own, of every kind
     )
 )
 CONTEXT_BYTES = 4096

@@ -4,24 +4,29 @@ from __future__ import annotations
 
 import secrets
 
-from sqlalchemy import delete, or_, select
+from sqlalchemy import ColumnElement, delete, or_, select, true
 from sqlalchemy.orm import Session
 
-from voxelworks import catalog
+from voxelworks import catalog, credits, notify
 from voxelworks.db import insert_into, now
 from voxelworks.errors import LeaseLost, NotAllowed, VoxelworksError
 from voxelworks.jobs import _transitions
+from voxelworks.jobs._counts import count
+from voxelworks.jobs._dependencies import lock_waiting
 from voxelworks.jobs._describe import describe_dataset
+from voxelworks.jobs._ending import end_waiting, go_on
+from voxelworks.jobs._failures import Failure
 from voxelworks.jobs._leases import (
-    can_run,
     hash_token,
     is_publisher,
     lock_attempt,
     lock_worker,
     milliseconds,
+    runs,
     touch,
 )
 from voxelworks.jobs._tables import AttemptRow, DatasetLeaseRow, JobRow, WorkerSessionRow
+from voxelworks.jobs._telling import job_end
 from voxelworks.protocol.messages import (
     CleanedRequest,
     CleanupOrder,
@@ -31,25 +36,36 @@ from voxelworks.protocol.messages import (
     PublishOrder,
     SealedResult,
 )
+from voxelworks.protocol.people import WorkerKeyView
 from voxelworks.protocol.places import Places
 from voxelworks.protocol.views import DatasetSummary
 from voxelworks.settings import Settings
 
+_COMPENSATION_MS = 31 * 86_400_000
+"""How long credits can be spent that are given for a result that cannot be published."""
 
-def take_publish_order(session: Session, session_id: str, *, settings: Settings) -> PublishOrder | None:
+
+def take_publish_order(
+    session: Session, session_id: str, *, key: WorkerKeyView | None = None, settings: Settings
+) -> PublishOrder | None:
     """Give a worker an accepted result whose publisher was not heard from, if there is one.
+
+    Parameters
+    ----------
+    key
+        That the worker has shown; None inside the server.
 
     Raises
     ------
     LeaseLost
-        If the worker's session was replaced.
+        If the worker's session was replaced, or opened with another key.
     """
-    worker = lock_worker(session, session_id)
+    worker = lock_worker(session, session_id, key)
     at_ms = now(session)
     touch(worker, at_ms, settings)
     job = session.scalar(
         select(JobRow)
-        .where(JobRow.publication == "pending", JobRow.publish_until_ms <= at_ms)
+        .where(JobRow.publication == "pending", JobRow.publish_until_ms <= at_ms, _is_for(worker))
         .order_by(JobRow.ended_ms)
         .limit(1)
         .with_for_update(skip_locked=True),
@@ -73,20 +89,32 @@ def take_publish_order(session: Session, session_id: str, *, settings: Settings)
     )  # fmt: skip
 
 
-def take_cleanup_order(session: Session, session_id: str, *, settings: Settings) -> CleanupOrder | None:
+def take_cleanup_order(
+    session: Session, session_id: str, *, key: WorkerKeyView | None = None, settings: Settings
+) -> CleanupOrder | None:
     """Give a worker an ended job whose attempts may have left something, if there is one.
+
+    Parameters
+    ----------
+    key
+        That the worker has shown; None inside the server.
 
     Raises
     ------
     LeaseLost
-        If the worker's session was replaced.
+        If the worker's session was replaced, or opened with another key.
     """
-    worker = lock_worker(session, session_id)
+    worker = lock_worker(session, session_id, key)
     at_ms = now(session)
     touch(worker, at_ms, settings)
     job = session.scalar(
         select(JobRow)
-        .where(JobRow.cleanup_ms <= at_ms, JobRow.publication != "pending", can_run(worker.workflows))
+        .where(
+            JobRow.cleanup_ms <= at_ms,
+            JobRow.publication != "pending",
+            runs(worker.workflows),
+            _is_for(worker),
+        )
         .order_by(JobRow.cleanup_ms)
         .limit(1)
         .with_for_update(skip_locked=True),
@@ -131,6 +159,7 @@ def published(
     job, attempt = _lock_publication(session, job_id, number, request.token)
     if job.publication != "pending":
         return
+    waiting = lock_waiting(session, job)
     at_ms = now(session)
     worker = session.get_one(WorkerSessionRow, job.publish_session_id)
     result = SealedResult.model_validate(job.result)
@@ -140,13 +169,22 @@ def published(
     else:
         job.publication, job.published_ms = "published", at_ms
         why = "the result is published" + _enter_into_catalog(session, job, result, places)
-    job.reserved_name = None
+    job.reserved_place = None
     job.publish_until_ms = None
     if job.publish_session_id != attempt.session_id:
         job.cleanup_ms = at_ms  # the worker that made the files is gone
     job.updated_ms = at_ms
     _delete_dataset_lease(session, attempt, result.place)
     _note(session, job, at_ms, f"worker:{worker.name}", why)
+    session.flush()
+    if request.error is None:
+        notify.job_published(session, job.id)
+        go_on(session, job, waiting, at_ms=at_ms)
+    else:
+        _compensate(session, job, at_ms)
+        notify.job_not_published(session, job.id, job_end(session, job))
+        blame = Failure("infrastructure", "not-published", request.error)
+        end_waiting(session, job, waiting, at_ms=at_ms, blame=blame)
 
 
 def lease_dataset(
@@ -194,6 +232,11 @@ def release_dataset(session: Session, job_id: str, number: int, request: Dataset
     _delete_dataset_lease(session, attempt, request.place)
 
 
+def _is_for(worker: WorkerSessionRow) -> ColumnElement[bool]:
+    """Match the jobs of the organization that a worker's key is for, or all."""
+    return true() if worker.organization_id is None else JobRow.organization_id == worker.organization_id
+
+
 def _lock_publication(session: Session, job_id: str, number: int, token: str) -> tuple[JobRow, AttemptRow]:
     job, attempt = lock_attempt(session, job_id, number, token)
     if job.attempt != number or not is_publisher(job, token):
@@ -215,18 +258,32 @@ def _enter_into_catalog(session: Session, job: JobRow, result: SealedResult, pla
     known = catalog.find_by_place(session, result.place)
     remark = ""
     try:
-        summary = describe_dataset(places.locate(result.place))
+        summary = describe_dataset(result.place, places)
     except (VoxelworksError, OSError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         # The files are there, or the worker would not have said so: the job must not fail for our view of them.
         summary = known.summary if known else DatasetSummary(voxel_size=None, layers=())
         remark = f", but the server cannot read its metadata ({reason})"
-    name = result.place.removeprefix("data:")
+    name = result.place.rpartition("/")[2]
     catalog.register(
-        session, name=known.name if known else name, place=result.place, summary=summary,
+        session, organization_id=job.organization_id, user_id=job.user_id, name=known.name if known else name,
+        place=result.place, summary=summary, size_bytes=result.size_bytes,
         made_by_job=job.id if result.kind == "dataset" else None,
     )  # fmt: skip
     return remark
+
+
+def _compensate(session: Session, job: JobRow, at_ms: int) -> None:
+    """Give back the charge of a job whose result nobody will ever see: it was settled when the job succeeded."""
+    charge = credits.charge_of(session, job.id)
+    if charge is None:
+        return
+    credits.grant(
+        session, job.organization_id, charge.amount, kind="compensation", expires_ms=at_ms + _COMPENSATION_MS,
+        comment=f"the result of job {job.id} cannot be published", who="server",
+    )  # fmt: skip
+    count(session, "refunds")
+    count(session, "refunded_millicredits", charge.amount)
 
 
 def _note(session: Session, job: JobRow, at_ms: int, who: str, why: str) -> None:

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sqlalchemy import ColumnElement, and_, func, or_, select, true, tuple_
+from sqlalchemy import ColumnElement, and_, func, select, tuple_
 from sqlalchemy.orm import Session
 
+from voxelworks import accounts, credits
 from voxelworks.db import now
-from voxelworks.errors import InvalidInput, NotFound
+from voxelworks.errors import FailureClass, InvalidInput
 from voxelworks.jobs import _progress
+from voxelworks.jobs._dependencies import awaited_by
 from voxelworks.jobs._tables import AttemptRow, EventRow, JobRow, WorkerSessionRow
+from voxelworks.jobs._telling import returned_of
+from voxelworks.jobs._visibility import find_job, seen_by
+from voxelworks.jobs._waiting import wait_of
 from voxelworks.protocol.messages import JobState, Progress, SealedResult
+from voxelworks.protocol.people import Principal
 from voxelworks.protocol.views import (
     AttemptView,
     EtaView,
@@ -19,7 +25,6 @@ from voxelworks.protocol.views import (
     JobDetail,
     JobPage,
     JobView,
-    WaitView,
     WorkerView,
 )
 from voxelworks.settings import Settings
@@ -28,19 +33,16 @@ _HELD = ("claimed", "running", "cancelling")
 _DAY_MS = 86_400_000
 
 
-def show(session: Session, job_id: str, *, settings: Settings) -> JobDetail:
+def show(session: Session, job_id: str, *, by: Principal, settings: Settings) -> JobDetail:
     """Give a job with its attempts and events.
 
     Raises
     ------
     NotFound
+        Also if they may not see it.
     """
-    job = session.get(JobRow, job_id)
-    if job is None:
-        raise NotFound(f"there is no job {job_id!r}; see the list of jobs")
+    job = find_job(session, job_id, by)
     view = job_view(session, job, settings=settings)
-    if job.state == "queued":
-        view = view.model_copy(update={"wait": _wait(session, job, view.as_of_ms, settings)})
     attempts = session.execute(
         select(AttemptRow, WorkerSessionRow.name)
         .join(WorkerSessionRow, WorkerSessionRow.id == AttemptRow.session_id)
@@ -48,7 +50,7 @@ def show(session: Session, job_id: str, *, settings: Settings) -> JobDetail:
         .order_by(AttemptRow.number)
     )
     retries = session.scalars(
-        select(JobRow.id).where(JobRow.retried_from == job_id).order_by(JobRow.created_ms)
+        select(JobRow.id).where(JobRow.retried_from == job_id, seen_by(by)).order_by(JobRow.created_ms)
     )
     return JobDetail(
         job=view, attempts=tuple(_attempt_view(attempt, name) for attempt, name in attempts),
@@ -59,25 +61,34 @@ def show(session: Session, job_id: str, *, settings: Settings) -> JobDetail:
 def list_jobs(
     session: Session,
     *,
+    by: Principal,
     settings: Settings,
     states: Sequence[JobState] = (),
     workflow: str | None = None,
-    owner: str | None = None,
+    user_id: str | None = None,
+    organization_id: str | None = None,
+    group: str | None = None,
+    failure_class: FailureClass | None = None,
     after: str | None = None,
     limit: int = 50,
+    everybody: bool = True,
 ) -> JobPage:
-    """List jobs, newest first.
+    """List the jobs that somebody may see, newest first.
 
     Parameters
     ----------
     after
         `next_after` of the page before; pages stay whole while jobs come in.
+    everybody
+        Also those of others.
     """
-    matching = and_(
-        true(),
-        *([JobRow.workflow == workflow] if workflow else []),
-        *([JobRow.owner == owner] if owner else []),
-    )
+    filters = {
+        JobRow.workflow: workflow, JobRow.user_id: user_id, JobRow.organization_id: organization_id,
+        JobRow.group_id: group, JobRow.failure_class: failure_class,
+    }  # fmt: skip
+    matching = and_(seen_by(by), *(column == value for column, value in filters.items() if value))
+    if not everybody:
+        matching = and_(matching, JobRow.user_id == by.user_id, JobRow.organization_id == by.organization_id)
     wanted = matching if not states else and_(matching, JobRow.state.in_(states))
     if after is not None:
         wanted = and_(wanted, _is_after(after))
@@ -95,9 +106,24 @@ def list_jobs(
 
 
 def job_view(session: Session, job: JobRow, *, settings: Settings | None = None) -> JobView:
-    """Give the view of one job."""
+    """Give the view of one job, and with the settings also why it waits."""
+    return job_views(session, [job], settings=settings)[0]
+
+
+def job_views(
+    session: Session, jobs: Sequence[JobRow], *, settings: Settings | None = None
+) -> tuple[JobView, ...]:
+    """Give the views of jobs, and with the settings also why they wait."""
     session.flush()
-    return _views(session, [job], settings)[0]
+    views = _views(session, jobs, settings)
+    if settings is None:
+        return views
+    return tuple(
+        view.model_copy(update={"wait": wait_of(session, job, view.as_of_ms, settings)})
+        if job.state == "queued"
+        else view
+        for job, view in zip(jobs, views, strict=True)
+    )
 
 
 def list_events(
@@ -136,8 +162,11 @@ def list_workers(session: Session, *, settings: Settings) -> tuple[WorkerView, .
     return tuple(
         WorkerView(
             session_id=worker.id, name=worker.name, version=worker.version, workflows=worker.workflows,
-            job_slots=worker.job_slots, opened_ms=worker.opened_ms, heard_s=_seconds_between(worker.seen_ms, at_ms),
-            is_online=_is_online(worker, at_ms, settings),
+            protocol=worker.protocol, job_slots=sum(worker.slots.values()), slots=worker.slots, gpus=worker.gpus,
+            memory_bytes=worker.memory_bytes, isolation=worker.isolation, organization_id=worker.organization_id,
+            failures_in_a_row=len(worker.failed_jobs), paused_ms=worker.paused_ms, paused_why=worker.paused_why,
+            is_draining=worker.drained_ms is not None, opened_ms=worker.opened_ms,
+            heard_s=_seconds_between(worker.seen_ms, at_ms), is_online=_is_online(worker, at_ms, settings),
             job_ids=tuple(job_id for session_id, job_id in held if session_id == worker.id),
         )
         for worker in workers
@@ -164,7 +193,20 @@ def _views(session: Session, jobs: Sequence[JobRow], settings: Settings | None) 
     ).all()
     current = {attempt.job_id: attempt for attempt, _ in found}
     workers = {attempt.job_id: name for attempt, name in found}
-    return tuple(_view(job, current.get(job.id), workers.get(job.id), at_ms, settings) for job in jobs)
+    ids = [job.id for job in jobs]
+    owners = accounts.find_users(session, sorted({job.user_id for job in jobs}))
+    charges, awaited = credits.charges_of(session, ids), awaited_by(session, ids)
+    return tuple(
+        _view(job, current.get(job.id), workers.get(job.id), at_ms, settings).model_copy(
+            update={
+                "owner": owners[job.user_id].name if job.user_id in owners else job.user_id,
+                "after": awaited.get(job.id, ()),
+                "charge_millicredits": charges[job.id].amount if job.id in charges else None,
+                "refunded_millicredits": returned_of(job, charges[job.id]) if job.id in charges else None,
+            }
+        )
+        for job in jobs
+    )
 
 
 def _view(
@@ -177,14 +219,17 @@ def _view(
     if job.state == "running" and attempt is not None and progress is not None:
         eta = _progress.eta(progress, attempt.samples)
     return JobView(
-        id=job.id, owner=job.owner, workflow=job.workflow, version=job.version, params=job.params, state=job.state,
-        priority=job.priority, attempt=job.attempt, created_ms=job.created_ms, available_ms=job.available_ms,
-        started_ms=job.started_ms, ended_ms=job.ended_ms, updated_ms=job.updated_ms, as_of_ms=at_ms,
+        id=job.id, owner=job.user_id, user_id=job.user_id, organization_id=job.organization_id,
+        workflow=job.workflow, version=job.version, params=job.params, state=job.state,
+        priority=job.priority, priority_class=job.priority_class, attempt=job.attempt,
+        created_ms=job.created_ms, available_ms=job.available_ms, started_ms=job.started_ms, ended_ms=job.ended_ms,
+        updated_ms=job.updated_ms, as_of_ms=at_ms,
         cancel_requested_ms=job.cancel_requested_ms, failure_class=job.failure_class, code=job.code,
         message=job.message, result=SealedResult.model_validate(job.result) if job.result else None,
         publication=job.publication, publish_error=job.publish_error, published_ms=job.published_ms,
-        retried_from=job.retried_from, progress=progress, eta=eta, worker=worker if is_held else None,
-        heard_s=heard_s, wait=None,
+        retried_from=job.retried_from, after=(), group=job.group_id, is_foreign=job.is_foreign,
+        charge_millicredits=None, refunded_millicredits=None, progress=progress, eta=eta,
+        worker=worker if is_held else None, heard_s=heard_s, wait=None,
         is_silent=settings is not None and heard_s is not None and heard_s > settings.silent_after_s,
     )  # fmt: skip
 
@@ -194,7 +239,8 @@ def _attempt_view(attempt: AttemptRow, worker: str) -> AttemptView:
         number=attempt.number, worker=worker, claimed_ms=attempt.claimed_ms, started_ms=attempt.started_ms,
         renewed_ms=attempt.renewed_ms, ended_ms=attempt.ended_ms, outcome=attempt.outcome,
         failure_class=attempt.failure_class, code=attempt.code, message=attempt.message, exit_code=attempt.exit_code,
-        peak_memory_bytes=attempt.peak_memory_bytes, log_bytes=attempt.log_stored,
+        peak_memory_bytes=attempt.peak_memory_bytes, memory_bytes_max=attempt.memory_bytes_max,
+        log_bytes=attempt.log_stored,
     )  # fmt: skip
 
 
@@ -203,34 +249,6 @@ def _event_view(row: EventRow) -> EventView:
         id=row.id, job_id=row.job_id, at_ms=row.at_ms, who=row.who, attempt=row.attempt,
         from_state=row.from_state, to_state=row.to_state, why=row.why,
     )  # fmt: skip
-
-
-def _wait(session: Session, job: JobRow, at_ms: int, settings: Settings) -> WaitView:
-    ahead = session.scalar(
-        select(func.count()).select_from(JobRow).where(
-            JobRow.state == "queued", JobRow.available_ms <= at_ms, JobRow.id != job.id,
-            or_(
-                JobRow.priority > job.priority,
-                and_(
-                    JobRow.priority == job.priority,
-                    tuple_(JobRow.created_ms, JobRow.id) < (job.created_ms, job.id),
-                ),
-            ),
-        )
-    ) or 0  # fmt: skip
-    return WaitView(ahead=ahead, reason=_reason(session, job, ahead, at_ms, settings))
-
-
-def _reason(session: Session, job: JobRow, ahead: int, at_ms: int, settings: Settings) -> str:
-    workers = session.scalars(select(WorkerSessionRow).where(WorkerSessionRow.replaced_ms.is_(None)))
-    can_run = [worker for worker in workers if worker.workflows.get(job.workflow, 0) >= job.version]
-    if not any(_is_online(worker, at_ms, settings) for worker in can_run):
-        return f"no worker that runs {job.workflow} is connected; start one with `voxelworks worker`"
-    if job.available_ms > at_ms:
-        return f"the next attempt begins in {_seconds_between(at_ms, job.available_ms):.0f} s"
-    if ahead:
-        return f"{ahead} {'job is' if ahead == 1 else 'jobs are'} ahead"
-    return "next in line: it starts as soon as a worker is free"
 
 
 def _is_online(worker: WorkerSessionRow, at_ms: int, settings: Settings) -> bool:

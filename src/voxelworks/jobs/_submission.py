@@ -1,48 +1,36 @@
-"""Jobs come in: params and references are checked, and the job is queued."""
+"""Jobs come in: params and references are checked, the price is held, and the job is queued."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import secrets
-from collections.abc import Iterator, Mapping
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
-from pydantic import BaseModel
-from sqlalchemy import delete, select
+from sqlalchemy import delete
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from voxelworks import catalog
+from voxelworks import accounts, catalog, credits
 from voxelworks.db import insert_into, now
-from voxelworks.errors import (
-    IllegalTransition,
-    InvalidInput,
-    InvalidParams,
-    LayerNotFound,
-    NotFound,
-    SourceNotFound,
-    TargetExists,
-    UnsafeReference,
-)
+from voxelworks.errors import IllegalTransition, InvalidInput, InvalidParams, TargetExists
 from voxelworks.jobs import _transitions
+from voxelworks.jobs._dependencies import fill_in, is_done, lane_of, lock_awaited, wait_for
+from voxelworks.jobs._leases import milliseconds
+from voxelworks.jobs._pricing import Priced, priced
 from voxelworks.jobs._reading import job_view
+from voxelworks.jobs._references import Resolved, named_jobs, resolve
 from voxelworks.jobs._tables import IdempotencyKeyRow, JobRow
+from voxelworks.jobs._visibility import find_job, require_steering
+from voxelworks.protocol.credits import QuoteView
 from voxelworks.protocol.messages import Json
-from voxelworks.protocol.places import Places, is_remote
-from voxelworks.protocol.views import DatasetView, JobView
-from voxelworks.workflows import (
-    DatasetRef,
-    LayerRef,
-    NewDatasetRef,
-    Params,
-    Ref,
-    SourceRef,
-    check_name,
-    get_workflow,
-    references,
-)
+from voxelworks.protocol.people import Principal
+from voxelworks.protocol.places import Places
+from voxelworks.protocol.views import JobView
+from voxelworks.settings import Settings
+from voxelworks.workflows import Params, Workflow, get_workflow
 
 _KEY_LIFETIME_MS = 24 * 3_600_000
 
@@ -50,99 +38,299 @@ _KEY_LIFETIME_MS = 24 * 3_600_000
 def submit(
     session: Session,
     *,
-    owner: str,
+    by: Principal,
     workflow: str,
     params: Mapping[str, Any],
     places: Places,
+    settings: Settings,
     idempotency_key: str | None = None,
+    after: Sequence[str] = (),
+    group: str | None = None,
+    quote_id: str | None = None,
+    is_foreign: bool = False,
     priority: int = 0,
 ) -> JobView:
-    """Queue a job.
+    """Queue a job, and hold what it costs, in one transaction.
 
     Parameters
     ----------
+    by
+        Who it belongs to, with the organization that it is charged to.
     params
-        As a person or program gave them. Everything that they name must exist here, except the dataset to make.
+        As a person or program gave them. Everything that they name must exist here, except the dataset to make and
+        what other jobs will make: `job:ID` in place of a dataset waits for that job and takes its dataset.
     idempotency_key
         Made by the client: the same key and content give the same job again for 24 hours (R24).
+    after
+        Ids of jobs that must have succeeded and be published before this one starts. If one fails or is cancelled,
+        this job is cancelled and its charge returned.
+    group
+        Id of the group that it belongs to.
+    quote_id
+        The quote that its submitter has seen: the charge is that, or the job is refused with the new price.
+    is_foreign
+        It came through the WEBKNOSSOS face.
     priority
-        Larger ones go first.
+        Each step counts like having been submitted `ageing_s` earlier.
 
     Raises
     ------
+    NotAllowed
     InvalidInput
         A subclass that says which value is wrong: unknown workflow or parameter, path in place of a reference,
         missing source, dataset or layer, name that is taken; or a key that was used for other content.
+    NotEnoughCredits, StaleQuote, QuotaExceeded
     """
-    return _submit(
-        session, owner=owner, workflow=workflow, params=params, places=places, idempotency_key=idempotency_key,
-        priority=priority, retried_from=None,
+    declared = get_workflow(workflow)
+    checked = declared.parse(params)
+    job_id = new_id()
+    if idempotency_key is not None:
+        body = digest([declared.name, checked.model_dump(mode="json"), *([list(after)] if after else [])])
+        earlier = take_key(session, by, idempotency_key, body, job_id)
+        if earlier is not None:
+            return job_view(session, session.get_one(JobRow, earlier), settings=settings)
+    order = NewOrder(
+        declared, checked, after=tuple(after), group=group, quote_id=quote_id, is_foreign=is_foreign, priority=priority
+    )  # fmt: skip
+    return insert(session, order, job_id, by=by, places=places, settings=settings)
+
+
+def quote(
+    session: Session,
+    *,
+    by: Principal,
+    workflow: str,
+    params: Mapping[str, Any],
+    places: Places,
+    settings: Settings,
+) -> QuoteView | None:
+    """Say what a job would cost, for 15 minutes; None if it costs nothing. Nothing is submitted.
+
+    Raises
+    ------
+    NotAllowed
+    InvalidInput
+        As `submit` would.
+    """
+    declared = get_workflow(workflow)
+    checked = declared.parse(params)
+    accounts.require(by, accounts.Action.SUBMIT_JOB)
+    lock_awaited(session, named_jobs(checked), by)
+    price = priced(declared, checked, resolve(session, declared, checked, by=by, places=places))
+    if price is None:
+        return None
+    return credits.quote(
+        session, organization_id=by.organization_id, user_id=by.user_id, price_name=price.price_name,
+        quantity=price.quantity, settings=settings,
     )  # fmt: skip
 
 
-def retry(session: Session, job_id: str, *, owner: str, places: Places) -> JobView:
+def retry(
+    session: Session,
+    job_id: str,
+    *,
+    by: Principal,
+    places: Places,
+    settings: Settings,
+    is_free: bool = False,
+    quote_id: str | None = None,
+) -> JobView:
     """Queue a job that repeats one that failed, was cancelled, or whose result could not be published.
+
+    It belongs to whoever repeats it, and is charged anew at the present price.
+
+    Parameters
+    ----------
+    is_free
+        An operator repeats it at no charge: it stays with its owner, who is not told of a second failure.
 
     Raises
     ------
     NotFound
+        Also if they may not see it.
+    NotAllowed
     IllegalTransition
         If the job has not ended, or its result is there.
     InvalidInput
         If what its params name is no longer there.
     """
-    job = session.get(JobRow, job_id)
-    if job is None:
-        raise NotFound(f"there is no job {job_id!r}; see the list of jobs")
+    job = find_job(session, job_id, by)
+    require_steering(job, by)
+    if is_free:
+        accounts.require(by, accounts.Action.OPERATE)
     if not (job.state in ("failed", "cancelled") or job.publication == "failed"):
         raise IllegalTransition(
             f"job {job_id} is {job.state}; only failed and cancelled jobs can be repeated"
         )
-    return _submit(
-        session, owner=owner, workflow=job.workflow, params=_upgraded(job), places=places, idempotency_key=None,
-        priority=job.priority, retried_from=job.id,
+    declared = get_workflow(job.workflow)
+    order = NewOrder(
+        declared, declared.parse(upgraded(job, declared)), quote_id=quote_id, is_foreign=job.is_foreign,
+        priority=job.priority, retried_from=job.id, is_free=is_free,
     )  # fmt: skip
+    owner = replace(by, user_id=job.user_id, organization_id=job.organization_id) if is_free else by
+    return insert(session, order, new_id(), by=owner, who=by.who, places=places, settings=settings)
 
 
-def _submit(
+@dataclass(frozen=True)
+class NewOrder:
+    """A job that is about to be inserted: its workflow is known and its params are checked."""
+
+    declared: Workflow
+    params: Params
+    after: tuple[str, ...] = ()
+    group: str | None = None
+    quote_id: str | None = None
+    is_foreign: bool = False
+    priority: int = 0
+    retried_from: str | None = None
+    is_free: bool = False
+
+
+def insert(
     session: Session,
+    order: NewOrder,
+    job_id: str,
     *,
-    owner: str,
-    workflow: str,
-    params: Mapping[str, Any],
+    by: Principal,
     places: Places,
-    idempotency_key: str | None,
-    priority: int,
-    retried_from: str | None,
+    settings: Settings,
+    who: str | None = None,
 ) -> JobView:
-    declared = get_workflow(workflow)
-    checked = declared.parse(params)
+    """Resolve, reserve, queue and hold: see `submit`."""
+    placed = place(session, order, job_id, by=by, places=places, settings=settings, who=who)
+    charge(session, placed, settings=settings)
+    return job_view(session, placed.job, settings=settings)
+
+
+@dataclass(frozen=True)
+class Placed:
+    """A job that was inserted, and is to be charged before the transaction ends."""
+
+    job: JobRow
+    price: Priced | None
+    quote_id: str | None
+    who: str
+
+
+def place(
+    session: Session,
+    order: NewOrder,
+    job_id: str,
+    *,
+    by: Principal,
+    places: Places,
+    settings: Settings,
+    who: str | None = None,
+) -> Placed:
+    """Insert a job. Whoever inserts several charges them after the last: the ledger is locked after all jobs."""
+    declared = order.declared
+    awaited = lock_awaited(session, [*order.after, *named_jobs(order.params)], by)
     at_ms = now(session)
-    job_id = secrets.token_hex(8)
-    if idempotency_key is not None:
-        earlier = _take_key(session, owner, idempotency_key, _digest(declared.name, checked), job_id, at_ms)
-        if earlier is not None:
-            return job_view(session, earlier)
-    found = _resolve(session, checked, places)
+    # Younger than all that it waits for, by the clock of a millisecond too: the order of locks.
+    created_ms = max([at_ms, *(other.created_ms + 1 for other in awaited)])
+    resolved = resolve(session, declared, order.params, by=by, places=places)
+    price = None if order.is_free else priced(declared, order.params, resolved)
+    _require_permission(declared, by, resolved, is_paid=price is not None and settings.credits_enabled)
+    _check_quota(session, order, by, resolved, settings)
     job = JobRow(
-        id=job_id, owner=owner, workflow=declared.name, version=declared.version,
-        params=checked.model_dump(mode="json"),
-        places=found, priority=priority, state="queued", attempt=0, created_ms=at_ms, available_ms=at_ms,
+        id=job_id, user_id=by.user_id, organization_id=by.organization_id, workflow=declared.name,
+        version=declared.version, params=order.params.model_dump(mode="json"), places=dict(resolved.places),
+        priority=order.priority, priority_class=declared.priority_class,
+        rank_ms=created_ms - order.priority * milliseconds(settings.ageing_s),
+        needs_gpu=declared.needs.gpu, memory_bytes=declared.needs.memory_bytes, walltime_s=declared.needs.walltime_s,
+        group_id=order.group, is_foreign=order.is_foreign, is_free_rerun=order.is_free,
+        state="queued", attempt=0, created_ms=created_ms, available_ms=created_ms,
         updated_ms=at_ms, infrastructure_failures=0, resource_failures=0, lost_leases=0, publication="none",
-        retried_from=retried_from,
+        retried_from=order.retried_from,
     )  # fmt: skip
     session.add(job)
     session.flush()
-    _reserve_name(session, job, checked)
-    why = "submitted" if retried_from is None else f"submitted to repeat job {retried_from}"
-    _transitions.note(session, job, at_ms=at_ms, who=f"user:{owner}", why=why, from_state=None)
-    # The quote is held here, in this transaction, once there are credits.
-    return job_view(session, job)
+    _reserve(session, job, resolved)
+    wait_for(session, job, awaited)
+    failure = fill_in(session, job, [other for other in awaited if is_done(other)])
+    if failure is not None:
+        raise InvalidInput(failure.message)
+    if all(is_done(other) for other in awaited):
+        job.lane = lane_of(job)
+    why = "submitted" if order.retried_from is None else f"submitted to repeat job {order.retried_from}"
+    who = who or by.who
+    _transitions.note(session, job, at_ms=created_ms, who=who, why=why, from_state=None)
+    session.flush()
+    return Placed(job, price, order.quote_id, who)
 
 
-def _upgraded(job: JobRow) -> Json:
+def charge(session: Session, placed: Placed, *, settings: Settings) -> None:
+    """Hold what a job costs."""
+    job, price = placed.job, placed.price
+    if price is None:
+        return
+    credits.hold(
+        session, organization_id=job.organization_id, job_id=job.id, price_name=price.price_name,
+        quantity=price.quantity, quote_id=placed.quote_id, settings=settings, who=placed.who,
+    )  # fmt: skip
+
+
+def new_id() -> str:
+    return secrets.token_hex(8)
+
+
+def digest(body: object) -> str:
+    return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
+
+
+def take_key(session: Session, by: Principal, key: str, body_sha256: str, new: str) -> str | None:
+    """Take an idempotency key for a new job or group, or give the id of the one that it was used for.
+
+    Raises
+    ------
+    InvalidInput
+        If it was used for other content.
+    """
+    at_ms = now(session)
+    session.execute(delete(IdempotencyKeyRow).where(IdempotencyKeyRow.created_ms < at_ms - _KEY_LIFETIME_MS))
+    owner = {"user_id": by.user_id, "organization_id": by.organization_id, "key": key}
+    # If another request is submitting with the same key, this waits until that one has ended.
+    taken = session.execute(
+        insert_into(session, IdempotencyKeyRow)
+        .values(**owner, body_sha256=body_sha256, job_id=new, created_ms=at_ms)
+        .on_conflict_do_nothing()
+        .returning(IdempotencyKeyRow.key)
+    ).first()
+    if taken is not None:
+        return None
+    known = session.get_one(IdempotencyKeyRow, tuple(owner.values()), populate_existing=True)
+    if known.body_sha256 != body_sha256:
+        raise InvalidInput(
+            f"the idempotency key {key!r} was used for another job; make a new key for each job"
+        )
+    return known.job_id
+
+
+def _require_permission(declared: Workflow, by: Principal, resolved: Resolved, *, is_paid: bool) -> None:
+    action = accounts.Action
+    accounts.require(by, action.SUBMIT_PAID_JOB if is_paid else action.SUBMIT_JOB)
+    if resolved.new_place is not None:
+        accounts.require(by, action.MAKE_DATASET)
+    elif declared.outcome_type.kind == "addition":
+        accounts.require(by, action.ADD_TO_DATASET)
+
+
+def _check_quota(
+    session: Session, order: NewOrder, by: Principal, resolved: Resolved, settings: Settings
+) -> None:
+    """Refuse a job whose result the organization has no room for, as far as its size can be told before."""
+    if order.declared.outcome_type.kind == "value":
+        return
+    estimate = order.declared.result_bytes
+    try:
+        more_bytes = 0 if estimate is None else estimate(order.params, resolved.layer)
+    except InvalidInput:  # another job makes its input; the size is known when that has ended
+        more_bytes = 0
+    catalog.check_quota(session, by.organization_id, more_bytes, settings=settings)
+
+
+def upgraded(job: JobRow, declared: Workflow) -> Json:
     """Give the params of a job as the installed version of its workflow reads them."""
-    declared = get_workflow(job.workflow)
     if job.version == declared.version:
         return job.params
     if job.version == declared.version - 1 and declared.upgrade is not None:
@@ -152,108 +340,13 @@ def _upgraded(job: JobRow) -> Json:
     )
 
 
-def _take_key(
-    session: Session, owner: str, key: str, body_sha256: str, job_id: str, at_ms: int
-) -> JobRow | None:
-    """Take an idempotency key for a new job, or give the job that it was used for."""
-    session.execute(delete(IdempotencyKeyRow).where(IdempotencyKeyRow.created_ms < at_ms - _KEY_LIFETIME_MS))
-    # If another request is submitting with the same key, this waits until that one has ended.
-    taken = session.execute(
-        insert_into(session, IdempotencyKeyRow)
-        .values(owner=owner, key=key, body_sha256=body_sha256, job_id=job_id, created_ms=at_ms)
-        .on_conflict_do_nothing()
-        .returning(IdempotencyKeyRow.key)
-    ).first()
-    if taken is not None:
-        return None
-    known = session.get_one(IdempotencyKeyRow, (owner, key), populate_existing=True)
-    if known.body_sha256 != body_sha256:
-        raise InvalidInput(
-            f"the idempotency key {key!r} was used for another job; make a new key for each job"
-        )
-    return session.get_one(JobRow, known.job_id)
-
-
-def _digest(workflow: str, params: Params) -> str:
-    text = json.dumps([workflow, params.model_dump(mode="json")], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _resolve(session: Session, params: Params, places: Places) -> dict[str, str]:
-    """Find the place of every reference, and refuse what is not there."""
-    found = {str(ref): _place(session, ref, places) for ref in references(params)}
-    for layer in _layer_refs(params):
-        _refuse_unfit_layer(catalog.find(session, layer.dataset), layer)
-    return found
-
-
-def _place(session: Session, ref: Ref, places: Places) -> str:
-    if isinstance(ref, SourceRef):
-        return _source_place(ref, places)
-    _refuse_path(ref)
-    if isinstance(ref, DatasetRef):
-        return catalog.find(session, ref).place
-    assert isinstance(ref, NewDatasetRef), f"{type(ref).__name__} has no places yet"
-    return _new_dataset_place(session, check_name("dataset", ref), places)
-
-
-def _source_place(ref: SourceRef, places: Places) -> str:
-    if ref.startswith("data:"):
-        raise UnsafeReference(
-            f"{ref!r} is not a source; name images below an import root, as root:NAME/folder"
-        )
-    located = places.locate(ref)
-    if not is_remote(ref) and not Path(located).exists():
-        raise SourceNotFound(f"there is nothing at {ref!r}; look at the folders below the import root")
-    return str(ref)
-
-
-def _new_dataset_place(session: Session, name: str, places: Places) -> str:
-    place = f"data:{name}"
-    located = Path(places.data_dir / name)
-    is_taken = located.exists() or located.is_symlink() or catalog.find_by_place(session, place) is not None
-    reserved_by = session.scalar(select(JobRow.id).where(JobRow.reserved_name == name))
-    if is_taken or reserved_by is not None:
-        why = f"job {reserved_by} is making it" if reserved_by else "it exists"
-        raise TargetExists(f"the name {name!r} is taken ({why}); choose another name")
-    return place
-
-
-def _refuse_path(ref: Ref) -> None:
-    if any(part in ref for part in ("/", "\\", "~", ":")) or ref in (".", ".."):
-        raise UnsafeReference(f"{str(ref)!r} is a path or address; on a server give the name of the dataset")
-
-
-def _refuse_unfit_layer(dataset: DatasetView, ref: LayerRef) -> None:
-    known = {item.name: item.category for item in dataset.summary.layers}
-    if ref.layer not in known:
-        raise LayerNotFound(
-            f"dataset {dataset.name!r} has no layer {ref.layer!r}; it has {', '.join(known) or 'none'}"
-        )
-    ref.require_category(known[ref.layer])
-
-
-def _layer_refs(value: object) -> Iterator[LayerRef]:
-    if isinstance(value, LayerRef):
-        yield value
-    elif isinstance(value, BaseModel):
-        for name in type(value).model_fields:
-            yield from _layer_refs(getattr(value, name))
-    elif isinstance(value, tuple | list):
-        for item in value:
-            yield from _layer_refs(item)
-
-
-def _reserve_name(session: Session, job: JobRow, params: Params) -> None:
+def _reserve(session: Session, job: JobRow, resolved: Resolved) -> None:
     """Keep the name of the new dataset from all other jobs until this one has ended."""
-    names = [str(ref) for ref in references(params) if isinstance(ref, NewDatasetRef)]
-    assert len(names) <= 1, "a job makes at most one dataset"
-    if not names:
+    if resolved.new_place is None:
         return
-    job.reserved_name = names[0]
+    job.reserved_place = resolved.new_place
     try:
         session.flush()
     except IntegrityError as error:
-        raise TargetExists(
-            f"the name {names[0]!r} is taken (a job is making it); choose another name"
-        ) from error
+        name = resolved.new_place.rpartition("/")[2]
+        raise TargetExists(f"the name {name!r} is taken (a job is making it); choose another name") from error

@@ -14,13 +14,14 @@ from sqlalchemy import (
     Text,
     text,
 )
-from sqlalchemy.orm import Mapped, mapped_column
+from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from voxelworks.db import Base
 from voxelworks.errors import FailureClass
-from voxelworks.protocol.messages import JobState
+from voxelworks.protocol.messages import JobState, PriorityClass
 from voxelworks.protocol.views import JOB_STATES, AttemptOutcome, Publication
 
+IS_HELD = "state IN ('claimed', 'running', 'cancelling')"
 _STATES = ", ".join(f"'{state}'" for state in JOB_STATES)
 
 
@@ -34,10 +35,27 @@ class WorkerSessionRow(Base):
     version: Mapped[str]
     protocol: Mapped[int]
     workflows: Mapped[dict[str, Any]]
-    job_slots: Mapped[int]
+    """Name -> highest version, of those that its key allows."""
+    slots: Mapped[dict[str, Any]]
+    """Priority class -> jobs side by side."""
+    gpus: Mapped[int]
+    memory_bytes: Mapped[int | None]
+    isolation: Mapped[str]
+    leaves_ms: Mapped[int | None]
+    """When it must leave; None: it may stay."""
+    key_id: Mapped[str | None] = mapped_column(index=True)
+    """The worker key that it came with."""
+    organization_id: Mapped[str | None]
+    """The only organization whose jobs it gets, because its key says so."""
     opened_ms: Mapped[int]
     seen_ms: Mapped[int]
     replaced_ms: Mapped[int | None]
+    failed_jobs: Mapped[list[Any]]
+    """Different jobs that failed on it in a row, oldest first (R15)."""
+    paused_ms: Mapped[int | None]
+    paused_why: Mapped[str | None]
+    drained_ms: Mapped[int | None]
+    """When the operator asked it to take no more jobs."""
 
 
 class JobRow(Base):
@@ -47,22 +65,45 @@ class JobRow(Base):
     __table_args__ = (
         CheckConstraint(f"state IN ({_STATES})", name="state"),
         CheckConstraint("publication IN ('none', 'pending', 'published', 'failed')", name="publication"),
-        # The order of giving away (R8).
+        CheckConstraint("priority_class IN ('short', 'long')", name="priority_class"),
+        # The order of giving away (R8): see `_claiming`.
         Index(
-            "ix_jobs_queue", text("priority DESC"), "created_ms", "id",
+            "ix_jobs_queue", "lane", "rank_ms", "id",
             sqlite_where=text("state = 'queued'"), postgresql_where=text("state = 'queued'"),
         ),
+        # What the fair share and the limits are counted over (R8, R9).
+        Index(
+            "ix_jobs_held", "organization_id", "priority_class", "user_id", "workflow",
+            sqlite_where=text(IS_HELD), postgresql_where=text(IS_HELD),
+        ),
         Index("ix_jobs_newest", "created_ms", "id"),
+        Index("ix_jobs_of_organization", "organization_id", "created_ms", "id"),
+        Index("ix_jobs_of_user", "user_id", "created_ms", "id"),
     )  # fmt: skip
 
     id: Mapped[str] = mapped_column(primary_key=True)
-    owner: Mapped[str] = mapped_column(index=True)
+    user_id: Mapped[str]
+    organization_id: Mapped[str]
     workflow: Mapped[str]
     version: Mapped[int]
     params: Mapped[dict[str, Any]]
     places: Mapped[dict[str, Any]]
     """Reference in the params -> place."""
     priority: Mapped[int]
+    priority_class: Mapped[PriorityClass] = mapped_column(Text)
+    lane: Mapped[str | None]
+    """Where it queues: organization, user and workflow. None while it waits for other jobs."""
+    rank_ms: Mapped[int]
+    """Its place in the lane: when it was submitted, earlier for a higher priority."""
+    needs_gpu: Mapped[bool]
+    memory_bytes: Mapped[int | None]
+    """Memory that the next attempt needs; None: as much as a worker gives to one job."""
+    walltime_s: Mapped[int | None]
+    group_id: Mapped[str | None] = mapped_column(index=True)
+    is_foreign: Mapped[bool]
+    """Submitted through the WEBKNOSSOS face."""
+    is_free_rerun: Mapped[bool]
+    """An operator repeats a failed job at no charge; its owner is not told of a second failure."""
     # No index of its own: SQLite would take it for claims, and sort every queued job each time.
     state: Mapped[JobState] = mapped_column(Text)
     attempt: Mapped[int]
@@ -94,8 +135,49 @@ class JobRow(Base):
     """When any worker may be ordered to remove what the attempts of an ended job left; None once nothing is left."""
 
     retried_from: Mapped[str | None] = mapped_column(ForeignKey("jobs.id"), index=True)
-    reserved_name: Mapped[str | None] = mapped_column(unique=True)
-    """Name of the dataset that the job makes, until the dataset exists or never will."""
+    reserved_place: Mapped[str | None] = mapped_column(unique=True)
+    """Place of the dataset that the job makes, until the dataset exists or never will."""
+
+
+class DependencyRow(Base):
+    """A job waits for another. Always for an older one, so nothing waits in a circle."""
+
+    __tablename__ = "job_dependencies"
+
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), primary_key=True)
+    after_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), primary_key=True, index=True)
+    position: Mapped[int]
+    """In the order in which they were named."""
+
+
+class TurnRow(Base):
+    """When an organization was last given a job of a class: whoever waits long is not passed over for ever (R8)."""
+
+    __tablename__ = "organization_turns"
+
+    organization_id: Mapped[str] = mapped_column(primary_key=True)
+    priority_class: Mapped[str] = mapped_column(primary_key=True)
+    claimed_ms: Mapped[int]
+
+
+class PauseRow(Base):
+    """A class of jobs of which none is given away."""
+
+    __tablename__ = "queue_pauses"
+
+    priority_class: Mapped[PriorityClass] = mapped_column(Text, primary_key=True)
+    since_ms: Mapped[int]
+    who: Mapped[str]
+    why: Mapped[str]
+
+
+class CountRow(Base):
+    """How often something happened since the database was made (R25)."""
+
+    __tablename__ = "queue_counts"
+
+    name: Mapped[str] = mapped_column(primary_key=True)
+    value: Mapped[int]
 
 
 class AttemptRow(Base):
@@ -106,6 +188,7 @@ class AttemptRow(Base):
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), primary_key=True)
     number: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
     session_id: Mapped[str] = mapped_column(ForeignKey("worker_sessions.id"), index=True)
+    worker: Mapped[WorkerSessionRow] = relationship(viewonly=True)
     token_hash: Mapped[str]
 
     claimed_ms: Mapped[int]
@@ -119,6 +202,8 @@ class AttemptRow(Base):
     message: Mapped[str | None]
     exit_code: Mapped[int | None]
     peak_memory_bytes: Mapped[int | None]
+    memory_bytes_max: Mapped[int | None]
+    """What it was given; None: all that its worker gives to one job."""
 
     progress: Mapped[dict[str, Any] | None]
     samples: Mapped[list[Any]]
@@ -158,11 +243,13 @@ class IdempotencyKeyRow(Base):
 
     __tablename__ = "idempotency_keys"
 
-    owner: Mapped[str] = mapped_column(primary_key=True)
+    user_id: Mapped[str] = mapped_column(primary_key=True)
+    organization_id: Mapped[str] = mapped_column(primary_key=True)
     key: Mapped[str] = mapped_column(primary_key=True)
     body_sha256: Mapped[str]
     # Not a foreign key: the key is taken before the job is inserted.
     job_id: Mapped[str]
+    """Of a group: its id."""
     created_ms: Mapped[int]
 
 

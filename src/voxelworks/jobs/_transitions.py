@@ -11,7 +11,7 @@
       └──> cancelled <── cancelling ──> succeeded (sealed before the cancel)
 
 A queued job also goes straight back to running when the worker that lost it is heard from again before anyone else
-has claimed it.
+has claimed it, and fails when nobody can run it: no worker for too long, or an input that is not what it waited for.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from voxelworks.jobs._tables import EventRow, JobRow
 from voxelworks.protocol.messages import JobState
 
 LEGAL: Mapping[JobState, frozenset[JobState]] = {
-    "queued": frozenset({"claimed", "running", "cancelled"}),
+    "queued": frozenset({"claimed", "running", "failed", "cancelled"}),
     "claimed": frozenset({"running", "queued", "cancelling", "failed"}),
     "running": frozenset({"succeeded", "failed", "queued", "cancelling"}),
     "cancelling": frozenset({"cancelled", "succeeded"}),

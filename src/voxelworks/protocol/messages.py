@@ -12,12 +12,18 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from voxelworks.errors import FailureClass
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
+"""2: priority classes with slots of their own, capabilities of workers, memory limits of attempts, drain."""
+PROTOCOL_OLDEST = 1
+"""Oldest version that this one can work with, on either side."""
 
 JobState = Literal["queued", "claimed", "running", "cancelling", "succeeded", "failed", "cancelled"]
 ResultKind = Literal["dataset", "addition", "value"]
 """New dataset; addition to a dataset (mag, property); a plain value that leaves no files."""
 Json = dict[str, Any]
+PriorityClass = Literal["short", "long"]
+"""Workers have slots for each: conversions and exports never wait behind long AI jobs."""
+PRIORITY_CLASSES: tuple[PriorityClass, ...] = ("short", "long")
 
 
 class Message(BaseModel):
@@ -35,6 +41,20 @@ class Progress(Message):
     text: str = ""
 
 
+class NewJob(Message):
+    """One of several jobs that are submitted together."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    key: str | None = None
+    """Names it inside the group: `job:KEY` in the params of a later one stands for its dataset."""
+    workflow: str
+    params: Json
+    after: tuple[str, ...] = ()
+    """Keys of jobs of the group, or ids of other jobs, that it waits for."""
+    quote_id: str | None = None
+
+
 class SessionRequest(Message):
     """A worker introduces itself. A session with the same name ends the worker's earlier sessions."""
 
@@ -44,11 +64,31 @@ class SessionRequest(Message):
     workflows: dict[str, int]
     """Workflow name -> highest version that this worker runs."""
     job_slots: int = 1
+    """What workers of protocol 1 tell in place of `slots`: jobs of any class side by side."""
+    slots: dict[PriorityClass, int] | None = None
+    """Jobs of each class that this worker runs side by side."""
+    gpus: int = 0
+    memory_bytes: int | None = None
+    """Memory that one job may have at most, in bytes; None: not told."""
+    walltime_s: float | None = None
+    """Time until this worker must leave, in seconds; None: it may stay."""
+    isolation: str = ""
+    """How its jobs are kept apart from the rest of the machine, in a sentence."""
 
 
 class SessionAnswer(Message):
     session_id: str
     poll_s: float
+    protocol: int = 1
+    version: str = ""
+    """Of the server."""
+
+
+class ClaimRequest(Message):
+    """A worker asks for a job."""
+
+    free: dict[PriorityClass, int] | None = None
+    """Slots that are free at the worker now; None: the server counts what it holds."""
 
 
 class Claim(Message):
@@ -67,6 +107,11 @@ class Claim(Message):
     lease_s: float
     renew_s: float
     cancel_grace_s: float
+    organization_id: str = ""
+    memory_bytes_max: int | None = None
+    """Memory limit of this attempt, in bytes; None: as much as the worker gives to one job."""
+    job_token: str | None = None
+    """API token of the submitter, for reading, that ends with the attempt."""
 
 
 class RenewRequest(Message):

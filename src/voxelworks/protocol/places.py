@@ -1,29 +1,36 @@
 """Places: how server and workers name data without telling each other paths.
 
-A place is a text: ``data:NAME[/...]`` below the folder of datasets, ``root:NAME/relative`` below an import root
-that the operator allowed, or an ``http(s)``, ``s3`` or ``gs`` address on an allowed host. Each side finds it below its
-own folders, so mounts may differ, and nothing outside can ever be named.
+A place is a text: ``data:ORGANIZATION/NAME`` for a dataset in the folder of datasets, ``root:NAME/relative`` below an
+import root that the operator allowed, or an ``http(s)``, ``s3`` or ``gs`` address on an allowed host. Each side finds
+it below its own folders, so mounts may differ, and nothing outside can ever be named.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Self
 from urllib.parse import urlsplit
 
 from voxelworks.errors import UnsafeReference
-from voxelworks.settings import Settings
+from voxelworks.settings import ImportRoot, Settings
 
 REMOTE_SCHEMES = ("http", "https", "s3", "gs")
 DATASET_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 """A dataset or layer name: it becomes a folder name and part of addresses."""
+ORGANIZATION_ID = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
+"""Short name of an organization: the name of the folder that holds its datasets."""
 
 
 def is_remote(text: str) -> bool:
     return text.split("://", 1)[0] in REMOTE_SCHEMES and "://" in text
+
+
+def dataset_place(organization_id: str, name: str) -> str:
+    """Give the place of a dataset in the folder of datasets."""
+    return f"data:{organization_id}/{name}"
 
 
 @dataclass(frozen=True)
@@ -31,12 +38,19 @@ class Places:
     """Where this machine keeps what places name."""
 
     data_dir: Path
-    import_roots: Mapping[str, Path] = field(default_factory=dict)
+    import_roots: Mapping[str, ImportRoot] = field(default_factory=dict)
     remote_hosts: frozenset[str] = frozenset()
 
     @classmethod
     def of(cls, settings: Settings) -> Self:
         return cls(settings.datasets_dir, settings.import_roots, settings.remote_hosts)
+
+    def for_organization(self, organization_id: str) -> Self:
+        """Leave out the import roots that an organization may not read."""
+        readable = {
+            name: root for name, root in self.import_roots.items() if root.is_open_to(organization_id)
+        }
+        return replace(self, import_roots=readable)
 
     def locate(self, place: str) -> str:
         """Give the path or address of a place.
@@ -50,30 +64,34 @@ class Places:
             return self._allowed_address(place)
         kind, _, rest = place.partition(":")
         if kind == "data":
-            return str(self._below(self.data_dir, rest, place))
+            organization_id, name = _dataset_parts(place, rest)
+            return str(_below(self.data_dir / organization_id, name, place))
         if kind == "root":
             name, _, relative = rest.partition("/")
             if name not in self.import_roots:
-                known = (
-                    ", ".join(f"root:{known}/..." for known in sorted(self.import_roots)) or "none is set up"
+                raise UnsafeReference(
+                    f"{place!r}: there is no import root {name!r}; allowed: {self._known_roots()}"
                 )
-                raise UnsafeReference(f"{place!r}: there is no import root {name!r}; allowed: {known}")
-            return str(self._below(self.import_roots[name], relative, place))
-        known = ", ".join(f"root:{name}/..." for name in sorted(self.import_roots)) or "none is set up"
+            return str(_below(self.import_roots[name].path, relative, place))
         raise UnsafeReference(
-            f"{place!r} is not a place that this server reads; name one below an import root ({known})"
+            f"{place!r} is not a place that this server reads; name one below an import root ({self._known_roots()})"
         )
 
-    @staticmethod
-    def _below(root: Path, relative: str, place: str) -> Path:
-        parts = PurePosixPath(relative)
-        if parts.is_absolute() or ".." in parts.parts or "\0" in relative or "\\" in relative:
-            raise UnsafeReference(f"{place!r} leaves its root; name a path below it, without '..'")
-        resolved_root = root.resolve()
-        resolved = (resolved_root / parts).resolve()
-        if not resolved.is_relative_to(resolved_root):
-            raise UnsafeReference(f"{place!r} leads out of its root through a symbolic link")
-        return resolved
+    def make_home(self, place: str) -> None:
+        """Make the folder of an organization that has no dataset on this machine yet; other places need none.
+
+        Raises
+        ------
+        OSError
+            If it is missing and cannot be made, as when the folder of datasets is not mounted.
+        """
+        kind, _, rest = place.partition(":")
+        if kind == "data":
+            organization_id, _ = _dataset_parts(place, rest)
+            (self.data_dir / organization_id).mkdir(exist_ok=True)
+
+    def _known_roots(self) -> str:
+        return ", ".join(f"root:{name}/..." for name in sorted(self.import_roots)) or "none is set up"
 
     def _allowed_address(self, address: str) -> str:
         parts = urlsplit(address)
@@ -87,3 +105,24 @@ class Places:
                 f"{address!r}: host {host!r} is not on this server's list of allowed remote hosts"
             )
         return address
+
+
+def _dataset_parts(place: str, rest: str) -> tuple[str, str]:
+    """Give organization and name. Nothing above or below a dataset is a place: work folders lie there."""
+    organization_id, _, name = rest.partition("/")
+    if not (ORGANIZATION_ID.fullmatch(organization_id) and DATASET_NAME.fullmatch(name)):
+        raise UnsafeReference(
+            f"{place!r} is not the place of a dataset; it is written data:ORGANIZATION/NAME"
+        )
+    return organization_id, name
+
+
+def _below(root: Path, relative: str, place: str) -> Path:
+    parts = PurePosixPath(relative)
+    if parts.is_absolute() or ".." in parts.parts or "\0" in relative or "\\" in relative:
+        raise UnsafeReference(f"{place!r} leaves its root; name a path below it, without '..'")
+    resolved_root = root.resolve()
+    resolved = (resolved_root / parts).resolve()
+    if not resolved.is_relative_to(resolved_root):
+        raise UnsafeReference(f"{place!r} leads out of its root through a symbolic link")
+    return resolved

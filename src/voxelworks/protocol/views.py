@@ -8,7 +8,8 @@ from __future__ import annotations
 from typing import Literal
 
 from voxelworks.errors import FailureClass
-from voxelworks.protocol.messages import JobState, Json, Message, Progress, SealedResult
+from voxelworks.protocol.credits import QuoteView
+from voxelworks.protocol.messages import JobState, Json, Message, PriorityClass, Progress, SealedResult
 
 JOB_STATES: tuple[JobState, ...] = (
     "queued", "claimed", "running", "cancelling", "succeeded", "failed", "cancelled",
@@ -27,6 +28,13 @@ class EtaView(Message):
     high_s: float
 
 
+WaitCode = Literal[
+    "after", "paused", "nobody", "backoff", "organization", "user", "workflow", "queue", "next"
+]
+"""Other jobs must end first; the queue is paused; no worker can run it; its last attempt failed just now; its
+organization, user or workflow runs as many jobs as it may; others are ahead; it is next in line."""
+
+
 class WaitView(Message):
     """Why a queued job does not run yet."""
 
@@ -34,6 +42,8 @@ class WaitView(Message):
     """Jobs that are given away before it."""
     reason: str
     """One sentence for the page, such as `2 jobs are ahead`."""
+    code: WaitCode = "queue"
+    """The same, for programs."""
 
 
 class JobView(Message):
@@ -41,12 +51,17 @@ class JobView(Message):
 
     id: str
     owner: str
+    """Name of the user, for people."""
+    user_id: str
+    organization_id: str
     workflow: str
     version: int
     params: Json
     """As they were checked: defaults filled in."""
     state: JobState
     priority: int
+    """Each step counts like having been submitted an hour earlier (setting `ageing_s`)."""
+    priority_class: PriorityClass
     attempt: int
     """Number of the current or last attempt; 0 before the first."""
     created_ms: int
@@ -70,6 +85,16 @@ class JobView(Message):
     published_ms: int | None
     retried_from: str | None
     """Job that this one repeats."""
+    after: tuple[str, ...]
+    """Jobs that must have succeeded and be published before it starts."""
+    group: str | None
+    """Jobs of a group were submitted together, and can be cancelled together."""
+    is_foreign: bool
+    """Submitted through the WEBKNOSSOS face."""
+    charge_millicredits: int | None
+    """What it is charged; None if it costs nothing."""
+    refunded_millicredits: int | None
+    """What was returned of the charge; None if it costs nothing."""
     progress: Progress | None
     """Progress of the current attempt."""
     eta: EtaView | None
@@ -96,6 +121,18 @@ class JobView(Message):
         return self.state in ("failed", "cancelled") or self.publication == "failed"
 
 
+class GroupQuote(Message):
+    """What jobs that are submitted together would cost."""
+
+    quotes: tuple[QuoteView | None, ...]
+    """Of each job, in their order; None for those that cost nothing."""
+    amount: int
+    """Of all, in millicredits."""
+    available: int | None
+    """What the organization can spend, in millicredits; None if nothing costs anything."""
+    has_enough: bool
+
+
 class AttemptView(Message):
     """One try of a job by one worker."""
 
@@ -111,6 +148,8 @@ class AttemptView(Message):
     message: str | None
     exit_code: int | None
     peak_memory_bytes: int | None
+    memory_bytes_max: int | None
+    """Memory that it was given, in bytes; None: all that its worker gives to one job."""
     log_bytes: int
     """Bytes of log that can be read."""
 
@@ -175,12 +214,80 @@ class WorkerView(Message):
     name: str
     version: str
     workflows: dict[str, int]
+    protocol: int
     job_slots: int
+    """Jobs of all classes that it runs side by side."""
+    slots: dict[PriorityClass, int]
+    gpus: int
+    memory_bytes: int | None
+    """Memory that it gives to one job at most, in bytes."""
+    isolation: str
+    """How its jobs are kept apart from the rest of the machine."""
+    organization_id: str | None
+    """The only organization that it works for; None: for all."""
     opened_ms: int
     heard_s: float
     is_online: bool
+    failures_in_a_row: int
+    """Different jobs that failed on it since the last one that did not."""
+    paused_ms: int | None
+    """Since when it gets no jobs, because too many failed on it in a row; None: it gets some."""
+    paused_why: str | None
+    is_draining: bool
+    """It ends as soon as its jobs have ended."""
     job_ids: tuple[str, ...]
     """Jobs that it holds."""
+
+
+class PauseView(Message):
+    """A class of jobs of which none is given away."""
+
+    priority_class: PriorityClass
+    since_ms: int
+    who: str
+    why: str
+
+
+class QueueDepth(Message):
+    """How many jobs of a workflow wait or run."""
+
+    workflow: str
+    priority_class: PriorityClass
+    queued: int
+    running: int
+    """Held by a worker, in any state."""
+    oldest_s: float | None
+    """How long the oldest queued job could have been given away; None if there is none."""
+
+
+class QueueMetrics(Message):
+    """What an operator watches (R25). Counts are since the database was made."""
+
+    depths: tuple[QueueDepth, ...]
+    unpublished: int
+    """Accepted results that nobody can see yet."""
+    claims: int
+    late_renewals: int
+    """Renewals more than twice as late as they should be."""
+    lost_leases: int
+    reaper_actions: int
+    refunds: int
+    refunded_millicredits: int
+
+
+class FailureGroup(Message):
+    """Failed jobs that failed alike."""
+
+    failure_class: FailureClass
+    code: str
+    workflow: str
+    message: str
+    """Of the latest; numbers and names differ in the others."""
+    count: int
+    organization_count: int
+    last_ms: int
+    job_ids: tuple[str, ...]
+    """The latest ones."""
 
 
 class LayerSummary(Message):
@@ -215,3 +322,90 @@ class DatasetView(Message):
     created_ms: int
     updated_ms: int
     made_by_job: str | None
+    organization_id: str
+    user_id: str | None
+    """Who made or linked it."""
+    is_public: bool
+    """Members of all organizations may read it."""
+    is_linked: bool
+    """It stays where its owner keeps it, and can only be read."""
+    size_bytes: int
+    """What its files take on this server; 0 for linked ones."""
+    trashed_ms: int | None
+    purge_ms: int | None
+    """When a dataset in the trash is deleted for good."""
+
+
+AnnotationKind = Literal["nml", "zip", "webknossos"]
+"""An uploaded NML; an uploaded zip of one NML and volume data; or the address of an annotation in a WEBKNOSSOS."""
+
+
+class VolumeLayerSummary(Message):
+    """A volume layer of an annotation."""
+
+    name: str | None
+    fallback_layer: str | None
+    location: str | None
+    """Entry of the zip; None if the volume data was left out."""
+
+
+class AnnotationSummary(Message):
+    """What an uploaded annotation holds."""
+
+    dataset_name: str | None
+    """Name of the dataset that it was made in, as the file says."""
+    tree_count: int
+    node_count: int
+    volume_layers: tuple[VolumeLayerSummary, ...]
+    bounding_boxes: tuple[str, ...]
+    """Those that its user drew: mag 1, `x,y,z,width,height,depth`."""
+
+
+class AnnotationView(Message):
+    """An annotation of the catalog."""
+
+    id: str
+    organization_id: str
+    user_id: str
+    name: str
+    kind: AnnotationKind
+    dataset_id: str | None
+    """Dataset of the catalog that it belongs to, if that was said."""
+    address: str | None
+    """Of an annotation in a WEBKNOSSOS."""
+    has_token: bool
+    """Whether a token for that address is stored."""
+    size_bytes: int
+    sha256: str | None
+    summary: AnnotationSummary | None
+    """None for one in a WEBKNOSSOS: it can change at any time."""
+    created_ms: int
+    trashed_ms: int | None
+    purge_ms: int | None
+    """When an annotation in the trash is deleted for good."""
+
+
+class StorageView(Message):
+    """How much an organization stores."""
+
+    used_bytes: int
+    """Datasets and annotations, with those in the trash; linked datasets take nothing."""
+    max_bytes: int | None
+    """None if there is no limit."""
+
+
+LeftoverKind = Literal["dataset", "annotation", "file", "attempt"]
+"""A dataset or annotation in the trash; an annotation file that belongs to nothing, as of an upload that broke off; or
+the folder of an attempt."""
+
+
+class LeftoverView(Message):
+    """Something that takes room and will be removed."""
+
+    kind: LeftoverKind
+    organization_id: str
+    name: str
+    """Of the dataset or annotation, or the path below the server's folders."""
+    size_bytes: int
+    removal_ms: int | None
+    """When it is removed; None for the work of a job that has not ended or is being cleared up."""

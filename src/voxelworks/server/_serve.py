@@ -9,23 +9,28 @@ import signal
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 
 import uvicorn
+from fastapi import FastAPI
 
+from voxelworks import accounts, catalog
 from voxelworks.client import ServerInfo
-from voxelworks.db import open_database
-from voxelworks.errors import InvalidInput, NotAllowed
+from voxelworks.db import Database, open_database
+from voxelworks.protocol.places import Places
 from voxelworks.server.app import create_app
+from voxelworks.server.binding import BACKLOG, Listeners, check_settings, require_set_up
 from voxelworks.server.context import Context
 from voxelworks.server.keys import Keys, announced
-from voxelworks.server.security import is_loopback
 from voxelworks.settings import Settings
 
 log = logging.getLogger(__name__)
 
 STOP_GRACE_S = 15.0
 """How long `on_stop` may take before the server stops answering, in seconds."""
+KEEP_ALIVE_S = 75
+"""How long an idle connection stays open, in seconds: longer than workers and people take between two requests. Closing
+one at the moment in which it is used again looks to its client like a server that is away."""
 DRAIN_S = 5.0
 """How long requests that were being answered may take to end, in seconds."""
 
@@ -56,30 +61,44 @@ def serve(
     Raises
     ------
     NotAllowed
-        If the address is not a loopback address.
+        If others than this machine would reach the server unprotected, or before anybody can log in.
     InvalidInput
-        If the address cannot be listened on, or the database cannot be used.
+        If the address cannot be listened on, settings contradict each other, or the database cannot be used.
     """
-    listener = _listen(settings)
-    with listener:
-        database = open_database(settings)
-        try:
-            keys = Keys.prepare(settings.home)
-            host, port = listener.getsockname()[:2]
-            url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-            info = ServerInfo(url=url, token=keys.token, pid=os.getpid())
-            # No access log: the first address of a browser carries the token.
-            config = uvicorn.Config(
-                create_app(settings, database, keys), log_config=None, access_log=False, server_header=False,
-                lifespan="on", timeout_graceful_shutdown=int(DRAIN_S), proxy_headers=False, ws="none",
-            )  # fmt: skip
-            server = _Server(config, info=info, on_ready=on_ready, on_stop=on_stop, stop=stop)
-            with announced(settings.home, info), _signals_survived(server):
-                server.run(sockets=[listener])
-            if server.failure is not None:
-                raise server.failure
-        finally:
-            database.close()
+    check_settings(settings)
+    with closing(Listeners.bind(settings)) as listeners, closing(open_database(settings)) as database:
+        # A free port is known only now; links in mails name it.
+        settings = settings.model_copy(update={"port": listeners.main.getsockname()[1]})
+        _prepare(settings, database)
+        keys = Keys.prepare(settings.home, database)
+        info = ServerInfo(url=listeners.own_url, token=keys.token, pid=os.getpid())
+        server = _Server(
+            _config(settings, create_app(settings, database, keys)), own=listeners.own, info=info, on_ready=on_ready,
+            on_stop=on_stop, stop=stop,
+        )  # fmt: skip
+        with announced(settings.home, info), _signals_survived(server):
+            server.run(sockets=[listeners.main])
+        if server.failure is not None:
+            raise server.failure
+
+
+def _prepare(settings: Settings, database: Database) -> None:
+    """See that there is a first user, and that files lie where this version looks for them."""
+    with database.session() as session:
+        accounts.prepare(session)
+        for name in catalog.adopt_old_layout(session, Places.of(settings)):
+            log.info("dataset %s moved to the folder of its organization", name)
+    require_set_up(settings, database)
+
+
+def _config(settings: Settings, app: FastAPI) -> uvicorn.Config:
+    return uvicorn.Config(
+        # No access log: the first address of a browser carries the token.
+        app, log_config=None, access_log=False, server_header=False, lifespan="on", ws="none",
+        timeout_keep_alive=KEEP_ALIVE_S, timeout_graceful_shutdown=int(DRAIN_S),
+        ssl_certfile=settings.tls_certificate, ssl_keyfile=settings.tls_key,
+        proxy_headers=bool(settings.trusted_proxies), forwarded_allow_ips=sorted(settings.trusted_proxies),
+    )  # fmt: skip
 
 
 class _Server(uvicorn.Server):
@@ -89,6 +108,7 @@ class _Server(uvicorn.Server):
         self,
         config: uvicorn.Config,
         *,
+        own: socket.socket | None,
         info: ServerInfo,
         on_ready: Callable[[ServerInfo], None] | None,
         on_stop: Callable[[], None] | None,
@@ -96,6 +116,7 @@ class _Server(uvicorn.Server):
     ) -> None:
         super().__init__(config)
         self.failure: BaseException | None = None
+        self._own = own
         self._info = info
         self._on_ready = on_ready
         self._on_stop = on_stop
@@ -103,9 +124,24 @@ class _Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
+        if self.started and self._own is not None:
+            await self._listen_for_own_programs(self._own)
         if self.started and self._on_ready is not None:
             # A thread that the end of the server does not wait for: whoever is told may talk to the server at length.
             threading.Thread(target=self._tell_ready, name="on-ready", daemon=True).start()
+
+    async def _listen_for_own_programs(self, own: socket.socket) -> None:
+        """Serve plain http beside TLS: commands and workers of this machine need no certificate that they trust."""
+        config = self.config
+
+        def create_protocol() -> asyncio.Protocol:
+            # As the superclass does for its own sockets, except for TLS.
+            return config.http_protocol_class(  # type: ignore[call-arg]
+                config=config, server_state=self.server_state, app_state=self.lifespan.state
+            )
+
+        loop = asyncio.get_running_loop()
+        self.servers.append(await loop.create_server(create_protocol, sock=own, backlog=BACKLOG))
 
     async def on_tick(self, counter: int) -> bool:
         if self._stop is not None and self._stop.is_set():
@@ -148,28 +184,6 @@ class _Server(uvicorn.Server):
                 return
             await asyncio.sleep(0.05)
         log.warning("gave up waiting for the workers after %g s", STOP_GRACE_S)
-
-
-def _listen(settings: Settings) -> socket.socket:
-    """Bind the address, so that a used one is refused before anything else happens."""
-    if not is_loopback(settings.host):
-        raise NotAllowed(
-            f"host {settings.host!r}: until there are accounts the server listens on loopback only; use 127.0.0.1, and"
-            f" reach it from elsewhere through `ssh -L {settings.port}:127.0.0.1:{settings.port} HOST`"
-        )
-    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((settings.host, settings.port))
-        listener.listen(256)
-    except OSError as error:
-        listener.close()
-        raise InvalidInput(
-            f"cannot listen on {settings.host}:{settings.port} ({error.strerror});"
-            " choose another port, or 0 for a free one"
-        ) from error
-    return listener
 
 
 @contextmanager

@@ -3,47 +3,65 @@
 from __future__ import annotations
 
 import asyncio
-import logging
-import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
-from fastapi import FastAPI
-from starlette.concurrency import run_in_threadpool
+from fastapi import APIRouter, FastAPI
 from starlette.staticfiles import StaticFiles
 
 import voxelworks
-from voxelworks import jobs
-from voxelworks.db import Database
+from voxelworks.db import Database, SecretBox
 from voxelworks.protocol.places import Places
 from voxelworks.server import problems
+from voxelworks.server.api import account as account_api
+from voxelworks.server.api import annotations as annotations_api
 from voxelworks.server.api import datasets as datasets_api
 from voxelworks.server.api import jobs as jobs_api
+from voxelworks.server.api import operator as operator_api
+from voxelworks.server.api import organization as organization_api
 from voxelworks.server.api import service as service_api
 from voxelworks.server.api import worker as worker_api
 from voxelworks.server.api import workflows as workflows_api
 from voxelworks.server.context import Context
-from voxelworks.server.keys import BrowserSessions, Keys
+from voxelworks.server.keys import Keys
+from voxelworks.server.limits import limits_of
 from voxelworks.server.live import Live
+from voxelworks.server.loops import LOOPS
+from voxelworks.server.metrics import install_metrics
+from voxelworks.server.pages import account as account_pages
+from voxelworks.server.pages import annotations as annotations_pages
 from voxelworks.server.pages import datasets as datasets_pages
 from voxelworks.server.pages import door as door_pages
 from voxelworks.server.pages import jobs as jobs_pages
+from voxelworks.server.pages import operator as operator_pages
+from voxelworks.server.pages import organization as organization_pages
 from voxelworks.server.pages import workflows as workflows_pages
 from voxelworks.server.rendering import STATIC
 from voxelworks.server.security import Guard
+from voxelworks.server.wk import routes as wk
 from voxelworks.settings import Settings
 
-log = logging.getLogger(__name__)
+API_ROUTERS: tuple[APIRouter, ...] = (
+    service_api.router, workflows_api.router, jobs_api.router, jobs_api.group_router, datasets_api.router,
+    annotations_api.router, account_api.router, organization_api.router, operator_api.router, worker_api.router,
+)  # fmt: skip
+PAGE_ROUTERS: tuple[APIRouter, ...] = (
+    door_pages.router, jobs_pages.router, workflows_pages.router, datasets_pages.router, annotations_pages.router,
+    account_pages.router, organization_pages.router, operator_pages.router,
+)  # fmt: skip
 
 
 def create_app(settings: Settings, database: Database, keys: Keys) -> FastAPI:
     """Make the application. It owns neither the database nor the files of the keys."""
-    sessions = BrowserSessions()
-    context = Context(settings, database, Places.of(settings), keys, sessions, Live(database))
+    context = Context(
+        settings, database, Places.of(settings), keys, Live(database), SecretBox(settings.secret_key_file),
+        limits_of(settings),
+    )  # fmt: skip
     app = FastAPI(
         title="Voxelworks",
         version=voxelworks.__version__,
-        description="Processing jobs for volume microscopy. Send the start-up token as `Authorization: Bearer TOKEN`.",
+        description="Processing jobs for volume microscopy. Send an API token (made on the page *Account*), or on the"
+        " server's own machine the start-up token, as `Authorization: Bearer TOKEN`.",
         openapi_url="/api/v1/openapi.json",
         # The interactive pages load scripts from elsewhere, which the content policy forbids.
         docs_url=None,
@@ -51,14 +69,15 @@ def create_app(settings: Settings, database: Database, keys: Keys) -> FastAPI:
         lifespan=_lifespan,
     )
     app.state.context = context
-    app.add_middleware(Guard, keys=keys, sessions=sessions)
+    app.add_middleware(Guard, context=context)
     problems.install(app)
-    for api in (service_api, workflows_api, jobs_api, datasets_api, worker_api):
-        app.include_router(api.router, prefix="/api/v1")
-    app.include_router(workflows_api.submission_router(), prefix="/api/v1")
+    for router in (*API_ROUTERS, workflows_api.submission_router()):
+        app.include_router(router, prefix="/api/v1")
+    wk.install(app)
     app.include_router(service_api.probe_router)
-    for pages in (door_pages, jobs_pages, workflows_pages, datasets_pages):
-        app.include_router(pages.router, include_in_schema=False)
+    for router in PAGE_ROUTERS:
+        app.include_router(router, include_in_schema=False)
+    install_metrics(app)
     app.mount("/static", StaticFiles(directory=STATIC), name="static")
     return app
 
@@ -66,23 +85,13 @@ def create_app(settings: Settings, database: Database, keys: Keys) -> FastAPI:
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     context: Context = app.state.context
-    reaper = asyncio.create_task(_reap_for_ever(context))
+    tasks = [asyncio.create_task(loop.for_ever(context)) for loop in LOOPS]
     try:
         yield
     finally:
         context.live.closing.set()
-        reaper.cancel()
-        with suppress(asyncio.CancelledError):
-            await reaper
-
-
-async def _reap_for_ever(context: Context) -> None:
-    """End what nobody holds any more (rule R16). Safe to run in several servers at once."""
-    while True:
-        # Jitter keeps several servers from looking at the same moment.
-        await asyncio.sleep(context.settings.reap_every_s * random.uniform(0.8, 1.2))  # noqa: S311
-        try:
-            await run_in_threadpool(jobs.reap_all, context.database, settings=context.settings)
-        except Exception:
-            # A database that is away for a moment must not end the reaper; the next round looks again.
-            log.exception("the reaper failed; it tries again in about %g s", context.settings.reap_every_s)
+        for task in tasks:
+            task.cancel()
+        for task in tasks:
+            with suppress(asyncio.CancelledError):
+                await task

@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, field
 from typing import Annotated
 
+from anyio import CapacityLimiter
 from fastapi import Depends
 from starlette.requests import Request
 
-from voxelworks.db import Database
+from voxelworks.db import Database, SecretBox
+from voxelworks.errors import NotLetIn
+from voxelworks.protocol.people import Principal, WorkerKeyView
 from voxelworks.protocol.places import Places
-from voxelworks.server.keys import BrowserSessions, Keys
+from voxelworks.server.keys import Keys
+from voxelworks.server.limits import Limits
 from voxelworks.server.live import Live
 from voxelworks.settings import Settings
 
-OWNER = "local"
-"""The one person whom the start-up token lets in, until there are accounts."""
+PRINCIPAL = "voxelworks.principal"
+"""Where the guard leaves in the scope of a request who asks."""
+WORKER = "voxelworks.worker"
+"""Where the guard leaves the worker key of a request."""
+
+CLAIMS_AT_ONCE = 2
+"""One that holds the turn, and one that has found out meanwhile that there is something to claim."""
 
 
 @dataclass(frozen=True)
@@ -26,13 +36,52 @@ class Context:
     database: Database
     places: Places
     keys: Keys
-    sessions: BrowserSessions
     live: Live
+    box: SecretBox
+    limits: Limits
+    claims: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(CLAIMS_AT_ONCE))
+    """Threads that give jobs away."""
+    started_s: float = field(default_factory=time.monotonic)
+    """By the monotonic clock."""
 
 
-def _context(request: Request) -> Context:
+def context_of(request: Request) -> Context:
     context: Context = request.app.state.context
     return context
 
 
-Here = Annotated[Context, Depends(_context)]
+def principal_of(request: Request) -> Principal | None:
+    """Give who asks; None on the few pages that are open to everybody."""
+    principal: Principal | None = request.scope.get(PRINCIPAL)
+    return principal
+
+
+# Dependencies are asynchronous, though they wait for nothing: FastAPI runs others in threads, one hop for each.
+
+
+async def _here(request: Request) -> Context:
+    return context_of(request)
+
+
+async def _visitor(request: Request) -> Principal | None:
+    return principal_of(request)
+
+
+async def _require_principal(request: Request) -> Principal:
+    principal = principal_of(request)
+    if principal is None:
+        raise NotLetIn("log in first")
+    return principal
+
+
+async def _require_worker(request: Request) -> WorkerKeyView:
+    key: WorkerKeyView | None = request.scope.get(WORKER)
+    if key is None:
+        raise NotLetIn("this route is for workers and needs their key (home/worker.key)")
+    return key
+
+
+Here = Annotated[Context, Depends(_here)]
+Who = Annotated[Principal, Depends(_require_principal)]
+Visitor = Annotated[Principal | None, Depends(_visitor)]
+Worker = Annotated[WorkerKeyView, Depends(_require_worker)]

@@ -9,74 +9,41 @@ from __future__ import annotations
 import hmac
 import os
 import secrets
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from voxelworks import accounts
 from voxelworks.client import ServerInfo, server_file, worker_key_file
+from voxelworks.db import Database
 
-SESSION_IDLE_S = 7 * 24 * 3600.0
-"""A browser that was away for longer must be let in again, in seconds."""
-SESSIONS_MAX = 100
+OWN_WORKERS = "this machine"
+"""Name of the key in `home/worker.key`, in the list of worker keys."""
 
 
 @dataclass(frozen=True)
 class Keys:
-    """What opens this server."""
+    """What opens this server, beside what the database knows."""
 
     token: str = field(repr=False)
-    """Lets a person in; new at every start."""
-    worker_key: str = field(repr=False)
-    """Lets workers in; kept in `home/worker.key`."""
+    """Lets in the person who started the server, from this machine; new at every start."""
 
     @classmethod
-    def prepare(cls, home: Path) -> Keys:
-        """Make a new token, and read the worker key of `home` or make it."""
+    def prepare(cls, home: Path, database: Database) -> Keys:
+        """Make a new token, and see that the database knows the worker key of `home`."""
         home.mkdir(parents=True, exist_ok=True)
-        return cls(token=secrets.token_urlsafe(32), worker_key=_read_or_make(worker_key_file(home)))
+        file = worker_key_file(home)
+        with database.session() as session:
+            known = accounts.ensure_worker_key(session, _read_or_make(file), OWN_WORKERS)
+            if known.revoked_ms is not None:
+                # The operator took it back: workers of this machine get another one.
+                accounts.ensure_worker_key(session, _make_anew(file), OWN_WORKERS)
+        return cls(token=secrets.token_urlsafe(32))
 
     def is_token(self, offered: str) -> bool:
         return hmac.compare_digest(offered.encode(), self.token.encode())
-
-    def is_worker_key(self, offered: str) -> bool:
-        return hmac.compare_digest(offered.encode(), self.worker_key.encode())
-
-
-class BrowserSessions:
-    """Browsers that have shown the token. They live as long as the server, like the token itself."""
-
-    def __init__(self) -> None:
-        self._last_seen: dict[str, float] = {}
-        self._lock = threading.Lock()
-
-    def open(self) -> str:
-        """Let a browser in; give the value of its cookie."""
-        value = secrets.token_urlsafe(32)
-        with self._lock:
-            self._last_seen[value] = time.monotonic()
-            while len(self._last_seen) > SESSIONS_MAX:
-                del self._last_seen[min(self._last_seen, key=self._last_seen.__getitem__)]
-        return value
-
-    def is_open(self, value: str) -> bool:
-        """Look a cookie up, and note that its browser was here."""
-        now = time.monotonic()
-        with self._lock:
-            last_seen = self._last_seen.get(value)
-            if last_seen is None:
-                return False
-            if now - last_seen > SESSION_IDLE_S:
-                del self._last_seen[value]
-                return False
-            self._last_seen[value] = now
-        return True
-
-    def close(self, value: str) -> None:
-        with self._lock:
-            self._last_seen.pop(value, None)
 
 
 @contextmanager
@@ -106,6 +73,14 @@ def _read_or_make(file: Path) -> str:
             return key
         _write_private(file, secrets.token_urlsafe(32))
     return file.read_text().strip()
+
+
+def _make_anew(file: Path) -> str:
+    scratch = file.with_name(f"{file.name}.{os.getpid()}.tmp")
+    key = secrets.token_urlsafe(32)
+    _write_private(scratch, key)
+    scratch.replace(file)
+    return key
 
 
 def _write_private(file: Path, text: str, *, exclusive: bool = False) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import math
+import re
 from typing import Any
 
 from fastapi import FastAPI
@@ -11,20 +13,26 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
-from voxelworks.errors import VoxelworksError
+from voxelworks.errors import TooManyRequests, VoxelworksError
 from voxelworks.server import rendering
+from voxelworks.server.wk import paths as wk_paths
 
 log = logging.getLogger(__name__)
+
+_TOKEN = re.compile(r"vx[a-z]_[\w-]{20,}")
+"""The address of an invitation, and of the page for a new password, is a secret by itself."""
 
 HEADINGS = {
     400: "That request makes no sense here",
     401: "You are not let in yet",
+    402: "Not enough credits",
     403: "Not allowed",
     404: "Not found",
     405: "Not allowed",
     409: "That does not go together",
     413: "Too large",
     422: "That cannot be used",
+    429: "Too many requests",
     503: "Not reachable right now",
 }
 
@@ -34,14 +42,17 @@ def answer_problem(request: Request, error: VoxelworksError) -> Response:
     extra = {
         key: value
         for key, value in vars(error).items()
-        if isinstance(value, int | str) and not key.startswith("_")
+        if isinstance(value, int | float | str) and not key.startswith("_")
     }
-    return _answer(request, error.http_status, error.code, error.message, extra)
+    response = _answer(request, error.http_status, error.code, error.message, extra)
+    if isinstance(error, TooManyRequests):
+        response.headers["Retry-After"] = str(math.ceil(error.retry_after_s))
+    return response
 
 
 def answer_defect(request: Request, error: Exception) -> Response:
     """Answer with an error that nobody foresaw; what it says is for the log only."""
-    log.error("%s %s failed", request.method, request.url.path, exc_info=error)
+    log.error("%s %s failed", request.method, _path_for_log(request), exc_info=error)
     return _answer(request, 500, "program-error", "the server met a defect of its own; its log says more", {})
 
 
@@ -51,7 +62,7 @@ def install(app: FastAPI) -> None:
     async def on_problem(request: Request, error: Exception) -> Response:
         assert isinstance(error, VoxelworksError)
         if error.http_status >= 500:
-            log.error("%s %s: %s", request.method, request.url.path, error.message)
+            log.error("%s %s: %s", request.method, _path_for_log(request), error.message)
         return answer_problem(request, error)
 
     async def on_invalid_request(request: Request, error: Exception) -> Response:
@@ -70,19 +81,28 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(HTTPException, on_http_error)
 
 
+def _path_for_log(request: Request) -> str:
+    return _TOKEN.sub("***", request.url.path)
+
+
 def is_for_program(request: Request) -> bool:
-    return request.url.path.startswith(("/api/", "/healthz"))
+    return request.url.path.startswith(("/api/", "/healthz", "/readyz", "/metrics"))
 
 
-def _answer(request: Request, status: int, code: str, message: str, extra: dict[str, int | str]) -> Response:
+def _answer(
+    request: Request, status: int, code: str, message: str, extra: dict[str, int | float | str]
+) -> Response:
+    if wk_paths.is_face(request.url.path):
+        return wk_paths.problem(status, code, message)
     if is_for_program(request):
         return JSONResponse({"code": code, "message": message, **extra}, status_code=status)
     if "hx-request" in request.headers:
         # The page stays as it is; its script shows the sentence.
         return PlainTextResponse(message, status_code=status)
-    template = "login.html" if status == 401 else "problem.html"
     heading = HEADINGS.get(status, "Something went wrong")
-    return rendering.page(request, template, status=status, heading=heading, message=message, code=code)
+    if status == 401:
+        return rendering.login_page(request, heading=heading, message=message, status=status)
+    return rendering.page(request, "problem.html", status=status, heading=heading, message=message, code=code)
 
 
 def _problem(item: dict[str, Any]) -> str:

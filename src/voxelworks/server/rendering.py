@@ -16,9 +16,15 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse
 
 import voxelworks
+from voxelworks import accounts
+from voxelworks.accounts import Action, oidc
 from voxelworks.geometry import Box, VoxelSize
+from voxelworks.protocol.credits import MILLICREDITS
 from voxelworks.protocol.messages import JobState
+from voxelworks.protocol.people import LOCAL_USER_ID, Role, Scope
 from voxelworks.protocol.views import AttemptOutcome, DatasetView, JobView
+from voxelworks.server.context import context_of, principal_of
+from voxelworks.server.origin import is_from_here
 from voxelworks.workflows import ParamField, Workflow
 
 HERE = Path(__file__).parent
@@ -39,9 +45,50 @@ FAILURE_WORDS = {
 }  # fmt: skip
 
 
+ROLE_WORDS: dict[Role, str] = {
+    "owner": "Owner", "admin": "Admin", "dataset_manager": "Dataset manager", "member": "Member",
+}  # fmt: skip
+SCOPE_WORDS: dict[Scope, str] = {
+    "read": "look", "submit": "look, and run jobs", "manage": "that, and change datasets and annotations",
+    "admin": "everything that you may",
+}  # fmt: skip
+
+
 def page(request: Request, template: str, *, status: int = 200, **values: Any) -> HTMLResponse:
     """Answer with a whole page."""
-    return HTMLResponse(render(template, path=request.url.path, **values), status_code=status)
+    who = principal_of(request)
+    frame = {
+        "path": request.url.path, "who": who, "has_credits": context_of(request).settings.credits_enabled,
+        "may": {action.value for action in Action if who is not None and accounts.is_allowed(who, action)},
+        "is_bare": who is not None and who.user_id == LOCAL_USER_ID and who.email is None,
+    }  # fmt: skip
+    return HTMLResponse(render(template, **frame, **values), status_code=status)
+
+
+def login_page(
+    request: Request,
+    *,
+    heading: str = "Log in",
+    message: str = "",
+    note: str = "",
+    email: str = "",
+    target: str | None = None,
+    status: int = 200,
+) -> HTMLResponse:
+    """Answer with the page that lets people in, and then leads them to `target`: by default to where they wanted."""
+    wanted = request.url.path + (f"?{request.url.query}" if request.url.query else "")
+    # A POST cannot be repeated after logging in, and an address with a token must not be kept.
+    is_kept = request.method == "GET" and "token" not in request.query_params
+    context = context_of(request)
+    settings = context.settings
+    with context.database.read_session() as session:
+        has_accounts = accounts.is_set_up(session)
+    return page(
+        request, "login.html", status=status, heading=heading, message=message, note=note, email=email,
+        target=target if target is not None else wanted if is_kept else "/jobs", is_here=is_from_here(request),
+        has_accounts=has_accounts,
+        oidc_name=settings.oidc_name if oidc.is_configured(settings) else None,
+    )  # fmt: skip
 
 
 def render(template: str, **values: Any) -> str:
@@ -52,6 +99,13 @@ def render(template: str, **values: Any) -> str:
 def static_url(name: str) -> str:
     """Give the address of a static file: it changes with the content, so that browsers may keep it for ever."""
     return f"/static/{name}?v={_digest(name)}"
+
+
+def sentence(message: str) -> str:
+    """Write a message as a sentence; one that begins with something typed, such as a place, begins as it is."""
+    first = message.split(" ", 1)[0].rstrip(":,;")
+    start = message[:1].upper() if first.isalpha() else message[:1]
+    return start + message[1:] + ("" if message.endswith((".", "?", "!")) else ".")
 
 
 def duration(seconds: float | None) -> str:
@@ -82,6 +136,29 @@ def bytes_text(count: int | None) -> str:
             break
         size /= 1024
     return f"{count} B" if unit == "B" else f"{size:.3g} {unit}" if size < 999.5 else f"{size:.0f} {unit}"
+
+
+def count_text(count: int, one: str, several: str) -> str:
+    """Say how many there are, such as ``1 tree``."""
+    return f"{count:,} {one if count == 1 else several}".replace(",", "\u202f")
+
+
+def credits_text(millicredits: int) -> str:
+    """Say an amount in credits, without zeros that say nothing: ``1 234.5``."""
+    whole, rest = divmod(abs(millicredits), MILLICREDITS)
+    # Thin groups of three, and a minus that is as wide as a plus.
+    text = f"{whole:,}".replace(",", "\u202f") + (f".{rest:03}".rstrip("0") if rest else "")
+    return f"\u2212{text}" if millicredits < 0 else text
+
+
+def change_text(millicredits: int) -> str:
+    """Say a change in credits, with its sign."""
+    return f"+{credits_text(millicredits)}" if millicredits > 0 else credits_text(millicredits)
+
+
+def date_text(at_ms: int) -> str:
+    """Say a day; UTC, as the records are."""
+    return datetime.fromtimestamp(at_ms / 1000, UTC).strftime("%-d %b %Y")
 
 
 def ago(seconds: float) -> str:
@@ -200,10 +277,11 @@ def _environment() -> Environment:
         "static_url": static_url, "version": voxelworks.__version__, "state_words": STATE_WORDS,
         "outcome_words": OUTCOME_WORDS, "failure_words": FAILURE_WORDS, "eta": eta, "size_text": size_text,
         "physical_text": physical_text, "layer_beside": layer_beside, "layer_name_of": layer_name_of,
-        "is_known_dataset": is_known_dataset,
+        "is_known_dataset": is_known_dataset, "role_words": ROLE_WORDS, "scope_words": SCOPE_WORDS,
     }  # fmt: skip
     environment.filters |= {
-        "duration": duration, "bytes": bytes_text, "ago": ago_tag, "ticking": ticking_tag, "moment": moment,
-        "iso": iso, "percent": percent, "worked_s": worked_s, "python": _python_text,
+        "duration": duration, "bytes": bytes_text, "ago": ago_tag, "ticking": ticking_tag,
+        "moment": moment, "date": date_text, "credits": credits_text, "change": change_text, "count_of": count_text,
+        "iso": iso, "sentence": sentence, "percent": percent, "worked_s": worked_s, "python": _python_text,
     }  # fmt: skip
     return environment

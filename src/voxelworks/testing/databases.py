@@ -45,9 +45,16 @@ def sqlite_database() -> Iterator[Database]:
 def postgresql_database(server_url: str) -> Iterator[Database]:
     """Give a database on a server with empty tables. It is made once for all tests of a process."""
     database = _shared_postgresql_database(server_url)
-    tables = ", ".join(table.name for table in Base.metadata.sorted_tables)
+    names = [table.name for table in Base.metadata.sorted_tables]
     with database.session() as session:
-        session.execute(text(f"TRUNCATE {tables} RESTART IDENTITY"))
+        # Emptying a table takes ten milliseconds even if it is empty, and a test fills only a few.
+        looks = " UNION ALL ".join(
+            f"SELECT '{name}' WHERE EXISTS (SELECT 1 FROM {name})"  # noqa: S608 - our own names
+            for name in names
+        )
+        filled = session.scalars(text(looks)).all()
+        if filled:
+            session.execute(text(f"TRUNCATE {', '.join(filled)} RESTART IDENTITY CASCADE"))
     yield database
     # Forked or hanging users of this test's connections must not meet those of the next.
     database.close()

@@ -5,29 +5,34 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Barrier
 from typing import Any, TypeVar
 
-from sqlalchemy import update
+from sqlalchemy import select, update
+from sqlalchemy.orm import Session
 
-from voxelworks import catalog, jobs
-from voxelworks.db import Base, Database
+from voxelworks import accounts, catalog, jobs
+from voxelworks.accounts._tables import MembershipRow, OrganizationRow, UserRow
+from voxelworks.db import APPEND_ONLY, Base, Database, changes_let_through, now
 from voxelworks.protocol.messages import (
     Claim,
     FinishAnswer,
     FinishRequest,
     Json,
     Progress,
+    PublishedRequest,
     RenewAnswer,
     RenewRequest,
     SealedResult,
     SealRequest,
     SessionRequest,
 )
+from voxelworks.protocol.people import Principal, Role, WorkerKeyView
 from voxelworks.protocol.places import Places
-from voxelworks.protocol.views import DatasetSummary, JobDetail, JobView, LayerSummary
+from voxelworks.protocol.views import DatasetSummary, JobDetail, JobPage, JobView, LayerSummary
 from voxelworks.settings import Settings
 from voxelworks.workflows import workflows
 
@@ -43,13 +48,24 @@ DEMO = DatasetSummary(
     ),
 )  # fmt: skip
 LARGEST_ID = SealedResult(
-    kind="addition", place="data:demo", layer="segmentation", value={"largest_segment_id": 7}
+    kind="addition", place="data:local/demo", layer="segmentation", value={"largest_segment_id": 7}
 )
+
+
+PEOPLE: tuple[tuple[str, str, Role], ...] = (
+    ("ada", "local", "admin"), ("ben", "local", "member"), ("dan", "local", "dataset_manager"),
+    ("cleo", "other", "admin"), ("eve", "other", "member"),
+)  # fmt: skip
+"""User, organization and role. The operator owns both organizations."""
+MANY = {"short": 1000, "long": 1000}
 
 
 @dataclass(frozen=True)
 class Queue:
-    """Jobs over a database of their own, with a dataset `demo` and an import root `scope` that holds `raw`."""
+    """Jobs over a database of their own, with a dataset `demo` and an import root `scope` that holds `raw`.
+
+    There are the organizations `local` and `other`, each with the people above; `demo` is one of `local`.
+    """
 
     database: Database
     settings: Settings
@@ -62,8 +78,25 @@ class Queue:
         chosen = Settings(**{"home": folder, "import_roots": roots, "backoff_base_s": 0.001, **settings})
         chosen.datasets_dir.mkdir()
         queue = cls(database, chosen, Places.of(chosen))
-        queue.call(catalog.register, name="demo", place="data:demo", summary=DEMO)
+        queue.call(_add_people)
+        queue.call(
+            catalog.register, organization_id="local", user_id="ada", name="demo", place="data:local/demo", summary=DEMO
+        )  # fmt: skip
         return queue
+
+    def principal(self, user_id: str) -> Principal:
+        """Give one of the people."""
+        role, organization_id = next((role, where) for name, where, role in PEOPLE if name == user_id)
+        return Principal(
+            user_id=user_id, organization_id=organization_id, role=role, name=user_id.capitalize(),
+            email=f"{user_id}@example.org",
+        )  # fmt: skip
+
+    @property
+    def operator(self) -> Principal:
+        return Principal(
+            user_id="local", organization_id="local", role="owner", name="Local operator", is_operator=True
+        )
 
     def call(self, function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
         """Call a function of `jobs` or `catalog` in its own transaction, with settings and places if it takes them."""
@@ -73,9 +106,11 @@ class Queue:
             return function(session, *args, **kwargs)
 
     def submit(self, **options: Any) -> JobView:
-        """Submit a job that looks for the largest id in `demo`."""
+        """Submit a job of Ada that looks for the largest id in `demo`."""
         params: Json = {"layer": "demo/segmentation"}
-        chosen = {"owner": "ada", "workflow": "find_largest_segment_id", "params": params, **options}
+        chosen = {
+            "by": self.principal("ada"), "workflow": "find_largest_segment_id", "params": params, **options,
+        }  # fmt: skip
         return self.call(jobs.submit, **chosen)
 
     def submit_convert(self, target: str, **options: Any) -> JobView:
@@ -85,13 +120,15 @@ class Queue:
         )
 
     def open_worker(self, name: str = "worker", **known: int) -> str:
-        """Let a worker in that runs every workflow, or those named."""
-        request = SessionRequest(
-            name=name,
-            version="1",
-            workflows=known or {name: item.version for name, item in workflows().items()},
-        )
-        return self.call(jobs.open_session, request).session_id
+        """Let a worker in that runs every workflow, or those named, as many side by side as there are."""
+        told: dict[str, Any] = {"workflows": known} if known else {}
+        return self.open_worker_with(name, **told)
+
+    def open_worker_with(self, name: str = "worker", *, key: WorkerKeyView | None = None, **told: Any) -> str:
+        """Let a worker in that tells more of itself."""
+        known = {name: item.version for name, item in workflows().items()}
+        facts = {"name": name, "version": "1", "workflows": known, "slots": MANY, **told}
+        return self.call(jobs.open_session, SessionRequest.model_validate(facts), key=key).session_id
 
     def claim(self, worker: str) -> Claim:
         """Claim a job that must be there."""
@@ -126,14 +163,28 @@ class Queue:
         return self.call(jobs.finish, claim.job_id, claim.attempt, request)
 
     def cancel(self, job_id: str) -> JobView:
-        return self.call(jobs.cancel, job_id, who="user:ada")
+        return self.call(jobs.cancel, job_id, by=self.principal("ada"))
+
+    def retry(self, job_id: str, **options: Any) -> JobView:
+        return self.call(jobs.retry, job_id, **{"by": self.principal("ada"), **options})
+
+    def publish(self, claim: Claim, error: str | None = None) -> None:
+        request = PublishedRequest(token=claim.token, error=error)
+        self.call(jobs.published, claim.job_id, claim.attempt, request)
+
+    def list_jobs(self, **filters: Any) -> JobPage:
+        """List jobs as the operator sees them."""
+        with self.database.read_session() as session:
+            return jobs.list_jobs(
+                session, **{"by": self.operator, "settings": self.settings, "limit": 1000, **filters}
+            )
 
     def reap(self) -> int:
         return jobs.reap_all(self.database, settings=self.settings)
 
     def show(self, job_id: str) -> JobDetail:
         with self.database.read_session() as session:
-            return jobs.show(session, job_id, settings=self.settings)
+            return jobs.show(session, job_id, by=self.operator, settings=self.settings)
 
     def state(self, job_id: str) -> str:
         return self.show(job_id).job.state
@@ -152,7 +203,25 @@ class Queue:
                     for column in table.columns
                     if column.name.endswith("_ms")
                 }
-                session.execute(update(table).values(dates))
+                if not dates or session.execute(select(table).limit(1)).first() is None:
+                    continue  # lifting the protection of a table takes longer than looking into it
+                is_kept = table.info.get(APPEND_ONLY, False)
+                with changes_let_through(session, table) if is_kept else nullcontext():
+                    session.execute(update(table).values(dates))
+
+
+def _add_people(session: Session) -> None:
+    at_ms = now(session)
+    accounts.prepare(session)
+    session.add(OrganizationRow(id="other", name="Other", zone="UTC", created_ms=at_ms))
+    for name, _, _ in PEOPLE:
+        email = f"{name}@example.org"
+        session.add(
+            UserRow(id=name, email=email, name=name.capitalize(), is_operator=False, created_ms=at_ms)
+        )
+    session.flush()
+    for name, organization_id, role in (*PEOPLE, ("local", "other", "owner")):
+        session.add(MembershipRow(user_id=name, organization_id=organization_id, role=role, created_ms=at_ms))
 
 
 def at_once(actions: list[Callable[[], T]]) -> list[T | Exception]:

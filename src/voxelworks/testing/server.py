@@ -16,6 +16,7 @@ from voxelworks.protocol.messages import (
     FinishAnswer,
     FinishRequest,
     Json,
+    PriorityClass,
     Progress,
     PublishedRequest,
     RenewAnswer,
@@ -24,10 +25,13 @@ from voxelworks.protocol.messages import (
     SealRequest,
     SessionRequest,
 )
+from voxelworks.protocol.people import LOCAL_ORGANIZATION_ID
 from voxelworks.server import serve
 from voxelworks.settings import Settings
 
 START_TIMEOUT_S = 30.0
+SLOTS = 100
+"""Jobs that a pretending worker may hold at once."""
 
 
 @contextmanager
@@ -78,7 +82,9 @@ class PretendWorker:
         """Open a session for the given workflows and versions; by default for version 1 of those that come with us."""
         client = Client(info.url, worker_key_file(settings.home).read_text())
         known = workflows or {"convert": 1, "downsample": 1, "find_largest_segment_id": 1}
-        answer = client.open_session(SessionRequest(name=name, version="test", workflows=known))
+        # Tests leave jobs with it that they have looked at enough.
+        slots: dict[PriorityClass, int] = {"short": SLOTS, "long": SLOTS}
+        answer = client.open_session(SessionRequest(name=name, version="test", workflows=known, slots=slots))
         return cls(client, answer.session_id, settings.datasets_dir)
 
     def claim(self) -> Claim:
@@ -128,7 +134,7 @@ class PretendWorker:
 
     def write_dataset(self, name: str, properties: Json) -> None:
         """Write only the metadata of a dataset: the server never looks at more."""
-        folder = self.data_dir / name
+        folder = self.data_dir / LOCAL_ORGANIZATION_ID / name
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "datasource-properties.json").write_text(json.dumps(properties))
 

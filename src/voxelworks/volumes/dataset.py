@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import re
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any, Self
 
@@ -12,6 +14,7 @@ from numpy.typing import DTypeLike
 from voxelworks.errors import (
     DatasetNotFound,
     MagNotFound,
+    ResourcesExceeded,
     TargetExists,
     TargetNotWritable,
     UnsafeReference,
@@ -62,7 +65,9 @@ class Dataset:
         place = str(location).rstrip("/") or "/"
         text = storage.read_bytes(place, metadata.PROPERTIES_FILE)
         source = (
-            metadata.read_datasource(text) if text is not None else ome.read_image(place, _last_part(place))
+            metadata.read_datasource(text)
+            if text is not None
+            else ome.read_image(partial(storage.read_bytes, place), place, _last_part(place))
         )
         if source is None:
             raise DatasetNotFound(
@@ -158,12 +163,18 @@ class Dataset:
         ------
         TargetNotWritable
             If the dataset is remote or its folder cannot be written.
+        ResourcesExceeded
+            If the disk is full.
         """
         if is_remote(self.location):
             raise TargetNotWritable(f"{self.location} is remote and can only be read")
         try:
             metadata.save_datasource(Path(self.location), self.source)
         except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise ResourcesExceeded(
+                    f"cannot write metadata to {self.location}: the disk is full; free some space"
+                ) from error
             raise TargetNotWritable(f"cannot write metadata to {self.location}: {error.strerror}") from error
 
     def locate(self, layer: LayerProperties, item: MagProperties) -> str:

@@ -1,27 +1,40 @@
 """Read a bare OME-Zarr image (0.4 or 0.5) as a dataset of one layer.
 
-Only its JSON is read here. Writing OME metadata is in `metadata`.
+Only its JSON is read here, without any array library: the server reads it too. Writing OME metadata is in `metadata`.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
-
-import numpy as np
 
 from voxelworks.errors import InvalidDataset, InvalidGeometry, UnsupportedDtype, UnsupportedFormat
 from voxelworks.geometry import Box, Mag, VoxelSize
-from voxelworks.volumes import storage
 from voxelworks.volumes.metadata import Category, DataSource, LayerProperties, MagProperties, element_class_of
 
+Read = Callable[[str], bytes | None]
+"""Reads a file by its path below the image; None if there is none."""
 
-def read_image(location: str, name: str) -> DataSource | None:
+_ZARR2_DTYPE = re.compile(r"[<>|=]?(?P<kind>[uif])(?P<bytes>[1248])")
+_KINDS = {"u": "uint", "i": "int", "f": "float"}
+
+
+def read_image(read: Read, location: str, name: str) -> DataSource | None:
     """Describe the image of an OME-Zarr group.
 
     The layer takes its name from the image (`color` or `segmentation` if it has none), its voxel size from
     the finest level. Levels whose scale is no power-of-two multiple of it are left out.
+
+    Parameters
+    ----------
+    read
+        Gives the files of the image.
+    location
+        For messages: where it lies.
+    name
+        Name of the dataset.
 
     Returns
     -------
@@ -35,12 +48,13 @@ def read_image(location: str, name: str) -> DataSource | None:
     UnsupportedFormat
         If it has axes other than t, c, z, y, x.
     """
-    attributes, data_format = _attributes(location)
+    attributes, data_format = _attributes(read, location)
     multiscales = attributes.get("multiscales")
     if not isinstance(multiscales, list) or not multiscales:
         return None
     try:
-        return _describe(location, name, multiscales[0], data_format, is_labels="image-label" in attributes)
+        is_labels = "image-label" in attributes
+        return _describe(read, location, name, multiscales[0], data_format, is_labels=is_labels)
     except (KeyError, TypeError, IndexError, ValueError) as error:
         if isinstance(error, InvalidGeometry):
             raise InvalidDataset(f"{location}: the OME-Zarr metadata cannot be used: {error}") from error
@@ -49,16 +63,16 @@ def read_image(location: str, name: str) -> DataSource | None:
         ) from error
 
 
-def _attributes(location: str) -> tuple[Mapping[str, Any], str]:
-    group = _read_json(location, "zarr.json")
+def _attributes(read: Read, location: str) -> tuple[Mapping[str, Any], str]:
+    group = _read_json(read, location, "zarr.json")
     if group is not None:
         ome = group.get("attributes", {}).get("ome", {})
         return (ome if isinstance(ome, Mapping) else {}), "zarr3"
-    return _read_json(location, ".zattrs") or {}, "zarr"
+    return _read_json(read, location, ".zattrs") or {}, "zarr"
 
 
 def _describe(
-    location: str, name: str, multiscale: Mapping[str, Any], data_format: str, *, is_labels: bool
+    read: Read, location: str, name: str, multiscale: Mapping[str, Any], data_format: str, *, is_labels: bool
 ) -> DataSource:
     axes = [str(axis["name"]) for axis in multiscale["axes"]]
     if not {"y", "x"} <= set(axes) <= set("tczyx"):
@@ -76,7 +90,7 @@ def _describe(
         for level in levels
         if (mag := _mag(_scale(level, axes), finest)) is not None
     ]
-    dtype, shape = _array_type(storage.join(location, str(levels[0]["path"])), data_format)
+    dtype, shape = _array_type(read, location, str(levels[0]["path"]), data_format)
     extent = dict(zip(axes, shape, strict=True))
     channel_count = extent.get("c", 1)
     category: Category = "segmentation" if is_labels else "color"
@@ -92,14 +106,15 @@ def _describe(
     return DataSource.new(name, VoxelSize(*sizes_nm)).with_layer(layer)
 
 
-def _element_class(dtype: np.dtype[Any], channel_count: int, category: Category) -> str:
+def _element_class(dtype_name: str, channel_count: int, category: Category) -> str:
     try:
-        return element_class_of(dtype.name, channel_count, category)
+        return element_class_of(dtype_name, channel_count, category)
     except UnsupportedDtype:
-        if channel_count == 1 or dtype.kind not in "ui":
+        kind = dtype_name.rstrip("0123456789")
+        if channel_count == 1 or kind not in ("uint", "int"):
             raise
         # Images of several channels are read, though we cannot write such a layer.
-        return f"{'u' if dtype.kind == 'u' else ''}int{dtype.itemsize * 8 * channel_count}"
+        return f"{kind}{int(dtype_name.removeprefix(kind)) * channel_count}"
 
 
 def _scale(level: Mapping[str, Any], axes: Sequence[str]) -> dict[str, float]:
@@ -117,22 +132,34 @@ def _mag(scale: Mapping[str, float], finest: Mapping[str, float]) -> Mag | None:
         return None
 
 
-def _array_type(location: str, data_format: str) -> tuple[np.dtype[Any], list[int]]:
+def _array_type(read: Read, location: str, path: str, data_format: str) -> tuple[str, list[int]]:
+    """Give the NumPy name of an array's type, and its shape."""
+    path = path.removeprefix("./").rstrip("/")
     file = "zarr.json" if data_format == "zarr3" else ".zarray"
-    array = _read_json(location, file)
+    array = _read_json(read, location, f"{path}/{file}")
     if array is None:
-        raise InvalidDataset(f"{location} holds no {file}, though the OME-Zarr metadata names this array")
-    return np.dtype(array["data_type" if data_format == "zarr3" else "dtype"]), list(array["shape"])
+        raise InvalidDataset(
+            f"{location}/{path} holds no {file}, though the OME-Zarr metadata names this array"
+        )
+    return _dtype_name(array, data_format), [int(extent) for extent in array["shape"]]
 
 
-def _read_json(location: str, name: str) -> Mapping[str, Any] | None:
-    text = storage.read_bytes(location, name)
+def _dtype_name(array: Mapping[str, Any], data_format: str) -> str:
+    if data_format == "zarr3":
+        return str(array["data_type"])  # Zarr v3 names types as NumPy does
+    text = str(array["dtype"])
+    match = _ZARR2_DTYPE.fullmatch(text)
+    return f"{_KINDS[match['kind']]}{int(match['bytes']) * 8}" if match else text
+
+
+def _read_json(read: Read, location: str, name: str) -> Mapping[str, Any] | None:
+    text = read(name)
     if text is None:
         return None
     try:
         content = json.loads(text)
     except ValueError as error:
-        raise InvalidDataset(f"{storage.join(location, name)} is not JSON: {error}") from error
+        raise InvalidDataset(f"{location}/{name} is not JSON: {error}") from error
     if not isinstance(content, Mapping):
-        raise InvalidDataset(f"{storage.join(location, name)} holds no JSON object")
+        raise InvalidDataset(f"{location}/{name} holds no JSON object")
     return content

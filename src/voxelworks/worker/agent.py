@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import threading
 import time
@@ -11,17 +12,28 @@ from contextlib import suppress
 
 from voxelworks import __version__
 from voxelworks.client import Client
-from voxelworks.errors import VoxelworksError
-from voxelworks.protocol.messages import Claim, PublishOrder, SessionRequest
+from voxelworks.errors import OutdatedWorker, VoxelworksError, WorkerDrained
+from voxelworks.protocol.messages import (
+    PROTOCOL_OLDEST,
+    Claim,
+    ClaimRequest,
+    PriorityClass,
+    PublishOrder,
+    SessionRequest,
+)
 from voxelworks.protocol.places import Places
 from voxelworks.settings import Settings
+from voxelworks.worker import capabilities, isolation, kernels
 from voxelworks.worker.attempt import Attempt
 from voxelworks.worker.lease import may_pass, until_answered, with_jitter
 from voxelworks.worker.publication import Publisher
-from voxelworks.workflows import workflows
+from voxelworks.workflows import get_workflow, workflows
 
 UNREACHABLE_WAIT_MAX_S = 30.0
 """Longest pause between two tries to reach a server that does not answer."""
+
+LEAVE_MARGIN_S = 120.0
+"""How long before the end of its time a worker interrupts its jobs, at most."""
 
 _logger = logging.getLogger(__name__)
 
@@ -46,6 +58,7 @@ class Agent:
         self._settings = settings
         self._name = name
         self._cluster = cluster
+        self._isolation = isolation.choose(settings, cluster=cluster)
         self._publisher = Publisher(client, Places.of(settings))
         self._running: dict[threading.Thread, Attempt] = {}
         self._wake = threading.Event()
@@ -53,6 +66,15 @@ class Agent:
         self._stop_count = 0
         self._session_id = ""
         self._poll_s = settings.poll_s
+        self._slots: dict[PriorityClass, int] = {
+            "short": settings.job_slots,
+            "long": settings.job_slots_long,
+        }
+        self._leaves_at = math.inf
+        if settings.walltime_s is not None:
+            # Early enough for its jobs to stop and to say so, and not at the same moment as other workers.
+            margin_s = min(LEAVE_MARGIN_S, settings.walltime_s / 10)
+            self._leaves_at = time.monotonic() + settings.walltime_s - with_jitter(margin_s)
 
     def stop(self) -> int:
         """Take no new jobs and end when those that run have ended; the second time, interrupt them.
@@ -87,6 +109,8 @@ class Agent:
             If another worker took this one's name.
         """
         self._open_session()
+        if self._isolation.level == "namespaces":
+            kernels.prepare(self._settings)
         wait_s = 0.0
         while not self._is_over():
             try:
@@ -103,16 +127,29 @@ class Agent:
 
     def _open_session(self) -> None:
         known = {name: workflow.version for name, workflow in workflows().items()}
+        left_s = self._leaves_at - time.monotonic()
         request = SessionRequest(
-            name=self._name, version=__version__, workflows=known, job_slots=self._settings.job_slots
-        )
+            name=self._name, version=__version__, workflows=known, job_slots=sum(self._slots.values()),
+            slots=self._slots, gpus=capabilities.gpu_count(self._settings),
+            memory_bytes=capabilities.memory_bytes(self._settings),
+            walltime_s=None if math.isinf(left_s) else max(0.0, left_s), isolation=self._isolation.text,
+        )  # fmt: skip
         answer = until_answered(lambda: self._client.open_session(request), give_up=self._is_draining.is_set)
+        if answer.protocol < PROTOCOL_OLDEST:
+            raise OutdatedWorker(
+                f"{self._client.url} runs Voxelworks {answer.version}, which is too old for this worker; run "
+                f"`pip install voxelworks=={answer.version}` here, or update the server"
+            )
         self._session_id, self._poll_s = answer.session_id, answer.poll_s
         _logger.info("worker %s works for %s: %s", self._name, self._client.url, ", ".join(known))
 
     def _is_over(self) -> bool:
         """Forget ended attempts; pass on an interruption; tell whether nothing is left to do."""
         self._running = {thread: attempt for thread, attempt in self._running.items() if thread.is_alive()}
+        if time.monotonic() >= self._leaves_at and self._stop_count < 2:
+            _logger.info("the time of this worker is over; its jobs go on elsewhere")
+            self._stop_count = 2
+            self._is_draining.set()
         if self._stop_count > 1:
             for attempt in self._running.values():
                 attempt.interrupt()
@@ -130,13 +167,30 @@ class Agent:
         if cleanup is not None:
             self._publisher.clean_up(cleanup)
             return True
-        if len(self._running) >= self._settings.job_slots:
+        free = self._free_slots()
+        if not any(free.values()):
             return False
-        claim = self._client.claim(self._session_id)
+        try:
+            claim = self._client.claim(self._session_id, ClaimRequest(free=free))
+        except WorkerDrained as error:
+            self._drain(str(error))
+            return False
         if claim is None:
             return False
         self._start(claim)
         return True
+
+    def _free_slots(self) -> dict[PriorityClass, int]:
+        """Count the slots of each class that no job of this worker takes."""
+        classes = [get_workflow(attempt.claim.workflow).priority_class for attempt in self._running.values()]
+        return {name: max(0, slots - classes.count(name)) for name, slots in self._slots.items()}
+
+    def _drain(self, why: str) -> None:
+        """Take no new jobs, and end when those that run have ended: the operator wants it so."""
+        if not self._is_draining.is_set():
+            _logger.info("%s", why)
+            self._is_draining.set()
+            self._wake.set()
 
     def _publish(self, order: PublishOrder) -> None:
         deadline = time.monotonic() + self._settings.dataset_lease_s
@@ -149,7 +203,8 @@ class Agent:
     def _start(self, claim: Claim) -> None:
         attempt = Attempt(
             self._client, claim, self._publisher,
-            settings=self._settings, cluster=self._cluster, progress_every_s=self._poll_s,
+            settings=self._settings, isolation=self._isolation, cluster=self._cluster, progress_every_s=self._poll_s,
+            on_drain=lambda: self._drain("the operator asked this worker to end when its jobs have ended"),
         )  # fmt: skip
 
         def run() -> None:

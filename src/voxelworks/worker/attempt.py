@@ -7,6 +7,7 @@ import math
 import queue
 import threading
 import time
+from collections.abc import Callable
 from typing import get_args
 
 from voxelworks.client import Client
@@ -23,15 +24,17 @@ from voxelworks.protocol.messages import (
     SealedResult,
     SealRequest,
 )
+from voxelworks.protocol.places import Places
 from voxelworks.protocol.views import TERMINAL_STATES
 from voxelworks.settings import Settings
-from voxelworks.worker import limits
+from voxelworks.worker import capabilities, kernels, limits
 from voxelworks.worker.ending import Ending, StopReason, cancelled, not_started
+from voxelworks.worker.isolation import Isolation
 from voxelworks.worker.lease import Lease, until_answered
 from voxelworks.worker.logs import LogForwarder, LogSpool
 from voxelworks.worker.process import Event, Exited, JobProcess, Ordered
 from voxelworks.worker.publication import Publisher
-from voxelworks.worker.spec import JobSpec, job_settings
+from voxelworks.worker.spec import Confinement, JobSpec, job_settings
 
 ENDING_GRACE_S = 10.0
 """How long a process may take to end after it has told its result or failure."""
@@ -55,15 +58,20 @@ class Attempt:
         publisher: Publisher,
         *,
         settings: Settings,
+        isolation: Isolation,
         cluster: str | None,
         progress_every_s: float,
+        on_drain: Callable[[], None] = lambda: None,
     ) -> None:
         self.claim = claim
         self._client = client
         self._publisher = publisher
         self._settings = settings
+        self._isolation = isolation
         self._cluster = cluster
-        self._memory_bytes_max = settings.memory_bytes_max or limits.machine_memory_bytes()
+        self._on_drain = on_drain
+        own_max = capabilities.memory_bytes(settings)
+        self._memory_bytes_max = min(own_max, claim.memory_bytes_max or own_max)
         self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
         self._lease = Lease(client, claim, progress_every_s=progress_every_s, on_order=self._on_order)
         self._log = LogSpool(settings.log_bytes_max)
@@ -113,7 +121,10 @@ class Attempt:
         oom_kills = limits.oom_kill_count()
         self._forwarder.start()
         try:
-            self._process = process = JobProcess(self._spec(), log=self._log, events=self._events)
+            self._make_homes()
+            self._process = process = JobProcess(
+                self._spec(), log=self._log, events=self._events, kernels=kernels.folder(self._settings)
+            )
         except OSError as error:
             return not_started(self.claim.token, error)
         try:
@@ -130,6 +141,12 @@ class Attempt:
         )  # fmt: skip
         return ending.report(self.claim.token)
 
+    def _make_homes(self) -> None:
+        """See that the folders are there in which the job may make a dataset: it has no right to make them itself."""
+        places = Places.of(self._settings)
+        for place in self.claim.places.values():
+            places.make_home(place)
+
     def _cleanup_order(self) -> CleanupOrder:
         claim = self.claim
         return CleanupOrder(
@@ -143,7 +160,18 @@ class Attempt:
             workflow=claim.workflow, version=claim.version, params=claim.params, places=claim.places,
             work_key=claim.work_key, attempt=claim.attempt, cluster=self._cluster,
             memory_bytes_max=self._memory_bytes_max, settings=job_settings(self._settings),
+            confinement=self._confinement(),
         )  # fmt: skip
+
+    def _confinement(self) -> Confinement | None:
+        """Say what the job may see; None if it is not isolated."""
+        try:
+            target, folder = self._publisher.target_of(self._cleanup_order())
+        except VoxelworksError:  # the job refuses its params itself, in the right words
+            target, folder = None, None
+        return self._isolation.confine(
+            self.claim, target, folder, places=Places.of(self._settings), settings=self._settings
+        )
 
     def _supervise(self, process: JobProcess) -> None:
         """Handle what happens until the process has ended."""
@@ -200,6 +228,8 @@ class Attempt:
     def _on_order(self, order: Order) -> None:
         if order == "cancel" or order == "lost":
             self._events.put(Ordered(order))
+        elif order == "drain":
+            self._on_drain()
 
     # When it has ended
 

@@ -31,7 +31,7 @@ from voxelworks.protocol.messages import (
 )
 from voxelworks.protocol.places import Places
 from voxelworks.settings import Settings
-from voxelworks.worker import limits
+from voxelworks.worker import limits, namespaces
 from voxelworks.worker.spec import CANCEL, SCRATCH_PREFIX, JobSpec
 
 if TYPE_CHECKING:
@@ -50,6 +50,9 @@ def main() -> None:
     spec = JobSpec.model_validate_json(_read_line())
     limits.apply_to_this_process(spec.memory_bytes_max)
     try:
+        if spec.confinement is not None:
+            # Goes on in another process, which has this one's streams.
+            namespaces.enter(spec.confinement)
         messages.send(ChildSealed(result=_run(spec, messages)))
         status = 0
     except BaseException as error:

@@ -67,12 +67,6 @@ def oom_kill_count() -> int | None:
     return _read_field(Path("/proc/vmstat"), "oom_kill")
 
 
-def isolation() -> tuple[str, str]:
-    """Give the level at which jobs are kept apart from the rest of this machine, and what it means."""
-    memory = "limited for each process and for the whole job" if sys.platform == "linux" else "watched"
-    return "limits", f"own session and process group, clean environment, no core dumps, memory {memory}"
-
-
 def _group_of(pid: int) -> int | None:
     try:
         return os.getpgid(pid)

@@ -62,10 +62,13 @@ Event = ChildMessage | Exited | Ordered
 class JobProcess:
     """A process in a session and process group of its own, with a folder for temporary files of its own.
 
+    If the spec says how, it is also shut in. `kernels` is the folder of compiled functions that it then gets a copy of.
     It ends when this one dies: its standard input closes then, and a watcher in the group ends the group.
     """
 
-    def __init__(self, spec: JobSpec, *, log: LogSpool, events: queue.SimpleQueue[Event]) -> None:
+    def __init__(
+        self, spec: JobSpec, *, log: LogSpool, events: queue.SimpleQueue[Event], kernels: Path | None = None
+    ) -> None:
         adopt_orphans()
         self._events = events
         self._log = log
@@ -82,7 +85,7 @@ class JobProcess:
             pass_fds=(messages_in,),
             start_new_session=True,
             cwd=self._scratch,
-            env=clean_environment(self._scratch),
+            env=clean_environment(self._scratch) | self._compiled(spec, kernels),
         )
         os.close(messages_in)
         self._readers = [
@@ -92,7 +95,7 @@ class JobProcess:
         for reader in self._readers:
             reader.start()
         threading.Thread(target=self._wait, daemon=True).start()
-        self._write(spec.model_dump_json().encode() + b"\n")
+        self._write(self._with_scratch(spec).model_dump_json().encode() + b"\n")
 
     @property
     def group(self) -> int:
@@ -131,6 +134,22 @@ class JobProcess:
         shutil.rmtree(self._scratch, ignore_errors=True)
         self.is_cleaned_up.set()
         return status
+
+    def _compiled(self, spec: JobSpec, kernels: Path | None) -> dict[str, str]:
+        """Give an isolated job its own copy of the compiled functions: what it adds to them, nobody else shall run."""
+        if spec.confinement is None:
+            return {}
+        folder = self._scratch / "kernels"
+        if kernels is not None:
+            shutil.copytree(kernels, folder)
+        return {"NUMBA_CACHE_DIR": str(folder)}
+
+    def _with_scratch(self, spec: JobSpec) -> JobSpec:
+        view = spec.confinement
+        if view is None:
+            return spec
+        view = view.model_copy(update={"writable": (*view.writable, str(self._scratch))})
+        return spec.model_copy(update={"confinement": view})
 
     def _write(self, data: bytes) -> None:
         assert self._popen.stdin is not None
@@ -184,7 +203,7 @@ def make_scratch() -> Path:
     """Make a folder for the temporary files of a job, in the usual place unless its path is too long for sockets."""
     usual = tempfile.gettempdir()
     is_short = len(usual) + len(f"/{SCRATCH_PREFIX}12345678") + SOCKET_NAME_LENGTH <= SOCKET_PATH_MAX
-    return Path(tempfile.mkdtemp(prefix=SCRATCH_PREFIX, dir=usual if is_short else "/tmp"))  # noqa: S108
+    return Path(tempfile.mkdtemp(prefix=SCRATCH_PREFIX, dir=usual if is_short else "/tmp")).resolve()  # noqa: S108
 
 
 def clean_environment(scratch: Path) -> dict[str, str]:

@@ -13,12 +13,13 @@ from voxelworks.protocol.messages import (
     CleanedRequest,
     CleanupOrder,
     DatasetLeaseRequest,
+    Json,
     PublishedRequest,
     PublishOrder,
 )
 from voxelworks.protocol.places import Places
 from voxelworks.worker.lease import may_pass, until_answered
-from voxelworks.workflows import NewDatasetRef, get_workflow, references
+from voxelworks.workflows import NewDatasetRef, Params, Workflow, get_workflow, references
 from voxelworks.workflows.publishing import AttemptFolder, publish
 
 DATASET_WAIT_S = 2.0
@@ -74,7 +75,7 @@ class Publisher:
         What fails is left to a later order.
         """
         try:
-            folder = self._folder_of(order)
+            _, folder = self.target_of(order)
             if folder is not None:
                 folder.discard()
             self._client.cleaned(order.job_id, order.attempt, CleanedRequest(token=order.token))
@@ -84,7 +85,7 @@ class Publisher:
     def discard_debris(self, order: CleanupOrder) -> None:
         """Remove what an attempt wrote after another had taken the job over."""
         try:
-            folder = self._folder_of(order)
+            _, folder = self.target_of(order)
             if folder is not None:
                 folder.discard_debris()
         except (VoxelworksError, OSError) as error:
@@ -125,12 +126,24 @@ class Publisher:
                     raise
                 _logger.warning("%s stays held until its lease ends: %s", place, error)
 
-    def _folder_of(self, order: CleanupOrder) -> AttemptFolder | None:
+    def target_of(self, order: CleanupOrder) -> tuple[str | None, AttemptFolder | None]:
+        """Find the place that a job writes to, and the folder of its attempt; None and None if it leaves no files."""
         workflow = get_workflow(order.workflow)
         kind = workflow.outcome_type.kind
-        refs = list(references(workflow.parse(order.params)))
+        refs = list(references(_parse(workflow, order.params)))
         if kind == "value" or not refs:
-            return None
+            return None, None
         ref = next((ref for ref in refs if isinstance(ref, NewDatasetRef)), refs[0])
-        target = self._places.locate(order.places[str(ref)])
-        return AttemptFolder.for_target(kind, target, order.work_key, order.attempt)
+        place = order.places[str(ref)]
+        folder = AttemptFolder.for_target(kind, self._places.locate(place), order.work_key, order.attempt)
+        return place, folder
+
+
+def _parse(workflow: Workflow, params: Json) -> Params:
+    """Read params, also those from before the workflow's last change of meaning."""
+    try:
+        return workflow.parse(params)
+    except InvalidInput:
+        if workflow.upgrade is None:
+            raise
+        return workflow.parse(workflow.upgrade(params))

@@ -4,13 +4,19 @@ from voxelworks.geometry import Box, Mag, VoxelSize
 from voxelworks.workflows._declare import (
     FREE,
     Cost,
+    ForeignName,
+    ForeignResult,
     LayerAddition,
+    Layers,
+    Needs,
     NewDataset,
     Outcome,
     ParamField,
     Params,
+    PerGigavoxel,
     Workflow,
     parse_model,
+    raw_bytes,
     workflow,
 )
 from voxelworks.workflows._job import Job, Reporter, StopFlag
@@ -27,7 +33,7 @@ from voxelworks.workflows._refs import (
     check_name,
     references,
 )
-from voxelworks.workflows._registry import get_workflow, workflows
+from voxelworks.workflows._registry import find_foreign, get_workflow, workflows
 from voxelworks.workflows._run import run, run_attempt, run_locally
 
 __all__ = [
@@ -35,16 +41,21 @@ __all__ = [
     "Box",
     "Cost",
     "DatasetRef",
+    "ForeignName",
+    "ForeignResult",
     "Job",
     "LayerAddition",
     "LayerRef",
+    "Layers",
     "LocalResolver",
     "Mag",
+    "Needs",
     "NewDataset",
     "NewDatasetRef",
     "Outcome",
     "ParamField",
     "Params",
+    "PerGigavoxel",
     "PlacesResolver",
     "Ref",
     "Reporter",
@@ -55,8 +66,10 @@ __all__ = [
     "VoxelSize",
     "Workflow",
     "check_name",
+    "find_foreign",
     "get_workflow",
     "parse_model",
+    "raw_bytes",
     "references",
     "run",
     "run_attempt",

@@ -6,6 +6,7 @@ import inspect
 import types
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Any, ClassVar, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -14,7 +15,8 @@ from pydantic_core import PydanticUndefined
 
 from voxelworks.errors import InvalidParams, VoxelworksError
 from voxelworks.geometry import Box, Mag, VoxelSize
-from voxelworks.protocol.messages import Json, ResultKind
+from voxelworks.protocol.messages import Json, PriorityClass, ResultKind
+from voxelworks.protocol.views import DatasetSummary, LayerSummary
 from voxelworks.workflows._refs import DatasetRef, LayerRef, NewDatasetRef, SourceRef
 
 
@@ -51,18 +53,74 @@ class LayerAddition(Outcome):
     """The layer that was added to."""
 
 
+Layers = Callable[[LayerRef], LayerSummary]
+"""Gives what is known of a layer that params name."""
+Measure = Callable[[Any, Layers], int]
+"""Measures a job with these params."""
+
+
 @dataclass(frozen=True)
 class Cost:
-    """What a job is charged by. Free workflows have no quantity."""
+    """What a job is charged by: a quantity. Its price is in the price list. Free workflows have none."""
 
-    quantity: str | None = None
+    price: str | None = None
+    """Name of the price in the price list."""
+    quantity: Measure | None = None
 
     @property
     def is_free(self) -> bool:
-        return self.quantity is None
+        return self.price is None
+
+    def measure(self, params: Params, layers: Layers) -> int:
+        """Give the voxels to charge for; 0 if free."""
+        return 0 if self.quantity is None else self.quantity(params, layers)
 
 
 FREE = Cost()
+
+
+def PerGigavoxel(price: str, *, of: str | Measure | None = None) -> Cost:  # noqa: N802 - reads as a kind of cost
+    """Charge by the voxels that a job works on.
+
+    Parameters
+    ----------
+    price
+        Name of the price in the price list.
+    of
+        Name of the param that says in which mag voxels are counted, such as `target_mag`; by default the finest mag of
+        the layer. Counted is the param `box`, if there is one and it is given, otherwise the whole param `layer`.
+        Or a function that counts.
+    """
+    return Cost(price, of if callable(of) else partial(_voxels_in_mag, of))
+
+
+def _voxels_in_mag(mag_param: str | None, params: Any, layers: Layers) -> int:
+    box: Box | None = getattr(params, "box", None)
+    mag: Mag | None = getattr(params, mag_param) if mag_param is not None else None
+    if box is None or mag is None:
+        layer = layers(params.layer)
+        box = box or Box.parse(layer.box)
+        mag = mag or Mag.parse(layer.mags[0] if layer.mags else "1")
+    return box.in_mag(mag).voxel_count
+
+
+def raw_bytes(layer: LayerSummary) -> int:
+    """Give the size of the finest voxels of a layer before compression, in bytes."""
+    mag = Mag.parse(layer.mags[0] if layer.mags else "1")
+    bits = int("".join(filter(str.isdigit, layer.dtype)) or 8)
+    return Box.parse(layer.box).in_mag(mag).voxel_count * layer.channel_count * bits // 8
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What a worker must have to run a job."""
+
+    gpu: bool = False
+    memory_bytes: int | None = None
+    """Memory that the first attempt gets, in bytes; by default all that the worker gives to one job."""
+    walltime_s: int | None = None
+    """Time that a job takes at most, in seconds: workers that must leave earlier do not get it."""
+
 
 FieldKind = Literal[
     "dataset",
@@ -116,6 +174,31 @@ class ParamField:
 
 
 @dataclass(frozen=True)
+class ForeignResult:
+    """What a worker of another system leaves of a job that succeeded."""
+
+    return_value: str | None
+    """Text that it reported."""
+    summary: DatasetSummary | None
+    """The dataset that it made, if the workflow makes one."""
+
+
+@dataclass(frozen=True)
+class ForeignName:
+    """The command of WEBKNOSSOS' job protocol that a workflow is, and how arguments and results are translated."""
+
+    command: str
+    args_of: Callable[[Any], Json]
+    """Turns params into the arguments of the command, besides those that every command has (organization, dataset)."""
+    outcome_of: Callable[[Any, ForeignResult], Outcome]
+    """Turns params, and what a worker of WEBKNOSSOS left, into the outcome; `InvalidParams` if that cannot be one."""
+    params_of: Callable[[Mapping[str, Any]], Json] | None = None
+    """Turns arguments into raw params; `dataset_name` names the dataset. None: not to be started by that protocol."""
+    return_value_of: Callable[[Json], str] | None = None
+    """Turns our outcome into the text that the command returns; None if it returns none."""
+
+
+@dataclass(frozen=True)
 class Workflow:
     """A kind of work, with all that its surfaces need to know."""
 
@@ -134,6 +217,13 @@ class Workflow:
     aliases: tuple[str, ...] = ()
     upgrade: Callable[[Json], Json] | None = None
     """Turns params of the version before into those of this one."""
+    foreign: tuple[ForeignName, ...] = ()
+    """What it is called in WEBKNOSSOS' job protocol."""
+    priority_class: PriorityClass = "long"
+    """Workers have separate slots for each class, so that short jobs never wait behind long ones."""
+    needs: Needs = Needs()
+    result_bytes: Measure | None = None
+    """Estimates how much a job's result takes, in bytes, before it runs: compared with the quota."""
 
     @property
     def title(self) -> str:
@@ -213,6 +303,10 @@ def workflow(
     group: str = "Data",
     aliases: tuple[str, ...] = (),
     upgrade: Callable[[Json], Json] | None = None,
+    foreign: Sequence[ForeignName] = (),
+    priority_class: PriorityClass = "long",
+    needs: Needs = Needs(),
+    result_bytes: Measure | None = None,
 ) -> Callable[[_F], _F]:
     """Declare the decorated function as a workflow and return it unchanged.
 
@@ -228,7 +322,9 @@ def workflow(
         function.__workflow__ = Workflow(  # type: ignore[attr-defined]
             name=function.__name__, version=version, params_type=params_type, outcome_type=outcome_type, cost=cost,
             example=example, summary=description.split("\n\n")[0].replace("\n", " "), description=description,
-            group=group, run=function, aliases=aliases, upgrade=upgrade,
+            group=group, run=function, aliases=aliases, upgrade=upgrade, foreign=tuple(foreign),
+            priority_class=priority_class, needs=needs,
+            result_bytes=result_bytes,
         )  # fmt: skip
         return function
 

@@ -16,7 +16,7 @@ from voxelworks.settings import Settings
 from voxelworks.volumes.metadata import PROPERTIES_FILE
 from voxelworks.workflows._declare import Outcome, Params, Workflow
 from voxelworks.workflows._refs import DatasetRef, LayerRef, NewDatasetRef, Resolver, SourceRef
-from voxelworks.workflows.publishing import AttemptFolder, LayerChange, require_writable_folder, seal
+from voxelworks.workflows.publishing import AttemptFolder, LayerChange, seal
 
 if TYPE_CHECKING:
     from voxelworks.blocks.checkpoints import Checkpoints
@@ -129,7 +129,7 @@ class Job:
         folder = AttemptFolder.for_target("dataset", target, self._work_key, self._attempt)
         if Path(target).exists() or Path(target).is_symlink():
             raise TargetExists(f"{ref} exists already; choose another target, or remove it first")
-        require_writable_folder(folder.home)
+        folder.require_writable()
 
     def start_dataset(
         self, ref: NewDatasetRef, voxel_size: VoxelSize, *, inputs: Sequence[object]
@@ -158,7 +158,7 @@ class Job:
         """Begin an addition to a dataset; give the folder that stands for the dataset's folder until publication."""
         target = self._resolver.locate(ref.dataset)
         folder = AttemptFolder.for_target("addition", target, self._work_key, self._attempt)
-        require_writable_folder(folder.home)
+        folder.require_writable()
         self._begin("addition", target, self._resolver.place(ref.dataset), ref.layer, inputs)
         return self.folder.result
 

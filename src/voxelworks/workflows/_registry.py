@@ -6,7 +6,7 @@ from functools import cache
 from importlib.metadata import entry_points
 
 from voxelworks.errors import UnknownWorkflow
-from voxelworks.workflows._declare import Workflow
+from voxelworks.workflows._declare import ForeignName, Workflow
 
 
 @cache
@@ -35,3 +35,16 @@ def get_workflow(name: str) -> Workflow:
         if name in declared.aliases:
             return declared
     raise UnknownWorkflow(f"there is no workflow {name!r}; installed are {', '.join(known)}")
+
+
+def find_foreign(command: str) -> tuple[Workflow, ForeignName] | None:
+    """Find the workflow that a command of WEBKNOSSOS' job protocol stands for; None if none is installed."""
+    return next(
+        (
+            (declared, name)
+            for declared in workflows().values()
+            for name in declared.foreign
+            if name.command == command
+        ),
+        None,
+    )

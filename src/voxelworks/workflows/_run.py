@@ -15,7 +15,14 @@ from voxelworks.workflows._declare import Params, Workflow
 from voxelworks.workflows._job import Job, Reporter, StopFlag
 from voxelworks.workflows._refs import LocalResolver, NewDatasetRef, Resolver, references
 from voxelworks.workflows._registry import get_workflow
-from voxelworks.workflows.publishing import WORK_FOLDER, AttemptFolder, accept, complete, exclusive, publish
+from voxelworks.workflows.publishing import (
+    AttemptFolder,
+    accept,
+    attempt_numbers,
+    complete,
+    exclusive,
+    publish,
+)
 
 
 def run_attempt(
@@ -194,8 +201,7 @@ def _target(workflow: Workflow, params: Params) -> tuple[str, str | None]:
 
 
 def _next_attempt(home: Path, work_key: str) -> int:
-    numbers = [int(path.name.rpartition(".")[2]) for path in (home / WORK_FOLDER).glob(f"{work_key}.[0-9]*")]
-    return max(numbers, default=0) + 1
+    return max(attempt_numbers(AttemptFolder(home, work_key, 1).work), default=0) + 1
 
 
 def _nested(workflow: Workflow, params: Mapping[str, object]) -> Json:

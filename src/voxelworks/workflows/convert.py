@@ -9,8 +9,11 @@ from pydantic import Field, field_validator
 
 from voxelworks.errors import InvalidParams, UnsupportedDtype
 from voxelworks.geometry import MAG1, Box
+from voxelworks.protocol.messages import Json
 from voxelworks.workflows import (
     FREE,
+    ForeignName,
+    ForeignResult,
     Job,
     Mag,
     NewDataset,
@@ -88,10 +91,32 @@ class ConvertedDataset(NewDataset):
     """Magnifications of the first layer, finest first."""
 
 
+def _args_of(params: ConvertParams) -> Json:
+    # Not where the images are: workers of WEBKNOSSOS look for them at a place of their own.
+    return {
+        "voxel_size_factor": None if params.voxel_size is None else str(params.voxel_size),
+        "voxel_size_unit": "nanometer",
+    }
+
+
+def _outcome_of(params: ConvertParams, result: ForeignResult) -> ConvertedDataset:
+    summary = result.summary
+    if summary is None or not summary.layers or summary.voxel_size is None:
+        raise InvalidParams(f"the worker left no dataset {str(params.target)!r} whose metadata can be read")
+    return ConvertedDataset(
+        dataset=str(params.target),
+        layers=tuple(layer.name for layer in summary.layers),
+        voxel_size=summary.voxel_size,
+        mags=summary.layers[0].mags,
+    )
+
+
 @workflow(
     version=1,
     cost=FREE,
+    priority_class="short",
     example={"layers": [{"source": "root:demo/raw"}], "target": "my-dataset", "voxel_size": "10,10,10"},
+    foreign=[ForeignName("convert_to_wkw", args_of=_args_of, outcome_of=_outcome_of)],
 )
 def convert(params: ConvertParams, job: Job) -> ConvertedDataset:
     """Convert image stacks to a chunked, multiscale dataset.

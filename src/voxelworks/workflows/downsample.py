@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from voxelworks.errors import InvalidParams
-from voxelworks.workflows import FREE, Job, LayerAddition, LayerRef, Mag, Params, workflow
+from voxelworks.workflows import FREE, Job, LayerAddition, LayerRef, Layers, Mag, Params, raw_bytes, workflow
 from voxelworks.workflows.publishing import LayerChange
 
 
@@ -29,7 +29,14 @@ class AddedMags(LayerAddition):
     """The new magnifications, finest first."""
 
 
-@workflow(version=1, cost=FREE, example={"layer": "demo/color"})
+def _result_bytes(params: DownsampleParams, layers: Layers) -> int:
+    """Estimate the pyramid: an eighth of the layer, an eighth of that, and so on."""
+    return raw_bytes(layers(params.layer)) // 7
+
+
+@workflow(
+    version=1, cost=FREE, priority_class="short", result_bytes=_result_bytes, example={"layer": "demo/color"}
+)
 def downsample(params: DownsampleParams, job: Job) -> AddedMags:
     """Make the coarser magnifications of a layer.
 

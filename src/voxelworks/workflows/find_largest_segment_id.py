@@ -3,11 +3,23 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from voxelworks.errors import InvalidParams
 from voxelworks.geometry import Box
-from voxelworks.workflows import FREE, Job, LayerAddition, Params, SegmentationRef, workflow
+from voxelworks.protocol.messages import Json
+from voxelworks.workflows import (
+    FREE,
+    ForeignName,
+    ForeignResult,
+    Job,
+    LayerAddition,
+    Params,
+    SegmentationRef,
+    workflow,
+)
 from voxelworks.workflows.publishing import LayerChange
 
 if TYPE_CHECKING:
@@ -31,7 +43,48 @@ class LargestSegmentId(LayerAddition):
     """Largest id in the finest magnification; 0 if the layer is empty."""
 
 
-@workflow(version=1, cost=FREE, example={"layer": "demo/segmentation"})
+def _args_of(params: FindLargestSegmentIdParams) -> Json:
+    return {"layer_name": params.layer.layer}
+
+
+def _params_of(args: Mapping[str, Any]) -> Json:
+    return {"layer": {"dataset": args["dataset_name"], "layer": args["layer_name"]}}
+
+
+def _outcome_of(params: FindLargestSegmentIdParams, result: ForeignResult) -> LargestSegmentId:
+    returned = (result.return_value or "").strip()
+    is_number = returned.isascii() and returned.isdecimal() and len(returned) <= _DIGITS_MAX
+    if not is_number or int(returned) >= 2**64:
+        raise InvalidParams(
+            f"{returned[:100]!r} is not a segment id; the command returns it as decimal digits"
+        )
+    return LargestSegmentId(
+        dataset=str(params.layer.dataset), layer=params.layer.layer, largest_segment_id=int(returned)
+    )
+
+
+def _return_value_of(value: Json) -> str:
+    return str(value["largest_segment_id"])
+
+
+_DIGITS_MAX = len(str(2**64))
+
+
+@workflow(
+    version=1,
+    cost=FREE,
+    priority_class="short",
+    example={"layer": "demo/segmentation"},
+    foreign=[
+        ForeignName(
+            "find_largest_segment_id",
+            args_of=_args_of,
+            outcome_of=_outcome_of,
+            params_of=_params_of,
+            return_value_of=_return_value_of,
+        )
+    ],
+)
 def find_largest_segment_id(params: FindLargestSegmentIdParams, job: Job) -> LargestSegmentId:
     """Find the largest segment id of a segmentation layer and write it to the dataset."""
     layer = job.open(params.layer)

@@ -1,6 +1,6 @@
 """Attempt folders, seals and publication: nothing half-written is ever visible, nothing finished is ever lost.
 
-An attempt writes into a folder of its own, ``<home>/.voxelworks/<work key>.<attempt>/``. Its home is the parent of the
+An attempt writes into a folder of its own, ``<home>/.voxelworks/<work key>/<attempt>/``. Its home is the parent of the
 new dataset, or the dataset that is added to, so that publication is a rename on one file system::
 
     result/        what becomes visible, as it will lie in the dataset
@@ -10,7 +10,8 @@ new dataset, or the dataset that is added to, so that publication is a rename on
     accepted.json  without a server: the answer of the job, whose publication begins now
 
 A later attempt *adopts* the folder of an earlier one by renaming it. That also fences: an old attempt that wakes up
-again finds its folder gone and can no longer touch what will be published.
+again finds its folder gone and can no longer touch what will be published. All attempts of a job share a folder,
+because an isolated job sees that one and nothing around it.
 """
 
 from __future__ import annotations
@@ -28,7 +29,13 @@ from typing import Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
-from voxelworks.errors import StorageFailed, TargetExists, TargetNotWritable
+from voxelworks.errors import (
+    ResourcesExceeded,
+    StorageFailed,
+    TargetExists,
+    TargetNotWritable,
+    VoxelworksError,
+)
 from voxelworks.protocol.messages import SealedResult
 from voxelworks.protocol.places import is_remote
 from voxelworks.volumes.files import remove_leftovers, replace_file, sync_folder
@@ -41,6 +48,8 @@ from voxelworks.volumes.metadata import (
 )
 
 WORK_FOLDER = ".voxelworks"
+LOCK_FILE = "lock"
+"""Beside the attempts, where no server keeps two of them apart."""
 _T = TypeVar("_T")
 FileFacts = dict[str, tuple[int, str]]
 """Path below the result -> size in bytes and SHA-256."""
@@ -98,8 +107,13 @@ class AttemptFolder:
         return cls(path.parent if kind == "dataset" else path, work_key, attempt)
 
     @property
+    def work(self) -> Path:
+        """Folder of all attempts of this work."""
+        return self.home / WORK_FOLDER / self.work_key
+
+    @property
     def path(self) -> Path:
-        return self.home / WORK_FOLDER / f"{self.work_key}.{self.attempt}"
+        return self.work / str(self.attempt)
 
     @property
     def result(self) -> Path:
@@ -142,12 +156,12 @@ class AttemptFolder:
             if self.path.exists() and _read(self.path / "fingerprint") != fingerprint:
                 _remove_tree(self.path)
             adopted = self.path.exists()
-            _inside(self.path.parent, lambda: self.path.mkdir(exist_ok=True))
+            _inside(self.work, lambda: self.path.mkdir(exist_ok=True))
             self.result.mkdir(exist_ok=True)
             self.checkpoints.mkdir(exist_ok=True)
             replace_file(self.path / "fingerprint", fingerprint)
         except OSError as error:
-            raise TargetNotWritable(_not_writable(self.home, error)) from error
+            raise _not_writable(self.home, error) from error
         return adopted
 
     def discard(self) -> None:
@@ -159,9 +173,8 @@ class AttemptFolder:
             for part in sorted(folder.glob("*"), key=lambda path: path.name == self.accepted_path.name):
                 part.unlink(missing_ok=True)
             _remove_tree(folder)
-        (self.path.parent / f"{self.work_key}.lock").unlink(missing_ok=True)
-        with suppress(OSError):  # other attempts work here
-            self.path.parent.rmdir()
+        (self.work / LOCK_FILE).unlink(missing_ok=True)
+        self._leave()
 
     def discard_debris(self) -> None:
         """Remove what this attempt wrote after a later one had taken its folder over.
@@ -169,19 +182,44 @@ class AttemptFolder:
         A worker that was asleep goes on for a moment until it hears that it lost the job. What it writes then makes a
         new folder, which lacks what `prepare` writes.
         """
-        if not (self.path / "fingerprint").exists():
+        # Where there is none, a successor may just be beginning: its empty folder must stay.
+        if self.path.exists() and not (self.path / "fingerprint").exists():
             _remove_tree(self.path)
-            with suppress(OSError):
-                self.path.parent.rmdir()
+            self._leave()
+
+    def open_work(self) -> Path:
+        """Make the folder of all attempts before the job begins, which then needs no right to write around it.
+
+        Raises
+        ------
+        OSError
+        """
+        _inside(self.work, lambda: None)
+        return self.work
+
+    def require_writable(self) -> None:
+        """Raise `TargetNotWritable` unless the attempt can write; writes nothing that stays."""
+        if not os.access(
+            self.work, os.W_OK | os.X_OK
+        ):  # made for an isolated job, which may write there alone
+            require_writable_folder(self.home)
+
+    def _leave(self) -> None:
+        with suppress(OSError):  # other attempts and other jobs work here
+            self.work.rmdir()
+            self.work.parent.rmdir()
 
     def _earlier(self) -> list[Path]:
-        found: list[tuple[int, Path]] = []
-        with suppress(FileNotFoundError):  # the last other job may just be removing the folder
-            for path in self.path.parent.glob(f"{self.work_key}.*"):
-                number = path.name.rpartition(".")[2]
-                if number.isdigit() and int(number) < self.attempt:
-                    found.append((int(number), path))
-        return [path for _, path in sorted(found)]
+        numbers = [number for number in attempt_numbers(self.work) if number < self.attempt]
+        return [self.work / str(number) for number in numbers]
+
+
+def attempt_numbers(work: Path) -> list[int]:
+    """List the attempts that have a folder in the folder of their work, in order."""
+    try:
+        return sorted(int(path.name) for path in work.iterdir() if path.name.isdecimal())
+    except FileNotFoundError:  # the last of them may just be removing the folder
+        return []
 
 
 def require_writable_folder(folder: Path) -> None:
@@ -375,12 +413,14 @@ def exclusive(folder: AttemptFolder) -> Iterator[None]:
     TargetExists
         If another process works on it right now.
     TargetNotWritable
+    ResourcesExceeded
+        If the disk is full.
     """
-    path = folder.path.parent / f"{folder.work_key}.lock"
+    path = folder.work / LOCK_FILE
     try:
-        stream = _inside(path.parent, lambda: path.open("ab"))
+        stream = _inside(folder.work, lambda: path.open("ab"))
     except OSError as error:
-        raise TargetNotWritable(_not_writable(folder.home, error)) from error
+        raise _not_writable(folder.home, error) from error
     with stream:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -391,11 +431,12 @@ def exclusive(folder: AttemptFolder) -> Iterator[None]:
         yield
 
 
-def _inside(work_folder: Path, make: Callable[[], _T]) -> _T:
-    """Make something in the folder of all attempts, which another job that ends just now may be removing."""
+def _inside(work: Path, make: Callable[[], _T]) -> _T:
+    """Make something in the folder of all attempts; another job that ends just now may be removing the one above."""
     for _ in range(10):
-        work_folder.mkdir(exist_ok=True)
+        work.parent.mkdir(exist_ok=True)
         with suppress(FileNotFoundError):
+            work.mkdir(exist_ok=True)
             return make()
     return make()
 
@@ -423,10 +464,11 @@ def _read(path: Path) -> str | None:
         return None
 
 
-def _not_writable(home: Path, error: OSError) -> str:
-    reason = {
-        errno.ENOSPC: "the disk is full",
-        errno.EROFS: "the file system is read-only",
-        errno.EACCES: "permission denied",
-    }
-    return f"cannot write to {home}: {reason.get(error.errno or 0, error.strerror)}; choose another target"
+def _not_writable(home: Path, error: OSError) -> VoxelworksError:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        # Not the user's fault: another job may have filled it, and there may be room again soon.
+        return ResourcesExceeded(f"cannot write to {home}: the disk is full; free some space")
+    reason = {errno.EROFS: "the file system is read-only", errno.EACCES: "permission denied"}
+    return TargetNotWritable(
+        f"cannot write to {home}: {reason.get(error.errno or 0, error.strerror)}; choose another target"
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,10 @@ playwright = pytest.importorskip("playwright.sync_api")
 
 PATHS = (
     "/jobs", "/jobs?state=failed", "/jobs?state=cancelled&workflow=downsample", "/workflows", "/workflows/convert/new",
-    "/workflows/downsample/new?dataset=demo", "/datasets", "/datasets/demo",
+    "/workflows/downsample/new?dataset=demo", "/datasets", "/datasets/demo", "/annotations", "/trash", "/account",
+    "/organization", "/organization/credits", "/organization/webhooks", "/organization/audit", "/operator",
+    "/operator/failures", "/operator/workers", "/operator/organizations", "/operator/mails", "/operator/orders",
+    "/operator/audit", "/setup",
 )  # fmt: skip
 
 
@@ -43,6 +47,23 @@ def test_a_running_job_is_watched_without_reloading(site, open_page):
     expect(page.get_by_role("button", name="Retry")).to_be_visible()
 
 
+@pytest.mark.parametrize("place", ["list", "job"])
+def test_a_bar_glides_to_its_new_width(site, open_page, place):
+    job_id = site.convert(f"gliding_{place}")
+    site.take(job_id)
+    site.worker.renew(Progress(phase="color: mag 1", done=1, total=4))
+    page = open_page("/jobs" if place == "list" else f"/jobs/{job_id}")
+    bar = page.locator(f"#bar-{job_id}-fill" if place == "list" else "#job-bar-fill")
+    expect(bar).to_have_attribute("width", "25.0%")
+    page.evaluate(
+        "addEventListener('transitionrun', event => document.body.dataset.glided = event.target.id)"
+    )
+    site.worker.renew(Progress(phase="color: mag 1", done=2, total=4))
+    expect(bar).to_have_attribute("width", "50.0%")
+    expect(page.locator("body")).to_have_attribute("data-glided", bar.get_attribute("id"))
+    site.worker.fail("user_input", "not-wanted", "only its bar was wanted")
+
+
 def test_a_log_is_followed_until_somebody_scrolls_up(site, open_page):
     job_id = site.convert("followed")
     site.take(job_id)
@@ -63,9 +84,7 @@ def test_a_log_is_followed_until_somebody_scrolls_up(site, open_page):
     expect(page.locator("#log-text")).to_contain_text("and another")
     assert not log.evaluate(at_end)
     follow.check()
-    page.wait_for_function(
-        "(() => { const box = document.getElementById('log'); return " + at_end[7:] + " })()"
-    )
+    _wait_until(lambda: log.evaluate(at_end))
 
 
 def test_the_list_shows_new_jobs_and_changes_by_itself(site, open_page):
@@ -105,7 +124,8 @@ def test_a_job_is_submitted_with_the_keyboard_alone(site, open_page):
     page.keyboard.type(",40")
     page.keyboard.press("Enter")
     expect(page.get_by_role("heading", level=1)).to_have_text("Convert typed")
-    page.wait_for_function("scrollY === 0 && document.activeElement.id === 'main'")
+    expect(page.locator("#main")).to_be_focused()
+    _wait_until(lambda: page.evaluate("scrollY") == 0)
     expect(page.locator(".status .badge")).to_have_text("Queued")
     page.keyboard.press("c")
     page.get_by_role("button", name="Cancel the job").press("Enter")
@@ -113,6 +133,34 @@ def test_a_job_is_submitted_with_the_keyboard_alone(site, open_page):
     page.keyboard.press("r")
     page.keyboard.press("Enter")
     expect(page.get_by_text("Repeats")).to_be_visible()
+
+
+def test_a_form_obeys_from_the_moment_it_is_shown(site, open_page):
+    def at_once(deed):
+        page.evaluate(
+            f"addEventListener('htmx:afterSwap', () => setTimeout(() => {{ {deed} }}), {{once: true}})"
+        )
+
+    page = open_page("/workflows/convert/new")
+    at_once("document.querySelector('.entry').click()")
+    page.get_by_role("button", name="Browse").click()
+    expect(page.locator(".browse-place")).to_have_text("root:scope/run1")
+    page.get_by_role("button", name="Use this folder").click()
+    page.get_by_label("Voxel size").fill("4,4,40")
+    at_once(
+        "document.getElementById('input-target').value = 'hasty';"
+        "document.querySelector('[name=action][value=submit]').click()"
+    )
+    page.get_by_label("Voxel size").press("Enter")
+    expect(page.get_by_role("heading", level=1)).to_have_text("Convert hasty")
+    expect(page.locator("#main")).to_be_focused()
+    site.client.cancel(page.url.rpartition("/")[2])
+
+
+def test_no_page_is_still_scrolling_when_the_next_one_comes(site, open_page):
+    # A smooth scroll towards a field outlives its page, and would move the next one away from its top.
+    page = open_page("/workflows/convert/new", height=300)
+    assert page.evaluate("scrollTo(0, 100), scrollY") == 100
 
 
 def test_layers_are_added_and_offered_as_the_form_is_filled_in(site, open_page):
@@ -172,3 +220,49 @@ def test_axe_finds_no_barrier_on_any_page(site, open_page, scheme, width):
         page.add_script_tag(content=axe)
         found = page.evaluate("axe.run()")
         assert (path, [(item["id"], item["nodes"][0]["html"]) for item in found["violations"]]) == (path, [])
+
+
+def _wait_until(is_so, timeout_s=10):
+    # Playwright's own waiting evaluates texts inside the page, which our content policy forbids.
+    deadline = time.monotonic() + timeout_s
+    while not is_so():
+        assert time.monotonic() < deadline, "it did not come true"
+        time.sleep(0.02)
+
+
+def test_the_account_menu_opens_and_closes_with_the_keyboard(site, open_page):
+    page = open_page("/jobs")
+    summary = page.locator("details.menu summary")
+    summary.focus()
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("link", name="Account", exact=True)).to_be_visible()
+    page.keyboard.press("Escape")
+    expect(page.get_by_role("link", name="Account", exact=True)).to_be_hidden()
+    expect(summary).to_be_focused()
+    summary.click()
+    page.get_by_role("link", name="Account", exact=True).click()
+    expect(page.get_by_role("heading", level=1)).to_have_text("Account")
+
+
+def test_a_token_is_made_copied_once_and_revoked_in_the_browser(site, open_page):
+    page = open_page("/account")
+    page.get_by_label("Name", exact=True).first.fill("notebook")
+    page.get_by_role("button", name="Make a token").click()
+    expect(page.locator("#new-token")).to_contain_text("vxt_")
+    page.goto(site.info.url + "/account")
+    expect(page.locator("#new-token")).to_have_count(0)
+    page.get_by_role("button", name="Revoke", exact=True).click()
+    page.get_by_role("button", name="Revoke it").click()
+    expect(page.get_by_role("status").filter(has_text="The token is revoked")).to_be_visible()
+
+
+def test_help_is_asked_for_on_a_failed_job(site, open_page):
+    job_id = site.convert("helpless")
+    site.take(job_id)
+    site.worker.log("the last words\n")
+    site.worker.fail("program_error", "block-failed", "block 3 failed 3 times")
+    page = open_page(f"/jobs/{job_id}")
+    page.get_by_role("button", name="Ask for help").click()
+    page.get_by_label("What do you want to know?").fill("Is my file broken?")
+    page.get_by_role("button", name="Send", exact=True).click()
+    expect(page.get_by_role("status").filter(has_text="on its way to the support")).to_be_visible()

@@ -93,8 +93,10 @@ def test_the_version_is_told(call: Call) -> None:
             ["serve", "--host", "0.0.0.0"],
             2,
             (
-                "error: host '0.0.0.0': until there are accounts the server listens on loopback only; use 127.0.0.1, "
-                "and reach it from elsewhere through `ssh -L 8440:127.0.0.1:8440 HOST`\n"
+                "error: host '0.0.0.0' is reached from other machines: that needs VOXELWORKS_PUBLIC_URL=https://NAME, "
+                "and either VOXELWORKS_TLS_CERTIFICATE and VOXELWORKS_TLS_KEY, or a proxy that ends TLS, named in "
+                "VOXELWORKS_TRUSTED_PROXIES. For yourself alone use 127.0.0.1, and reach it from elsewhere through "
+                "`ssh -L 8440:127.0.0.1:8440 HOST`\n"
             ),
         ),
     ],
@@ -213,7 +215,7 @@ def test_the_demo_runs_and_runs_again(call: Call, tmp_path: Path) -> None:
     assert (first.returncode, second.returncode) == (0, 0), (
         first.stdout + first.stderr + second.stdout + second.stderr
     )
-    datasets = tmp_path / "voxelworks-demo" / "datasets"
+    datasets = tmp_path / "voxelworks-demo" / "datasets" / "local"
     assert sorted(path.name for path in datasets.iterdir() if path.name[0] != ".") == [
         "fly-brain",
         "fly-brain-2",

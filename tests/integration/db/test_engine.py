@@ -12,7 +12,11 @@ from voxelworks.settings import Settings
 
 def _insert(session, name):
     session.execute(
-        text("INSERT INTO idempotency_keys VALUES ('ada', :name, 'sha', 'job', 0)"), {"name": name}
+        text(
+            "INSERT INTO idempotency_keys (user_id, organization_id, key, body_sha256, job_id, created_ms)"
+            " VALUES ('ada', 'lab', :name, 'sha', 'job', 0)"
+        ),
+        {"name": name},
     )
 
 

@@ -23,6 +23,7 @@ import psutil
 import pytest
 
 from voxelworks.client import Client, ServerInfo, server_file
+from voxelworks.protocol.people import LOCAL_ORGANIZATION_ID
 from voxelworks.protocol.views import JobDetail
 from voxelworks.worker.limits import group_members
 
@@ -61,7 +62,7 @@ class Site:
     def __init__(self, folder: Path, stacks: Path, *, has_own_worker: bool = False, **settings: str) -> None:
         self.folder = folder
         self.home = folder / "home"
-        self.data = self.home / "datasets"
+        self.data = self.home / "datasets" / LOCAL_ORGANIZATION_ID
         self.data.mkdir(parents=True)
         self._has_own_worker = has_own_worker
         self._temporary = TemporaryDirectory(prefix="voxelworks-site-")
@@ -198,7 +199,7 @@ class Site:
 
     def attempt_folders(self) -> list[Path]:
         """List the folders of attempts, beside and in the datasets."""
-        patterns = (f"{WORK_FOLDER}/*.*/", f"*/{WORK_FOLDER}/*.*/")
+        patterns = (f"{WORK_FOLDER}/*/[0-9]*/", f"*/{WORK_FOLDER}/*/[0-9]*/")
         return [path for pattern in patterns for path in find(self.data, pattern)]
 
     def marker_count(self) -> int:

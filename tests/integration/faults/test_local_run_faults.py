@@ -83,10 +83,10 @@ class Command:
         self.process = self._start()
 
     def marker_count(self) -> int:
-        return len(find(self.folder, f"{WORK_FOLDER}/*/checkpoints/*/*.json"))
+        return len(find(self.folder, f"{WORK_FOLDER}/*/*/checkpoints/*/*.json"))
 
     def has_manifest(self) -> bool:
-        return bool(find(self.folder, f"{WORK_FOLDER}/*/manifest.json"))
+        return bool(find(self.folder, f"{WORK_FOLDER}/*/*/manifest.json"))
 
 
 def _is_running(pid: int) -> bool:
@@ -150,7 +150,7 @@ class Case:
         if not self.visible.exists():
             return "sealed but not moved"
         # As long as this file is there, a repetition completes the run.
-        is_cleared = not find(self.command.folder, f"{WORK_FOLDER}/*/accepted.json")
+        is_cleared = not find(self.command.folder, f"{WORK_FOLDER}/*/*/accepted.json")
         return "ended" if is_cleared else "moved but not cleared up"
 
 
@@ -186,7 +186,7 @@ def _killed_in_the_middle(folder: Path, stack: Path, dice: random.Random) -> tup
     command = convert_command(stack, folder / "cells")
     moment = dice.randrange(BLOCK_COUNT // 5, BLOCK_COUNT - 20)
     assert command.kill_when(lambda: command.marker_count() >= moment)
-    (work,) = (folder / WORK_FOLDER).glob("*.*/")
+    (work,) = (folder / WORK_FOLDER).glob("*/[0-9]*/")
     return command, work
 
 

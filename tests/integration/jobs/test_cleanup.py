@@ -48,7 +48,7 @@ def test_if_the_worker_dies_before_it_cleaned_up_another_one_does(queue, worker)
         "attempt": 1,
         "workflow": "find_largest_segment_id",
         "params": {"layer": {"dataset": "demo", "layer": "segmentation"}},
-        "places": {"demo": "data:demo"},
+        "places": {"demo": "data:local/demo"},
         "work_key": job.id,
     }
     assert _take(queue, other) is None

@@ -153,7 +153,7 @@ def test_a_worker_that_stops_a_job_unasked_is_one_that_went_away(queue, claim):
 def test_a_queued_job_is_cancelled_at_once(queue):
     job = queue.submit()
     view = queue.cancel(job.id)
-    assert (view.state, view.failure_class, view.message) == ("cancelled", "cancelled", "cancelled by ada")
+    assert (view.state, view.failure_class, view.message) == ("cancelled", "cancelled", "cancelled by Ada")
     assert view.ended_ms is not None
 
 

@@ -21,7 +21,7 @@ def _append(queue, claim, offset, data, **options):
 
 
 def _read(queue, claim, **options):
-    return queue.call(jobs.read_log, claim.job_id, claim.attempt, **options)
+    return queue.call(jobs.read_log, claim.job_id, claim.attempt, by=queue.principal("ada"), **options)
 
 
 def test_a_log_is_read_as_it_was_written(queue, claim):
@@ -43,7 +43,7 @@ def test_an_attempt_without_a_log_reads_empty(queue, claim):
 
 def test_an_attempt_that_is_not_there_has_no_log(queue, claim):
     with pytest.raises(NotFound, match="has no attempt 2"):
-        queue.call(jobs.read_log, claim.job_id, 2)
+        queue.call(jobs.read_log, claim.job_id, 2, by=queue.principal("ada"))
 
 
 def test_reading_goes_on_where_it_stopped(queue, claim):

@@ -10,20 +10,22 @@ from voxelworks.protocol.views import DatasetSummary, LayerSummary
 from voxelworks.testing.queues import LARGEST_ID
 from voxelworks.volumes.metadata import DataSource, LayerProperties, MagProperties
 
-CORTEX = SealedResult(kind="dataset", place="data:cortex", value={"dataset": "cortex", "layers": ["color"]})
+CORTEX = SealedResult(
+    kind="dataset", place="data:local/cortex", value={"dataset": "cortex", "layers": ["color"]}
+)
 
 
 def _published(queue, claim, **told):
     queue.call(jobs.published, claim.job_id, claim.attempt, PublishedRequest(token=claim.token, **told))
 
 
-def _lease(queue, claim, place="data:demo"):
+def _lease(queue, claim, place="data:local/demo"):
     request = DatasetLeaseRequest(token=claim.token, place=place)
     return queue.call(jobs.lease_dataset, claim.job_id, claim.attempt, request)
 
 
 def _release(queue, claim):
-    request = DatasetLeaseRequest(token=claim.token, place="data:demo")
+    request = DatasetLeaseRequest(token=claim.token, place="data:local/demo")
     queue.call(jobs.release_dataset, claim.job_id, claim.attempt, request)
 
 
@@ -47,8 +49,8 @@ def _write_cortex(queue):
         data_format="zarr3", mags=(MagProperties.of("color", MAG1),),
     )  # fmt: skip
     source = DataSource.new("cortex", VoxelSize(4, 4, 40)).with_layer(layer)
-    folder = queue.settings.datasets_dir / "cortex"
-    folder.mkdir()
+    folder = queue.settings.datasets_dir / "local" / "cortex"
+    folder.mkdir(parents=True)
     (folder / "datasource-properties.json").write_text(source.to_json())
 
 
@@ -56,8 +58,8 @@ def test_a_published_dataset_is_in_the_catalog(queue):
     claim = _finished_convert(queue)
     _write_cortex(queue)
     _published(queue, claim)
-    dataset = queue.call(catalog.find, "cortex")
-    assert (dataset.place, dataset.made_by_job) == ("data:cortex", claim.job_id)
+    dataset = queue.call(catalog.find, "cortex", by=queue.principal("ada"))
+    assert (dataset.place, dataset.made_by_job) == ("data:local/cortex", claim.job_id)
     assert dataset.summary == DatasetSummary(
         voxel_size="4,4,40",
         layers=(
@@ -74,7 +76,9 @@ def test_a_published_dataset_is_in_the_catalog(queue):
 def test_a_dataset_is_not_in_the_catalog_before_it_is_published(queue):
     _finished_convert(queue)
     with queue.database.read_session() as session:
-        assert [dataset.name for dataset in catalog.list_datasets(session)] == ["demo"]
+        assert [dataset.name for dataset in catalog.list_datasets(session, by=queue.principal("ada"))] == [
+            "demo"
+        ]
 
 
 def test_the_name_stays_reserved_until_the_dataset_is_there(queue):
@@ -89,9 +93,12 @@ def test_the_name_stays_reserved_until_the_dataset_is_there(queue):
 def test_metadata_that_the_server_cannot_read_does_not_undo_a_result(queue):
     claim = _finished_convert(queue)
     _published(queue, claim)
-    assert queue.call(catalog.find, "cortex").summary == DatasetSummary(voxel_size=None, layers=())
+    assert queue.call(catalog.find, "cortex", by=queue.principal("ada")).summary == DatasetSummary(
+        voxel_size=None, layers=()
+    )
     assert queue.show(claim.job_id).events[-1].why == (
-        "the result is published, but the server cannot read its metadata (No such file or directory)"
+        "the result is published, but the server cannot read its metadata (data:local/cortex holds neither "
+        "datasource-properties.json nor an OME-Zarr image; name the folder of a dataset)"
     )
 
 
@@ -208,8 +215,8 @@ def test_giving_back_what_another_holds_changes_nothing(queue):
 
 
 def test_only_the_dataset_of_the_result_can_be_leased(queue):
-    with pytest.raises(NotAllowed, match="is not in 'data:cortex'"):
-        _lease(queue, _finished(queue), "data:cortex")
+    with pytest.raises(NotAllowed, match="is not in 'data:local/cortex'"):
+        _lease(queue, _finished(queue), "data:local/cortex")
 
 
 def test_a_running_job_leases_no_dataset(queue):

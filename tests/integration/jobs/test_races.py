@@ -3,9 +3,12 @@
 from collections import Counter
 
 import pytest
+from sqlalchemy import select
 
-from voxelworks import jobs
+from paid_work import books_differ, installed, with_credits
+from voxelworks import credits, jobs
 from voxelworks.errors import IllegalTransition, LeaseLost
+from voxelworks.notify._tables import OutboxRow
 from voxelworks.protocol.messages import PublishedRequest
 from voxelworks.protocol.views import TERMINAL_STATES
 from voxelworks.testing.queues import at_once
@@ -23,10 +26,11 @@ def test_no_job_is_given_away_twice(queue, record_property):
             submitted = {
                 jobs.submit(
                     session,
-                    owner="ada",
+                    by=queue.principal("ada"),
                     workflow="find_largest_segment_id",
                     params=params,
                     places=queue.places,
+                    settings=queue.settings,
                 ).id
                 for _ in range(200)
             }
@@ -51,12 +55,29 @@ def _claim_all(queue, worker):
 
 
 @pytest.fixture
+def queue(queue):
+    """A queue of paid jobs. In the end each that has ended has one posting, and at most one mail."""
+    with installed():
+        paying = with_credits(queue, 10**9)
+        yield paying
+        ended = {job.id: job.state for job in paying.list_jobs().jobs if job.is_ended}
+        with paying.database.read_session() as session:
+            charges = credits.charges_of(session, list(ended))
+            mails = Counter(session.scalars(select(OutboxRow.job_id)))
+        for job_id, charge in charges.items():
+            assert charge.state == ("settled" if ended[job_id] == "succeeded" else "released")
+        assert all(number == 1 for number in mails.values())
+        assert {job_id for job_id, state in ended.items() if state != "cancelled"} == set(mails)
+        assert books_differ(paying) == ()
+
+
+@pytest.fixture
 def running(queue):
     """A function that gives a new running job."""
     worker = queue.open_worker()
 
     def start():
-        queue.submit()
+        queue.submit(workflow="segment")
         return queue.claim_and_start(worker)
 
     return start
@@ -67,6 +88,7 @@ def _ends(queue, job_id):
     return sum(state in TERMINAL_STATES for state in queue.history(job_id))
 
 
+@pytest.mark.faults("T10", "A success meets a cancel")
 def test_success_against_cancel(queue, running):
     for _ in range(ROUNDS):
         claim = running()
@@ -78,18 +100,21 @@ def test_success_against_cancel(queue, running):
         assert _ends(queue, claim.job_id) == 1
 
 
+@pytest.mark.faults("T10", "A failure meets the reaper")
 def test_failure_against_reaper(queue, running):
     for _ in range(ROUNDS):
         claim = running()
         queue.advance(queue.settings.lease_s + 1)
         reported, reaped = at_once([lambda: queue.fail(claim, "user_input"), queue.reap])  # noqa: B023 - used at once
         # The report counts, early or late: nobody else has claimed the job.
+        assert not isinstance(reported, Exception), repr(reported)
         assert reported.state == "failed"
         assert reaped in (0, 1)
         assert queue.history(claim.job_id).count("queued") == 1 + reaped
         assert _ends(queue, claim.job_id) == 1
 
 
+@pytest.mark.faults("T10", "A cancel meets a cancel")
 def test_cancel_against_cancel(queue, running):
     for _ in range(ROUNDS):
         claim = running()
@@ -99,6 +124,7 @@ def test_cancel_against_cancel(queue, running):
         assert queue.history(claim.job_id) == ["queued", "claimed", "running", "cancelling", "cancelled"]
 
 
+@pytest.mark.faults("T10", "Two reapers meet")
 def test_reaper_against_reaper(queue, running):
     for _ in range(ROUNDS):
         claims = [running() for _ in range(3)]

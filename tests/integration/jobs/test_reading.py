@@ -9,7 +9,7 @@ from voxelworks.protocol.views import EtaView, WaitView
 
 def _list(queue, **filters):
     with queue.database.read_session() as session:
-        return jobs.list_jobs(session, settings=queue.settings, **filters)
+        return jobs.list_jobs(session, by=queue.operator, settings=queue.settings, **filters)
 
 
 def _submit_many(queue, count):
@@ -49,7 +49,12 @@ def test_jobs_of_one_millisecond_are_listed_once_each(queue):
         for _ in range(20):
             params = {"layer": "demo/segmentation"}
             jobs.submit(
-                session, owner="ada", workflow="find_largest_segment_id", params=params, places=queue.places
+                session,
+                by=queue.principal("ada"),
+                workflow="find_largest_segment_id",
+                params=params,
+                places=queue.places,
+                settings=queue.settings,
             )
     seen, after = [], None
     while True:
@@ -61,11 +66,11 @@ def test_jobs_of_one_millisecond_are_listed_once_each(queue):
 
 
 def test_a_list_is_filtered_and_counts_all_states(queue):
-    queue.submit(owner="ben")
+    queue.submit(by=queue.principal("ben"))
     waiting, stopped = queue.submit().id, queue.submit().id
     queue.cancel(stopped)
     queue.submit_convert("cortex")
-    page = _list(queue, states=["queued"], workflow="find_largest_segment_id", owner="ada")
+    page = _list(queue, states=["queued"], workflow="find_largest_segment_id", user_id="ada")
     assert [job.id for job in page.jobs] == [waiting]
     assert page.counts == {"queued": 1, "cancelled": 1}
     assert _list(queue, states=["queued", "cancelled"]).counts == {"queued": 3, "cancelled": 1}
@@ -98,7 +103,7 @@ def test_a_job_that_nobody_can_run_says_so(queue):
     job = queue.submit()
     queue.open_worker("converter", convert=1)
     reason = "no worker that runs find_largest_segment_id is connected; start one with `voxelworks worker`"
-    assert _wait(queue, job.id) == WaitView(ahead=0, reason=reason)
+    assert _wait(queue, job.id) == WaitView(ahead=0, reason=reason, code="nobody")
 
 
 def test_a_worker_that_went_silent_is_not_connected(queue):
@@ -111,7 +116,7 @@ def test_a_queued_job_knows_its_place(queue):
     worker = queue.open_worker()
     ids = _submit_many(queue, 3)[::-1]
     assert [_wait(queue, job_id) for job_id in ids] == [
-        WaitView(ahead=0, reason="next in line: it starts as soon as a worker is free"),
+        WaitView(ahead=0, reason="next in line: it starts as soon as a worker is free", code="next"),
         WaitView(ahead=1, reason="1 job is ahead"),
         WaitView(ahead=2, reason="2 jobs are ahead"),
     ]
@@ -128,6 +133,7 @@ def test_a_job_that_is_tried_again_later_says_when(queue):
     with queue.database.session() as session:
         session.get_one(JobRow, job.id).available_ms += 20_500
     assert _wait(queue, job.id).reason in (
+        "the next attempt begins in 19 s",
         "the next attempt begins in 20 s",
         "the next attempt begins in 21 s",
     )

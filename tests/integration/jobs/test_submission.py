@@ -21,7 +21,7 @@ RAW = {"source": "root:scope/raw"}
 
 def _count(queue):
     with queue.database.read_session() as session:
-        return sum(jobs.list_jobs(session, settings=queue.settings).counts.values())
+        return sum(jobs.list_jobs(session, by=queue.operator, settings=queue.settings).counts.values())
 
 
 def test_a_submitted_job_is_queued_with_its_defaults_filled_in(queue):
@@ -29,7 +29,7 @@ def test_a_submitted_job_is_queued_with_its_defaults_filled_in(queue):
     assert job.model_dump(
         include={"owner", "workflow", "version", "state", "priority", "attempt", "params"}
     ) == {
-        "owner": "ada",
+        "owner": "Ada",
         "workflow": "convert",
         "version": 1,
         "state": "queued",
@@ -61,8 +61,8 @@ def test_references_become_places_that_mean_the_same_everywhere(queue):
     queue.submit_convert("cortex")
     queue.submit()
     worker = queue.open_worker()
-    assert queue.claim(worker).places == {"root:scope/raw": "root:scope/raw", "cortex": "data:cortex"}
-    assert queue.claim(worker).places == {"demo": "data:demo"}
+    assert queue.claim(worker).places == {"root:scope/raw": "root:scope/raw", "cortex": "data:local/cortex"}
+    assert queue.claim(worker).places == {"demo": "data:local/demo"}
 
 
 @pytest.mark.parametrize(
@@ -77,7 +77,12 @@ def test_references_become_places_that_mean_the_same_everywhere(queue):
             UnsafeReference,
             "'/etc' is not a place",
         ),
-        ("convert", {"layers": [{"source": "data:demo"}], "target": "c"}, UnsafeReference, "is not a source"),
+        (
+            "convert",
+            {"layers": [{"source": "data:local/demo"}], "target": "c"},
+            UnsafeReference,
+            "is not a source",
+        ),
         (
             "convert",
             {"layers": [{"source": "root:scope/../x"}], "target": "c"},
@@ -133,7 +138,7 @@ def test_a_link_that_leads_out_of_an_import_root_is_refused(queue):
 
 
 def test_a_folder_that_nobody_registered_is_not_written_over(queue):
-    (queue.settings.datasets_dir / "cortex").mkdir()
+    (queue.settings.datasets_dir / "local" / "cortex").mkdir(parents=True)
     with pytest.raises(TargetExists):
         queue.submit_convert("cortex")
 
@@ -174,8 +179,8 @@ def test_the_same_key_at_once_makes_one_job(queue):
 
 
 def test_a_key_belongs_to_its_owner(queue):
-    mine = queue.submit(owner="ada", idempotency_key="k1")
-    theirs = queue.submit(owner="ben", idempotency_key="k1")
+    mine = queue.submit(by=queue.principal("ada"), idempotency_key="k1")
+    theirs = queue.submit(by=queue.principal("ben"), idempotency_key="k1")
     assert mine.id != theirs.id
 
 
@@ -198,7 +203,7 @@ def test_a_refused_submission_does_not_use_up_its_key(queue):
 
 
 def _retry(queue, job_id):
-    return queue.call(jobs.retry, job_id, owner="ada")
+    return queue.retry(job_id)
 
 
 def test_a_retry_is_a_new_job_with_equal_params(queue):
@@ -224,7 +229,7 @@ def test_only_ended_jobs_without_a_result_can_be_repeated(queue):
 def test_a_job_whose_result_cannot_be_published_can_be_repeated(queue):
     job = queue.submit_convert("cortex")
     claim = queue.claim_and_start(queue.open_worker())
-    queue.succeed(claim, SealedResult(kind="dataset", place="data:cortex", value={}))
+    queue.succeed(claim, SealedResult(kind="dataset", place="data:local/cortex", value={}))
     queue.call(jobs.published, job.id, 1, PublishedRequest(token=claim.token, error="the folder exists"))
     assert _retry(queue, job.id).retried_from == job.id
 

@@ -47,7 +47,7 @@ PROPERTIES = {
 def sealed(name: str) -> SealedResult:
     value = {"dataset": name, "layers": ["color"]}
     return SealedResult(
-        kind="dataset", place=f"data:{name}", value=value, manifest_sha256="0" * 64, size_bytes=2048
+        kind="dataset", place=f"data:local/{name}", value=value, manifest_sha256="0" * 64, size_bytes=2048
     )
 
 
@@ -56,7 +56,7 @@ def test_a_job_travels_from_submission_to_a_dataset(served):
     assert served.client.show(job_id).job.state == "queued"
     worker = served.worker(convert=1)
     claim = take(worker, job_id)
-    assert claim.places == {"root:scope/run1": "root:scope/run1", "made": "data:made"}
+    assert claim.places == {"root:scope/run1": "root:scope/run1", "made": "data:local/made"}
     assert served.client.show(job_id).job.state == "running"
     worker.renew(Progress(phase="color: mag 1", done=3, total=4))
     assert worker.log("first line\nsecond") == 17
@@ -179,7 +179,7 @@ def test_one_publisher_has_a_dataset_at_a_time(served):
     claim = take(worker, job_id)
     worker.write_dataset("leased", PROPERTIES)
     worker.succeed(sealed("leased"))
-    request = DatasetLeaseRequest(token=claim.token, place="data:leased")
+    request = DatasetLeaseRequest(token=claim.token, place="data:local/leased")
     assert worker.client.lease_dataset(job_id, 1, request).held
     worker.client.release_dataset(job_id, 1, request)
     worker.publish()
@@ -199,7 +199,7 @@ def test_import_roots_are_browsed_and_nothing_else(served):
     run = served.client.browse("root:scope/run1/")
     assert [entry.place for entry in run.entries] == ["root:scope/run1/s2.tif", "root:scope/run1/s10.tif"]
     assert (run.parent, run.file_count, run.entries[0].size_bytes) == ("root:scope", 2, 4)
-    for place in ("/etc", "root:scope/..", "root:other", "data:made", "http://127.0.0.1/"):
+    for place in ("/etc", "root:scope/..", "root:other", "data:local/made", "http://127.0.0.1/"):
         with pytest.raises(UnsafeReference):
             served.client.browse(place)
     with pytest.raises(SourceNotFound):

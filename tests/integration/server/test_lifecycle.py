@@ -15,7 +15,7 @@ import httpx
 import pytest
 
 from voxelworks.client import Client, ServerInfo, find_server, server_file
-from voxelworks.errors import InvalidInput, NotAllowed, ServerUnreachable
+from voxelworks.errors import InvalidInput, ServerUnreachable
 from voxelworks.server import serve
 from voxelworks.settings import Settings
 from voxelworks.testing.server import running_server
@@ -140,11 +140,6 @@ def test_an_error_of_whoever_waits_for_the_server_ends_it(tmp_path):
     with pytest.raises(RuntimeError, match="the demo failed"):
         serve(Settings(home=tmp_path, port=0), on_ready=on_ready)
     assert not server_file(tmp_path).exists()
-
-
-def test_only_loopback_addresses_are_listened_on(tmp_path):
-    with pytest.raises(NotAllowed, match="ssh -L"):
-        serve(Settings(home=tmp_path, host="0.0.0.0", port=0))
 
 
 def test_a_used_port_is_refused_by_name(tmp_path):

@@ -81,6 +81,35 @@ def test_a_drained_worker_ends_its_job_and_takes_no_other(site: Site) -> None:
     assert site.client.show(waiting).job.state == "queued"
 
 
+def test_a_worker_that_the_operator_drains_ends_its_job_and_leaves(site: Site) -> None:
+    worker = site.worker("--name", "drained")
+    first = site.submit(seconds=2.0)
+    site.wait_until_it_works()
+    second = site.submit(note=site.note("other"))
+    site.client._post("operator/workers/drained/drain", {})
+    assert worker.wait(60) == 0
+    assert site.client.show(first).job.state == "succeeded"
+    assert site.client.show(second).job.state == "queued"
+    site.worker("--name", "drained")
+    assert site.wait_until_ended(second).job.state == "succeeded"
+
+
+def test_an_idle_worker_that_is_drained_leaves(site: Site) -> None:
+    worker = site.worker("--name", "idle")
+    wait_for(lambda: any(view.name == "idle" for view in site.client.list_workers()), "the worker")
+    site.client._post("operator/workers/idle/drain", {})
+    assert worker.wait(60) == 0
+
+
+def test_a_worker_whose_time_is_over_leaves_and_its_job_goes_on_elsewhere(site: Site) -> None:
+    hurried = site.worker("--name", "hurried", WALLTIME_S="6")
+    job_id = site.submit(seconds=30.0)
+    assert hurried.wait(60) == 0
+    detail = site.client.show(job_id)
+    assert (detail.job.state, [attempt.outcome for attempt in detail.attempts]) == ("queued", ["interrupted"])
+    site.client.cancel(job_id)
+
+
 def test_the_second_sigterm_interrupts_and_the_job_goes_on_elsewhere(site: Site) -> None:
     first = site.worker("--name", "first")
     job_id = site.submit(seconds=3.0)
@@ -186,7 +215,7 @@ def test_an_embedded_worker_ends_with_its_parent_and_so_do_its_jobs(site: Site) 
 
 def test_a_new_dataset_is_published_and_no_work_folder_stays(site: Site) -> None:
     site.worker()
-    datasets = site.home / "datasets"
+    datasets = site.home / "datasets" / "local"
     job = site.client.submit("probe_dataset", {"target": "made", "note": str(site.note())})
     detail = site.wait_until_ended(job.id)
     assert (detail.job.state, detail.job.publication) == ("succeeded", "published")
@@ -200,8 +229,8 @@ def test_a_cancelled_dataset_leaves_nothing(site: Site) -> None:
     site.wait_until_it_works()
     site.client.cancel(job.id)
     assert site.wait_until_ended(job.id).job.state == "cancelled"
-    wait_for(lambda: not (site.home / "datasets" / ".voxelworks").exists(), "the work folder to go")
-    assert not (site.home / "datasets" / "unmade").exists()
+    wait_for(lambda: not (site.home / "datasets" / "local" / ".voxelworks").exists(), "the work folder to go")
+    assert not (site.home / "datasets" / "local" / "unmade").exists()
 
 
 def test_an_attempt_outlives_a_server_that_does_not_answer_for_longer_than_its_lease(
@@ -235,7 +264,7 @@ def test_a_worker_that_was_away_too_long_stops_its_job_and_publishes_nothing(
         ("away", "lost"),
         ("other", "succeeded"),
     ]
-    assert (site.home / "datasets" / "made" / "datasource-properties.json").is_file()
+    assert (site.home / "datasets" / "local" / "made" / "datasource-properties.json").is_file()
 
 
 def test_a_finished_job_leaves_no_temporary_files(site: Site, scratch: Path) -> None:

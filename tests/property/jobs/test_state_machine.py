@@ -1,6 +1,8 @@
 """T11: whatever users, workers, the reaper and the clock do, in any order, the rules hold after each step."""
 
 import tempfile
+from collections import Counter
+from contextlib import ExitStack
 from itertools import pairwise
 from pathlib import Path
 
@@ -18,8 +20,9 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from voxelworks import jobs
-from voxelworks.errors import IllegalTransition, LeaseLost, LogGap
+from paid_work import PRICE, installed, with_credits
+from voxelworks import credits, jobs
+from voxelworks.errors import IllegalTransition, InvalidInput, LeaseLost, LogGap
 from voxelworks.jobs._transitions import LEGAL
 from voxelworks.protocol.messages import Progress, PublishedRequest
 from voxelworks.protocol.views import TERMINAL_STATES
@@ -28,6 +31,7 @@ from voxelworks.testing.queues import Queue
 from voxelworks.testing.rounds import rounds
 
 FAILURES = st.sampled_from(["infrastructure", "resources", "user_input", "program_error", "timed_out"])
+CREDIT = 10**9
 HELD = ("claimed", "running", "cancelling")
 
 
@@ -45,8 +49,10 @@ class JobsMachine(RuleBasedStateMachine):
     def __init__(self):
         super().__init__()
         self._folder = tempfile.TemporaryDirectory()
-        self._context = type(self).open_database()
-        self.queue = Queue.over(self._context.__enter__(), Path(self._folder.name))
+        self._context = ExitStack()
+        self._context.enter_context(installed())
+        database = self._context.enter_context(type(self).open_database())
+        self.queue = with_credits(Queue.over(database, Path(self._folder.name)), CREDIT)
         self.ended = {}
         """Job -> its whole view when it ended, but for its publication."""
         self.cancel_asked = set()
@@ -57,7 +63,7 @@ class JobsMachine(RuleBasedStateMachine):
         self.progress = {}
 
     def teardown(self):
-        self._context.__exit__(None, None, None)
+        self._context.close()
         self._folder.cleanup()
 
     @initialize(target=workers)
@@ -68,9 +74,27 @@ class JobsMachine(RuleBasedStateMachine):
     def worker_starts(self, number):
         return self.queue.open_worker(f"worker {number}")
 
-    @rule(target=jobs, priority=st.integers(0, 1))
-    def submit(self, priority):
-        return self.queue.submit(priority=priority).id
+    @rule(
+        target=jobs,
+        priority=st.integers(0, 1),
+        workflow=st.sampled_from(["segment", "find_largest_segment_id"]),
+    )
+    def submit(self, priority, workflow):
+        return self.queue.submit(priority=priority, workflow=workflow).id
+
+    @rule(target=jobs, first=jobs)
+    def submit_after(self, first):
+        if self._job(first).can_retry:
+            with pytest.raises(InvalidInput):
+                self.queue.submit(workflow="segment", after=[first])
+            return multiple()
+        return self.queue.submit(workflow="segment", after=[first]).id
+
+    @rule(priority_class=st.sampled_from(["short", "long"]))
+    def pause_or_resume(self, priority_class):
+        paused = {pause.priority_class for pause in self.queue.call(jobs.queue_pauses)}
+        function = jobs.resume_queue if priority_class in paused else jobs.pause_queue
+        self.queue.call(function, by=self.queue.operator, priority_class=priority_class)
 
     @rule(target=claims, worker=workers)
     def claim(self, worker):
@@ -81,6 +105,9 @@ class JobsMachine(RuleBasedStateMachine):
         if claim is None:
             return multiple()
         assert claim.job_id not in self.cancel_asked, "a job that was cancelled was given away (R19)"
+        for other in self._job(claim.job_id).after:
+            seen = self._job(other)
+            assert (seen.state, seen.publication) in (("succeeded", "none"), ("succeeded", "published"))
         self.logs[claim.job_id, claim.attempt] = 0
         return claim
 
@@ -152,9 +179,9 @@ class JobsMachine(RuleBasedStateMachine):
     @rule(target=jobs, job_id=jobs)
     def retry(self, job_id):
         if self._job(job_id).can_retry:
-            return self.queue.call(jobs.retry, job_id, owner="ada").id
+            return self.queue.retry(job_id).id
         with pytest.raises(IllegalTransition):
-            self.queue.call(jobs.retry, job_id, owner="ada")
+            self.queue.retry(job_id)
         return multiple()
 
     @rule(seconds=st.sampled_from([1, 60, 200, 301]))
@@ -228,10 +255,26 @@ class JobsMachine(RuleBasedStateMachine):
 
     @invariant()
     def rules_hold(self):
+        operator, chosen = self.queue.operator, self.queue.settings
         with self.queue.database.read_session() as session:
-            views = jobs.list_jobs(session, settings=self.queue.settings, limit=1000).jobs
+            views = jobs.list_jobs(session, by=operator, settings=chosen, limit=1000).jobs
             for view in views:
-                self._check(jobs.show(session, view.id, settings=self.queue.settings))
+                self._check(jobs.show(session, view.id, by=operator, settings=chosen))
+            self._check_books(session, views)
+
+    def _check_books(self, session, views):
+        """I1 to I10: each paid job has one charge, which ended with it, and the books add up."""
+        charges = credits.charges_of(session, [view.id for view in views])
+        assert set(charges) == {view.id for view in views if view.workflow == "segment"}
+        ends = {"succeeded": "settled", "failed": "released", "cancelled": "released"}
+        for view in views:
+            if view.id in charges:
+                assert charges[view.id].state == ends.get(view.state, "held")
+        balance = credits.balance(session, "local")
+        states = Counter(charge.state for charge in charges.values())
+        assert balance.held == PRICE * states["held"]
+        assert balance.available == CREDIT - PRICE * (states["held"] + states["settled"])
+        assert credits.check(session) == ()
 
     def _check(self, detail):
         job = detail.job

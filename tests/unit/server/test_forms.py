@@ -13,8 +13,9 @@ COLOR = LayerSummary(
     name="color", category="color", dtype="uint8", channel_count=1, box="0,0,0,8,8,8", mags=("1", "2")
 )
 DEMO = DatasetView(
-    id="0123", name="demo", place="data:demo", summary=DatasetSummary(voxel_size="4,4,40", layers=(COLOR,)),
-    created_ms=0, updated_ms=0, made_by_job=None,
+    id="0123", name="demo", place="data:local/demo", summary=DatasetSummary(voxel_size="4,4,40", layers=(COLOR,)),
+    created_ms=0, updated_ms=0, made_by_job=None, organization_id="local", user_id="local", is_public=False,
+    is_linked=False, size_bytes=0, trashed_ms=None, purge_ms=None,
 )  # fmt: skip
 
 

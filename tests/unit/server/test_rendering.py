@@ -68,3 +68,15 @@ def test_the_address_of_a_static_file_changes_with_its_content():
     address = rendering.static_url("voxelworks.css")
     assert address.startswith("/static/voxelworks.css?v=")
     assert address != rendering.static_url("voxelworks.js").replace(".js", ".css")
+
+
+@pytest.mark.parametrize(
+    ("message", "said"),
+    [
+        ("the queue is paused", "The queue is paused."),
+        ("root:scope/a holds nothing; name a folder", "root:scope/a holds nothing; name a folder."),
+        ("'a b' is not a name.", "'a b' is not a name."),
+    ],
+)
+def test_a_message_becomes_a_sentence_but_what_was_typed_stays(message, said):
+    assert rendering.sentence(message) == said

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from voxelworks.settings import Settings
+from voxelworks.settings import SECRET_NAMES, ImportRoot, Settings
 from voxelworks.worker import limits
 from voxelworks.worker.process import clean_environment, make_scratch
 from voxelworks.worker.spec import job_settings
@@ -87,19 +87,19 @@ def test_a_job_gets_a_clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_pat
     }  # fmt: skip
 
 
-def test_a_job_learns_the_settings_but_not_the_database(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_a_job_learns_the_settings_but_no_secret(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     settings = Settings(
         home=Path("home"),
-        database_url="postgresql://name:password@host/x",
+        database_url="postgresql://name:hunter2@host/x",
+        smtp_password="hunter2",
         import_roots={"scope": Path("images")},
     )
     told = job_settings(settings)
-    assert "password" not in str(told)
+    assert "hunter2" not in str(told)
+    assert told.keys() & SECRET_NAMES == set()
     assert (told["home"], told["import_roots"]) == (
         str(tmp_path / "home"),
-        {"scope": str(tmp_path / "images")},
+        {"scope": {"path": str(tmp_path / "images"), "organizations": None}},
     )
-    assert Settings(**told).import_roots == {"scope": tmp_path / "images"}
+    assert Settings(**told).import_roots == {"scope": ImportRoot(path=tmp_path / "images")}

@@ -1,39 +1,151 @@
-"""Datasets of the catalog, and the folders that images can be imported from."""
+"""Datasets of the catalog, the folders that images can be imported from, and what the storage holds."""
 
 from __future__ import annotations
 
-from fastapi import APIRouter
+from typing import Annotated
 
-from voxelworks import catalog
+from fastapi import APIRouter
+from pydantic import BaseModel, ConfigDict, Field
+
+from voxelworks import accounts, catalog, jobs
+from voxelworks.accounts import Action
 from voxelworks.client import FolderView, RootView
-from voxelworks.protocol.views import DatasetView
+from voxelworks.protocol.people import Principal
+from voxelworks.protocol.views import DatasetView, LeftoverView, StorageView
 from voxelworks.server import browse
-from voxelworks.server.context import Here
+from voxelworks.server.context import Context, Here, Who
 
 router = APIRouter(tags=["datasets"])
 
 
+class DatasetLink(BaseModel):
+    """A dataset that stays where it is."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: str
+    place: str
+    """Below an import root, or an address on an allowed host."""
+
+
+class DatasetChange(BaseModel):
+    """What may be changed; what is not named stays."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: Annotated[str | None, Field(max_length=128)] = None
+    is_public: bool | None = None
+
+
 @router.get("/datasets")
-def list_datasets(context: Here) -> tuple[DatasetView, ...]:
-    """List the datasets by name."""
+def list_datasets(
+    context: Here, who: Who, include_trashed: bool = False, include_public: bool = False
+) -> tuple[DatasetView, ...]:
+    """List the datasets of your organization by name; if asked for, also its trash and the public ones of others."""
+    accounts.require(who, Action.SEE_DATASET)
     with context.database.read_session() as session:
-        return catalog.list_datasets(session)
+        return catalog.list_datasets(
+            session, by=who, include_trashed=include_trashed, include_public=include_public
+        )
+
+
+@router.post("/datasets", status_code=201)
+def link_dataset(context: Here, who: Who, link: DatasetLink) -> DatasetView:
+    """Take a dataset into the catalog where it lies: it is neither copied nor ever written."""
+    accounts.require(who, Action.MAKE_DATASET)
+    context.limits.count_for("upload", who)
+    places = context.places.for_organization(who.organization_id)
+    # Metadata may come from a slow disk or a far host: no transaction waits for that.
+    summary = jobs.describe_dataset(link.place, places, context.settings)
+    with context.database.session() as session:
+        return catalog.link_dataset(
+            session, by=who, name=link.name, place=link.place, summary=summary, places=places
+        )
 
 
 @router.get("/datasets/{ref}")
-def show_dataset(context: Here, ref: str) -> DatasetView:
+def show_dataset(context: Here, who: Who, ref: str) -> DatasetView:
     """Show a dataset by its name or id."""
-    with context.database.read_session() as session:
-        return catalog.find(session, ref)
+    accounts.require(who, Action.SEE_DATASET)
+    return find_dataset(context, who, ref)
+
+
+@router.patch("/datasets/{ref}")
+def change_dataset(context: Here, who: Who, ref: str, change: DatasetChange) -> DatasetView:
+    """Rename a dataset, or let other organizations see it."""
+    accounts.require(who, Action.CHANGE_DATASET)
+    if change.is_public is not None:
+        accounts.require(who, Action.PUBLISH_DATASET)
+    with context.database.session() as session:
+        dataset = catalog.find(session, ref, by=who)
+        if change.name is not None and change.name != dataset.name:
+            dataset = catalog.rename_dataset(session, dataset.id, change.name, by=who)
+        if change.is_public is not None and change.is_public != dataset.is_public:
+            dataset = catalog.set_public(session, dataset.id, change.is_public, by=who)
+            what = "dataset.published" if change.is_public else "dataset.unpublished"
+            accounts.audit(session, who, what, dataset.id, name=dataset.name)
+        return dataset
+
+
+@router.delete("/datasets/{ref}")
+def trash_dataset(context: Here, who: Who, ref: str) -> DatasetView:
+    """Put a dataset into the trash, from which it can be taken back until its term has passed."""
+    accounts.require(who, Action.DELETE_DATASET)
+    with context.database.session() as session:
+        dataset = catalog.find(session, ref, by=who)
+        trashed = catalog.trash(session, dataset.id, by=who, settings=context.settings)
+        accounts.audit(session, who, "dataset.trashed", trashed.id, name=trashed.name)
+        return trashed
+
+
+@router.post("/datasets/{dataset_id}/restore")
+def restore_dataset(context: Here, who: Who, dataset_id: str) -> DatasetView:
+    """Take a dataset back from the trash."""
+    accounts.require(who, Action.DELETE_DATASET)
+    with context.database.session() as session:
+        return catalog.restore(session, dataset_id, by=who)
+
+
+@router.post("/datasets/{dataset_id}/delete-now", status_code=204)
+def delete_dataset(context: Here, who: Who, dataset_id: str) -> None:
+    """Delete a dataset that is in the trash for good, without waiting for its term."""
+    accounts.require(who, Action.DELETE_DATASET)
+    with context.database.session() as session:
+        catalog.delete_now(session, dataset_id, by=who)
+        accounts.audit(session, who, "dataset.deleted", dataset_id)
 
 
 @router.get("/roots")
-def list_roots(context: Here) -> tuple[RootView, ...]:
-    """List the folders that the operator allowed jobs to read from."""
-    return browse.list_roots(context.places)
+def list_roots(context: Here, who: Who) -> tuple[RootView, ...]:
+    """List the folders that the operator allowed jobs of your organization to read from."""
+    return browse.list_roots(context.places.for_organization(who.organization_id))
 
 
 @router.get("/folders")
-def look_into(context: Here, place: str) -> FolderView:
+def look_into(context: Here, who: Who, place: str) -> FolderView:
     """List a folder below an import root, such as `root:scope/run1`."""
-    return browse.look_into(place, context.places)
+    return browse.look_into(place, context.places.for_organization(who.organization_id))
+
+
+@router.get("/storage")
+def show_storage(context: Here, who: Who) -> StorageView:
+    """Show how much your organization stores, and how much it may."""
+    accounts.require(who, Action.SEE_DATASET)
+    with context.database.read_session() as session:
+        return catalog.storage_usage(session, who.organization_id, settings=context.settings)
+
+
+@router.get("/leftovers")
+def list_leftovers(context: Here, who: Who) -> tuple[LeftoverView, ...]:
+    """List what lies in the trash or was left behind, with the day on which it is removed."""
+    accounts.require(who, Action.SEE_DATASET)
+    with context.database.read_session() as session:
+        in_use = jobs.work_keys_in_use(session)
+        return catalog.leftovers(
+            session, by=who, places=context.places, settings=context.settings, work_keys_in_use=in_use
+        )
+
+
+def find_dataset(context: Context, who: Principal, ref: str) -> DatasetView:
+    with context.database.read_session() as session:
+        return catalog.find(session, ref, by=who)

@@ -1,32 +1,44 @@
-"""Jobs: submit, list, look at, cancel, retry, and follow."""
+"""Jobs: estimate, submit, list, look at, cancel, retry, and follow; alone and in groups."""
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import AsyncIterator
 from typing import Annotated
 
 from fastapi import APIRouter, Query
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
 from starlette.responses import StreamingResponse
 
+import voxelworks
 from voxelworks import jobs
+from voxelworks import notify as notifications
 from voxelworks.client import is_settled
-from voxelworks.errors import NotFound
-from voxelworks.protocol.messages import JobState, Json
-from voxelworks.protocol.views import JobDetail, JobPage, JobView, LogChunk
+from voxelworks.errors import IllegalTransition, NotFound
+from voxelworks.protocol.credits import QuoteView
+from voxelworks.protocol.messages import JobState, Json, Message, NewJob
+from voxelworks.protocol.people import Principal
+from voxelworks.protocol.views import GroupQuote, JobDetail, JobPage, JobView, LogChunk
 from voxelworks.server.api.workflows import IdempotencyKey
-from voxelworks.server.context import OWNER, Context, Here
+from voxelworks.server.context import Context, Here, Who
+from voxelworks.server.security import still_in
 from voxelworks.server.sse import Frame, event_stream
+from voxelworks.server.subjects import workflow_title
 
 router = APIRouter(prefix="/jobs", tags=["jobs"])
 
 LOG_BYTES_MAX = 4 * 2**20
 """Most log that one answer carries, in bytes."""
+HELP_LOG_BYTES = 16 * 2**10
+"""How much of the end of a log goes to the support address."""
+GROUP_MAX = 200
+"""Most jobs of one group."""
 
 
-class Submission(BaseModel):
-    """A job to be."""
+class Estimate(BaseModel):
+    """A job whose price is asked for."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -34,59 +46,143 @@ class Submission(BaseModel):
     params: Json
 
 
+class Submission(Estimate):
+    """A job to be."""
+
+    after: Annotated[tuple[str, ...], Field(max_length=50)] = ()
+    """Jobs that must have succeeded before it starts; their results are named in the params as `job:ID`."""
+    group: Annotated[str | None, Field(max_length=100)] = None
+    """Name of a group, under which jobs are shown and cancelled together."""
+    quote_id: str | None = None
+    """Quote that was agreed to: exactly its amount is charged, or the submission is refused with the new one."""
+
+
+class GroupSubmission(BaseModel):
+    """Jobs that are submitted as one: all of them, or none."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    jobs: Annotated[tuple[NewJob, ...], Field(min_length=1, max_length=GROUP_MAX)]
+    """Each after those that it waits for."""
+
+
+class Repetition(BaseModel):
+    """How a job is repeated."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    quote_id: str | None = None
+    is_free: bool = False
+    """At no charge and without a second failure mail; for operators."""
+
+
+class HelpRequest(BaseModel):
+    """What somebody asks about a job that failed."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    question: Annotated[str, Field(max_length=5000)] = ""
+
+
+class Price(Message):
+    """What a job would cost."""
+
+    quote: QuoteView | None
+    """None if it is free."""
+
+
 @router.post("", status_code=201)
-def submit(context: Here, submission: Submission, idempotency_key: IdempotencyKey = None) -> JobView:
+def submit(
+    context: Here, who: Who, submission: Submission, idempotency_key: IdempotencyKey = None
+) -> JobView:
     """Submit a job of any workflow."""
+    context.limits.count_for("submission", who)
     with context.database.session() as session:
         return jobs.submit(
-            session, owner=OWNER, workflow=submission.workflow, params=submission.params, places=context.places,
-            idempotency_key=idempotency_key,
+            session, by=who, workflow=submission.workflow, params=submission.params, places=context.places,
+            settings=context.settings, idempotency_key=idempotency_key, after=submission.after, group=submission.group,
+            quote_id=submission.quote_id,
         )  # fmt: skip
+
+
+@router.post("/quote")
+def quote(context: Here, who: Who, estimate: Estimate) -> Price:
+    """Ask what a job would cost. The quote is binding for 15 minutes; nothing is submitted."""
+    context.limits.count_for("estimate", who)
+    with context.database.session() as session:
+        made = jobs.quote(
+            session, by=who, workflow=estimate.workflow, params=estimate.params, places=context.places,
+            settings=context.settings,
+        )  # fmt: skip
+    return Price(quote=made)
 
 
 @router.get("")
 def list_jobs(
     context: Here,
+    who: Who,
     state: Annotated[list[JobState] | None, Query()] = None,
     workflow: str | None = None,
+    group: str | None = None,
+    mine: bool = False,
     after: str | None = None,
     limit: Annotated[int, Query(ge=1, le=500)] = 50,
 ) -> JobPage:
-    """List jobs, newest first. `next_after` of one page is `after` of the next."""
+    """List the jobs that you may see, newest first. `next_after` of one page is `after` of the next."""
     with context.database.read_session() as session:
         return jobs.list_jobs(
-            session,
-            settings=context.settings,
-            states=tuple(state or ()),
-            workflow=workflow,
-            after=after,
-            limit=limit,
-        )
+            session, by=who, settings=context.settings, states=tuple(state or ()), workflow=workflow, group=group,
+            after=after, limit=limit, everybody=not mine,
+        )  # fmt: skip
 
 
 @router.get("/{job_id}")
-def show(context: Here, job_id: str) -> JobDetail:
+def show(context: Here, who: Who, job_id: str) -> JobDetail:
     """Show a job with its attempts and events."""
-    return show_job(context, job_id)
+    return show_job(context, who, job_id)
 
 
 @router.post("/{job_id}/cancel")
-def cancel(context: Here, job_id: str) -> JobView:
+def cancel(context: Here, who: Who, job_id: str) -> JobView:
     """Cancel a job. Asking again changes nothing."""
     with context.database.session() as session:
-        return jobs.cancel(session, job_id, who=f"user:{OWNER}")
+        return jobs.cancel(session, job_id, by=who)
 
 
 @router.post("/{job_id}/retry", status_code=201)
-def retry(context: Here, job_id: str) -> JobView:
-    """Submit the same job anew."""
+def retry(context: Here, who: Who, job_id: str, repetition: Repetition | None = None) -> JobView:
+    """Submit the same job anew, at the present price."""
+    context.limits.count_for("submission", who)
+    how = repetition or Repetition()
     with context.database.session() as session:
-        return jobs.retry(session, job_id, owner=OWNER, places=context.places)
+        return jobs.retry(
+            session, job_id, by=who, places=context.places, settings=context.settings, quote_id=how.quote_id,
+            is_free=how.is_free,
+        )  # fmt: skip
+
+
+@router.post("/{job_id}/help", status_code=204)
+def ask_for_help(context: Here, who: Who, job_id: str, request: HelpRequest) -> None:
+    """Send a failed job to the support address: its id, the end of its log, and the versions."""
+    support = context.settings.support_email
+    if support is None:
+        raise NotFound("nobody has been named whom to ask; the operator sets VOXELWORKS_SUPPORT_EMAIL")
+    context.limits.count_for("submission", who)
+    detail = show_job(context, who, job_id)
+    if detail.job.state != "failed" and detail.job.publication != "failed":
+        raise IllegalTransition(f"job {job_id} is {detail.job.state}; help is there for jobs that failed")
+    with context.database.session() as session:
+        notifications.post_mail(
+            session, key=f"help:{secrets.token_hex(8)}", to=support, template="help_request", reply_to=who.email,
+            organization_id=detail.job.organization_id, job_id=job_id,
+            context=_help_facts(context, who, detail, request.question),
+        )  # fmt: skip
 
 
 @router.get("/{job_id}/log")
 def read_log(
     context: Here,
+    who: Who,
     job_id: str,
     attempt: Annotated[int | None, Query(ge=1, description="By default the current or last one.")] = None,
     offset: Annotated[int | None, Query(ge=0, description="By default the end is read.")] = None,
@@ -94,22 +190,24 @@ def read_log(
 ) -> LogChunk:
     """Read a part of an attempt's log."""
     with context.database.read_session() as session:
-        number = attempt or jobs.show(session, job_id, settings=context.settings).job.attempt
+        number = attempt or jobs.show(session, job_id, by=who, settings=context.settings).job.attempt
         if number == 0:
             raise NotFound(f"job {job_id} has no log: no worker has taken it yet")
-        return jobs.read_log(session, job_id, number, settings=context.settings, offset=offset, limit=limit)
+        return jobs.read_log(
+            session, job_id, number, by=who, settings=context.settings, offset=offset, limit=limit
+        )
 
 
 @router.get("/{job_id}/events", response_class=StreamingResponse)
-async def follow(context: Here, job_id: str) -> StreamingResponse:
+async def follow(context: Here, who: Who, request: Request, job_id: str) -> StreamingResponse:
     """Stream the job now and after every change, as server-sent events `job`, until nothing more can happen."""
     # Asked before the stream begins, so that an unknown job is a plain 404.
-    await run_in_threadpool(show_job, context, job_id)
+    await run_in_threadpool(show_job, context, who, job_id)
 
     async def frames() -> AsyncIterator[Frame | None]:
         sent = ""
-        async for _ in context.live.pulse():
-            detail = await run_in_threadpool(show_job, context, job_id)
+        async for _ in still_in(context, request, context.live.pulse()):
+            detail = await run_in_threadpool(show_job, context, who, job_id)
             # The time of asking alone is no news.
             still = detail.model_copy(
                 update={"job": detail.job.model_copy(update={"as_of_ms": 0, "heard_s": None})}
@@ -123,6 +221,62 @@ async def follow(context: Here, job_id: str) -> StreamingResponse:
     return event_stream(frames())
 
 
-def show_job(context: Context, job_id: str) -> JobDetail:
+def _help_facts(context: Context, who: Principal, detail: JobDetail, question: str) -> dict[str, object]:
+    job = detail.job
+    return {
+        "job_id": job.id, "title": workflow_title(job.workflow), "organization_id": job.organization_id,
+        "user_name": who.name, "user_email": who.email, "question": question.strip() or None,
+        "failure": f"{job.failure_class}: {job.publish_error or job.message or 'no reason is known'}",
+        "log_tail": _log_tail(context, who, job) or None,
+        "versions": f"Voxelworks {voxelworks.__version__}, {job.workflow} version {job.version}",
+        "path": f"/jobs/{job.id}",
+    }  # fmt: skip
+
+
+def _log_tail(context: Context, who: Principal, job: JobView) -> str:
+    if job.attempt == 0:
+        return ""
     with context.database.read_session() as session:
-        return jobs.show(session, job_id, settings=context.settings)
+        return jobs.read_log(
+            session, job.id, job.attempt, by=who, settings=context.settings, offset=None, limit=HELP_LOG_BYTES
+        ).text
+
+
+def show_job(context: Context, who: Principal, job_id: str) -> JobDetail:
+    with context.database.read_session() as session:
+        return jobs.show(session, job_id, by=who, settings=context.settings)
+
+
+# Groups
+
+group_router = APIRouter(prefix="/groups", tags=["jobs"])
+
+
+@group_router.post("", status_code=201)
+def submit_group(
+    context: Here, who: Who, group: GroupSubmission, idempotency_key: IdempotencyKey = None
+) -> tuple[JobView, ...]:
+    """Submit several jobs, or none of them. `job:KEY` in the params of one stands for the dataset of another."""
+    context.limits.count_for("submission", who)
+    with context.database.session() as session:
+        return jobs.submit_group(
+            session, by=who, jobs=group.jobs, places=context.places, settings=context.settings,
+            idempotency_key=idempotency_key,
+        )  # fmt: skip
+
+
+@group_router.post("/quote")
+def quote_group(context: Here, who: Who, group: GroupSubmission) -> GroupQuote:
+    """Ask what several jobs would cost, each and together. Nothing is submitted."""
+    context.limits.count_for("estimate", who)
+    with context.database.session() as session:
+        return jobs.quote_group(
+            session, by=who, jobs=group.jobs, places=context.places, settings=context.settings
+        )
+
+
+@group_router.post("/{group}/cancel")
+def cancel_group(context: Here, who: Who, group: str) -> tuple[JobView, ...]:
+    """Cancel what has not ended of a group."""
+    with context.database.session() as session:
+        return jobs.cancel_group(session, group, by=who)

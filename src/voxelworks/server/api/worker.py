@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
+from anyio.to_thread import run_sync
 from fastapi import APIRouter, Header, Query, Response
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
@@ -11,6 +12,7 @@ from starlette.requests import Request
 from voxelworks import jobs
 from voxelworks.protocol.messages import (
     Claim,
+    ClaimRequest,
     CleanedRequest,
     CleanupOrder,
     DatasetLeaseAnswer,
@@ -26,7 +28,7 @@ from voxelworks.protocol.messages import (
     SessionAnswer,
     SessionRequest,
 )
-from voxelworks.server.context import Here
+from voxelworks.server.context import Here, Worker
 
 router = APIRouter(prefix="/worker", tags=["worker"])
 
@@ -38,37 +40,49 @@ class LogAnswer(Message):
 
 
 @router.post("/sessions")
-def open_session(context: Here, request: SessionRequest) -> SessionAnswer:
+def open_session(context: Here, key: Worker, request: SessionRequest) -> SessionAnswer:
     """Begin to work. Earlier sessions of the same name end, and their jobs are released at once."""
     with context.database.session() as session:
-        return jobs.open_session(session, request, settings=context.settings)
+        return jobs.open_session(session, request, key=key, settings=context.settings)
 
 
 @router.post("/sessions/{session_id}/claim", responses={204: {"description": "No work now."}})
-def claim(context: Here, session_id: str, response: Response) -> Claim | None:
-    """Take the next job that this worker can run."""
-    with context.database.session() as session:
-        claimed = jobs.claim(session, session_id, settings=context.settings)
+async def claim(
+    context: Here, key: Worker, session_id: str, response: Response, request: ClaimRequest | None = None
+) -> Claim | None:
+    """Take the next job that this worker can run, among those that it has free slots for."""
+    free = request.free if request is not None else None
+
+    def take() -> Claim | None:
+        with context.database.session() as session:
+            return jobs.claim(session, session_id, key=key, free=free, settings=context.settings)
+
+    # Claims follow each other. Those that wait for their turn leave threads and connections to other requests.
+    claimed = await run_sync(take, limiter=context.claims)
     if claimed is None:
         response.status_code = 204
     return claimed
 
 
 @router.post("/sessions/{session_id}/publish-order", responses={204: {"description": "Nothing to publish."}})
-def take_publish_order(context: Here, session_id: str, response: Response) -> PublishOrder | None:
+def take_publish_order(
+    context: Here, key: Worker, session_id: str, response: Response
+) -> PublishOrder | None:
     """Take a result whose worker died before it was published."""
     with context.database.session() as session:
-        order = jobs.take_publish_order(session, session_id, settings=context.settings)
+        order = jobs.take_publish_order(session, session_id, key=key, settings=context.settings)
     if order is None:
         response.status_code = 204
     return order
 
 
 @router.post("/sessions/{session_id}/cleanup-order", responses={204: {"description": "Nothing to remove."}})
-def take_cleanup_order(context: Here, session_id: str, response: Response) -> CleanupOrder | None:
+def take_cleanup_order(
+    context: Here, key: Worker, session_id: str, response: Response
+) -> CleanupOrder | None:
     """Take an ended job whose worker died before it had removed what its attempts left."""
     with context.database.session() as session:
-        order = jobs.take_cleanup_order(session, session_id, settings=context.settings)
+        order = jobs.take_cleanup_order(session, session_id, key=key, settings=context.settings)
     if order is None:
         response.status_code = 204
     return order

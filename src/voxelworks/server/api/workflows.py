@@ -10,7 +10,7 @@ from fastapi import APIRouter, Body, Header
 from voxelworks import jobs
 from voxelworks.protocol.messages import Json, Message
 from voxelworks.protocol.views import JobView
-from voxelworks.server.context import OWNER, Here
+from voxelworks.server.context import Here, Who
 from voxelworks.workflows import Params, Workflow, get_workflow, workflows
 
 router = APIRouter(tags=["workflows"])
@@ -97,12 +97,19 @@ def submission_router() -> APIRouter:
 def _submission_of(workflow: Workflow) -> Callable[..., JobView]:
     body = Body(examples=[workflow.example])
 
-    def submit(context: Here, params: Params = body, idempotency_key: IdempotencyKey = None) -> JobView:
+    def submit(
+        context: Here,
+        who: Who,
+        params: Params = body,
+        quote_id: str | None = None,
+        idempotency_key: IdempotencyKey = None,
+    ) -> JobView:
+        context.limits.count_for("submission", who)
         given = params.model_dump(mode="json", exclude_unset=True)
         with context.database.session() as session:
             return jobs.submit(
-                session, owner=OWNER, workflow=workflow.name, params=given, places=context.places,
-                idempotency_key=idempotency_key,
+                session, by=who, workflow=workflow.name, params=given, places=context.places, settings=context.settings,
+                idempotency_key=idempotency_key, quote_id=quote_id,
             )  # fmt: skip
 
     # Each route takes the params of its own workflow.

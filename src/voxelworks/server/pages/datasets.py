@@ -2,39 +2,174 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter
-from starlette.requests import Request
-from starlette.responses import HTMLResponse, Response
+from typing import Annotated
 
-from voxelworks import catalog
+from fastapi import APIRouter, Form
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, RedirectResponse, Response
+
+from voxelworks import accounts, catalog, jobs
+from voxelworks.accounts import Action
+from voxelworks.errors import DatasetNotFound, InvalidInput
+from voxelworks.protocol.people import Principal
 from voxelworks.protocol.places import is_remote
-from voxelworks.protocol.views import LayerSummary
+from voxelworks.protocol.views import DatasetView, LayerSummary
 from voxelworks.server import rendering
-from voxelworks.server.context import Here
+from voxelworks.server.api import datasets as api
+from voxelworks.server.context import Context, Here, Who
+from voxelworks.server.pages.acting import act, read
 from voxelworks.workflows import Workflow, workflows
 
 router = APIRouter()
 
+DONE = {
+    "renamed": "The dataset has its new name.",
+    "public": "Members of all organizations can read the dataset now.",
+    "private": "Only your organization can read the dataset now.",
+    "linked": "The dataset is in the list. It stays where it is.",
+    "restored": "The dataset is back in the list.",
+    "trashed": "The dataset is in the trash.",
+    "deleted": "The files are deleted within the hour.",
+}
+Text = Annotated[str, Form(max_length=2000)]
+
 
 @router.get("/datasets", response_class=HTMLResponse)
-def list_page(context: Here, request: Request) -> Response:
+def list_page(context: Here, request: Request, who: Who, public: bool = False, done: str = "") -> Response:
+    return _list_page(context, request, who, public=public, note=DONE.get(done, ""))
+
+
+@router.post("/datasets/link")
+def link(context: Here, request: Request, who: Who, name: Text = "", place: Text = "") -> Response:
+    """Take a dataset into the list where it lies."""
+
+    def take() -> None:
+        try:
+            api.link_dataset(context, who, read(api.DatasetLink, {"name": name, "place": place}))
+        except DatasetNotFound as error:
+            # What is missing is what the form names, not the page.
+            raise InvalidInput(error.message) from error
+
+    return act(
+        take,
+        show=lambda problem, status: _list_page(
+            context, request, who, problem=problem, status=status, link={"name": name, "place": place}
+        ),
+        back="/datasets", done="linked",
+    )  # fmt: skip
+
+
+@router.get("/trash", response_class=HTMLResponse)
+def trash_page(context: Here, request: Request, who: Who, done: str = "") -> Response:
+    """Show what is in the trash and what was left behind, with the day on which it is removed."""
+    accounts.require(who, Action.SEE_DATASET)
     with context.database.read_session() as session:
-        found = catalog.list_datasets(session)
-    return rendering.page(request, "datasets.html", datasets=found)
+        datasets = catalog.list_datasets(session, by=who, include_trashed=True)
+        annotations = catalog.list_annotations(session, by=who, include_trashed=True)
+        in_use = jobs.work_keys_in_use(session)
+        leftovers = catalog.leftovers(
+            session, by=who, places=context.places, settings=context.settings, work_keys_in_use=in_use
+        )
+        storage = catalog.storage_usage(session, who.organization_id, settings=context.settings)
+    return rendering.page(
+        request, "trash.html", note=DONE.get(done, ""), storage=storage,
+        datasets=[dataset for dataset in datasets if dataset.trashed_ms is not None],
+        annotations=[annotation for annotation in annotations if annotation.trashed_ms is not None],
+        leftovers=[item for item in leftovers if item.kind in ("file", "attempt")],
+    )  # fmt: skip
 
 
 @router.get("/datasets/{ref}", response_class=HTMLResponse)
-def dataset_page(context: Here, request: Request, ref: str) -> Response:
+def dataset_page(context: Here, request: Request, who: Who, ref: str, done: str = "") -> Response:
+    return _dataset_page(context, request, who, api.find_dataset(context, who, ref), note=DONE.get(done, ""))
+
+
+@router.post("/datasets/{dataset_id}/name")
+def rename(context: Here, request: Request, who: Who, dataset_id: str, name: Text = "") -> Response:
+    dataset = api.find_dataset(context, who, dataset_id)
+    return act(
+        lambda: api.change_dataset(context, who, dataset.id, read(api.DatasetChange, {"name": name})),
+        show=lambda problem, status: _dataset_page(
+            context, request, who, dataset, problem=problem, status=status
+        ),
+        back=f"/datasets/{dataset.id}", done="renamed",
+    )  # fmt: skip
+
+
+@router.post("/datasets/{dataset_id}/public")
+def set_public(
+    context: Here, request: Request, who: Who, dataset_id: str, is_public: Annotated[bool, Form()]
+) -> Response:
+    dataset = api.find_dataset(context, who, dataset_id)
+    return act(
+        lambda: api.change_dataset(context, who, dataset.id, api.DatasetChange(is_public=is_public)),
+        show=lambda problem, status: _dataset_page(
+            context, request, who, dataset, problem=problem, status=status
+        ),
+        back=f"/datasets/{dataset.id}", done="public" if is_public else "private",
+    )  # fmt: skip
+
+
+@router.post("/datasets/{dataset_id}/trash")
+def trash(context: Here, who: Who, dataset_id: str) -> Response:
+    api.trash_dataset(context, who, dataset_id)
+    return RedirectResponse("/trash?done=trashed", status_code=303)
+
+
+@router.post("/datasets/{dataset_id}/restore")
+def restore(context: Here, who: Who, dataset_id: str) -> Response:
+    api.restore_dataset(context, who, dataset_id)
+    return RedirectResponse(f"/datasets/{dataset_id}?done=restored", status_code=303)
+
+
+@router.post("/datasets/{dataset_id}/delete-now")
+def delete(context: Here, who: Who, dataset_id: str) -> Response:
+    api.delete_dataset(context, who, dataset_id)
+    return RedirectResponse("/trash?done=deleted", status_code=303)
+
+
+def _list_page(
+    context: Context,
+    request: Request,
+    who: Principal,
+    *,
+    public: bool = False,
+    note: str = "",
+    problem: str = "",
+    status: int = 200,
+    link: dict[str, str] | None = None,
+) -> Response:
+    accounts.require(who, Action.SEE_DATASET)
     with context.database.read_session() as session:
-        dataset = catalog.find(session, ref)
-    location = context.places.locate(dataset.place)
+        found = catalog.list_datasets(session, by=who, include_public=public)
+    places = context.places.for_organization(who.organization_id)
+    return rendering.page(
+        request, "datasets.html", status=status, datasets=found, shows_public=public, note=note, problem=problem,
+        link=link or {"name": "", "place": ""}, has_roots=bool(places.import_roots or places.remote_hosts),
+    )  # fmt: skip
+
+
+def _dataset_page(
+    context: Context,
+    request: Request,
+    who: Principal,
+    dataset: DatasetView,
+    *,
+    note: str = "",
+    problem: str = "",
+    status: int = 200,
+) -> Response:
+    accounts.require(who, Action.SEE_DATASET)
+    is_own = dataset.organization_id == who.organization_id
+    # Where the files of another organization lie is nobody else's business.
+    location = context.places.locate(dataset.place) if is_own else None
     workflows_of = {
         layer.name: [workflow for workflow in workflows().values() if _takes(workflow, layer)]
         for layer in dataset.summary.layers
     }
     return rendering.page(
-        request, "dataset.html", dataset=dataset, location=location, is_remote=is_remote(location),
-        workflows_of=workflows_of,
+        request, "dataset.html", status=status, dataset=dataset, location=location, is_own=is_own,
+        is_remote=location is not None and is_remote(location), workflows_of=workflows_of, note=note, problem=problem,
     )  # fmt: skip
 
 

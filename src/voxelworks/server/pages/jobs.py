@@ -9,22 +9,26 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 from urllib.parse import urlencode
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Form, Query
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response, StreamingResponse
 
-from voxelworks import jobs
+from voxelworks import accounts, jobs
+from voxelworks.accounts import Action
 from voxelworks.client import is_settled
 from voxelworks.errors import NotFound
 from voxelworks.protocol.messages import JobState
+from voxelworks.protocol.people import Principal
 from voxelworks.protocol.views import JobDetail, JobPage, JobView, LogChunk
 from voxelworks.server import rendering
+from voxelworks.server.api.jobs import HelpRequest, Repetition, show_job
+from voxelworks.server.api.jobs import ask_for_help as send_help_request
 from voxelworks.server.api.jobs import cancel as cancel_job
 from voxelworks.server.api.jobs import retry as retry_job
-from voxelworks.server.api.jobs import show_job
-from voxelworks.server.context import Context, Here
+from voxelworks.server.context import Context, Here, Who
 from voxelworks.server.results import describe_result, result_line
+from voxelworks.server.security import still_in
 from voxelworks.server.sse import PING_S, Frame, event_stream
 from voxelworks.server.subjects import describe_params, find_workflow, subject, workflow_title
 from voxelworks.workflows import workflows
@@ -55,13 +59,18 @@ class ListQuery:
     state: Shown | None
     workflow: str | None
     after: str | None
+    mine: bool = False
+    group: str | None = None
 
     @property
     def states(self) -> tuple[JobState, ...]:
         return SHOWN_STATES[self.state] if self.state else ()
 
     def address(self, path: str = "/jobs", **changed: str | None) -> str:
-        values = {"state": self.state, "workflow": self.workflow, "after": self.after} | changed
+        values = {
+            "state": self.state, "workflow": self.workflow, "group": self.group, "mine": "true" if self.mine else None,
+            "after": self.after,
+        } | changed  # fmt: skip
         query = urlencode({key: value for key, value in values.items() if value})
         return f"{path}?{query}" if query else path
 
@@ -70,20 +79,27 @@ class ListQuery:
 def list_page(
     context: Here,
     request: Request,
+    who: Who,
     state: Shown | None = None,
     workflow: str | None = None,
+    group: str | None = None,
+    mine: bool = False,
     after: str | None = None,
 ) -> Response:
-    query = ListQuery(state, workflow or None, after or None)
-    found = _list(context, query)
-    return rendering.page(request, "jobs.html", **_list_values(query, found))
+    query = ListQuery(state, workflow or None, after or None, mine, group or None)
+    found = _list(context, who, query)
+    return rendering.page(request, "jobs.html", **_list_values(who, query, found))
 
 
 @router.get("/jobs/live")
 async def list_live(
     context: Here,
+    request: Request,
+    who: Who,
     state: Shown | None = None,
     workflow: str | None = None,
+    group: str | None = None,
+    mine: bool = False,
     after: str | None = None,
     seen: str | None = None,
 ) -> StreamingResponse:
@@ -91,26 +107,32 @@ async def list_live(
 
     `seen` is the stamp of what the page shows already.
     """
-    query = ListQuery(state, workflow or None, after or None)
-    return event_stream(_list_frames(context, query, seen))
+    query = ListQuery(state, workflow or None, after or None, mine, group or None)
+    return event_stream(_list_frames(context, request, who, query, seen))
 
 
 @router.get("/jobs/{job_id}", response_class=HTMLResponse)
 def job_page(
-    context: Here, request: Request, job_id: str, attempt: Annotated[int | None, Query(ge=1)] = None
+    context: Here,
+    request: Request,
+    who: Who,
+    job_id: str,
+    attempt: Annotated[int | None, Query(ge=1)] = None,
+    asked: bool = False,
 ) -> Response:
-    detail = show_job(context, job_id)
+    detail = show_job(context, who, job_id)
     shown = attempt if attempt is not None else detail.job.attempt
-    log = _read_log(context, job_id, shown, None, LOG_TAIL_BYTES) if shown else None
+    log = _read_log(context, who, job_id, shown, None, LOG_TAIL_BYTES) if shown else None
     workflow = find_workflow(detail.job.workflow)
     values = {
-        **_job_values(context, detail),
+        **_job_values(context, who, detail),
         "params": describe_params(detail.job.workflow, detail.job.params),
         "log": log,
         "log_attempt": shown,
         "follows_last": attempt is None,
         "workflow": workflow,
         "stamp": _stamp(detail),
+        "has_asked": asked,
     }
     return rendering.page(request, "job.html", **values)
 
@@ -119,6 +141,7 @@ def job_page(
 async def job_live(
     context: Here,
     request: Request,
+    who: Who,
     job_id: str,
     attempt: Annotated[int | None, Query(ge=1)] = None,
     seen: str | None = None,
@@ -129,61 +152,76 @@ async def job_live(
     `seen` is the stamp of what the page shows already; `since` or the header `Last-Event-ID` says what of the log it
     has, as ``ATTEMPT:OFFSET``.
     """
-    await run_in_threadpool(show_job, context, job_id)
+    await run_in_threadpool(show_job, context, who, job_id)
     log_at = _log_position(request.headers.get("last-event-id") or since)
-    return event_stream(_job_frames(context, job_id, attempt, seen, log_at))
+    return event_stream(_job_frames(context, request, who, job_id, attempt, seen, log_at))
 
 
 @router.get("/jobs/{job_id}/log")
 def log_piece(
-    context: Here, job_id: str, attempt: Annotated[int, Query(ge=1)], before: Annotated[int, Query(ge=0)]
+    context: Here,
+    who: Who,
+    job_id: str,
+    attempt: Annotated[int, Query(ge=1)],
+    before: Annotated[int, Query(ge=0)],
 ) -> Response:
     """Give the lines of a log before an offset, for reading back."""
     start = max(0, before - LOG_PIECE_BYTES)
-    piece = _read_log(context, job_id, attempt, start, before - start)
+    piece = _read_log(context, who, job_id, attempt, start, before - start)
     return Response(piece.model_dump_json(), media_type="application/json")
 
 
 @router.get("/jobs/{job_id}/log.txt")
-def download_log(context: Here, job_id: str, attempt: Annotated[int, Query(ge=1)]) -> StreamingResponse:
+def download_log(
+    context: Here, who: Who, job_id: str, attempt: Annotated[int, Query(ge=1)]
+) -> StreamingResponse:
     """Give the whole log of an attempt as a file."""
-    first = _read_log(context, job_id, attempt, 0, LOG_PIECE_BYTES)
+    first = _read_log(context, who, job_id, attempt, 0, LOG_PIECE_BYTES)
 
     def pieces() -> Any:
         piece = first
         while piece.text:
             yield piece.text
-            piece = _read_log(context, job_id, attempt, piece.next_offset, LOG_PIECE_BYTES)
+            piece = _read_log(context, who, job_id, attempt, piece.next_offset, LOG_PIECE_BYTES)
 
     headers = {"Content-Disposition": f'attachment; filename="{_safe(job_id)}-attempt-{attempt}.log"'}
     return StreamingResponse(pieces(), media_type="text/plain; charset=utf-8", headers=headers)
 
 
 @router.post("/jobs/{job_id}/cancel")
-def cancel(context: Here, job_id: str) -> Response:
-    cancel_job(context, job_id)
+def cancel(context: Here, who: Who, job_id: str) -> Response:
+    cancel_job(context, who, job_id)
     return RedirectResponse(f"/jobs/{job_id}", status_code=303)
 
 
 @router.post("/jobs/{job_id}/retry")
-def retry(context: Here, job_id: str) -> Response:
-    made = retry_job(context, job_id)
+def retry(context: Here, who: Who, job_id: str, is_free: Annotated[bool, Form()] = False) -> Response:
+    made = retry_job(context, who, job_id, Repetition(is_free=is_free))
     return RedirectResponse(f"/jobs/{made.id}", status_code=303)
+
+
+@router.post("/jobs/{job_id}/help")
+def ask_for_help(
+    context: Here, who: Who, job_id: str, question: Annotated[str, Form(max_length=5000)] = ""
+) -> Response:
+    send_help_request(context, who, job_id, HelpRequest(question=question))
+    return RedirectResponse(f"/jobs/{job_id}?asked=true", status_code=303)
 
 
 # The list
 
 
-def _list(context: Context, query: ListQuery) -> JobPage:
+def _list(context: Context, who: Principal, query: ListQuery) -> JobPage:
     with context.database.read_session() as session:
         return jobs.list_jobs(
-            session, settings=context.settings, states=query.states, workflow=query.workflow, after=query.after,
-            limit=PAGE_SIZE,
+            session, by=who, settings=context.settings, states=query.states, workflow=query.workflow, group=query.group,
+            after=query.after, limit=PAGE_SIZE, everybody=not query.mine,
         )  # fmt: skip
 
 
-def _list_values(query: ListQuery, found: JobPage) -> dict[str, Any]:
+def _list_values(who: Principal, query: ListQuery, found: JobPage) -> dict[str, Any]:
     return {
+        "viewer": who, "sees_others": accounts.is_allowed(who, Action.SEE_ALL_JOBS),
         "query": query, "found": found, "workflows": workflows(), "counts": _shown_counts(found),
         "subject": subject, "workflow_title": workflow_title, "result_line": result_line, "stamp": _stamp(found),
     }  # fmt: skip
@@ -196,13 +234,15 @@ def _shown_counts(found: JobPage) -> dict[Shown | None, int]:
     return {None: sum(shown.values()), **shown}
 
 
-async def _list_frames(context: Context, query: ListQuery, seen: str | None) -> AsyncIterator[Frame | None]:
+async def _list_frames(
+    context: Context, request: Request, who: Principal, query: ListQuery, seen: str | None
+) -> AsyncIterator[Frame | None]:
     known: dict[str, str] | None = None
-    async for _ in context.live.pulse():
-        found = await run_in_threadpool(_list, context, query)
+    async for _ in still_in(context, request, context.live.pulse()):
+        found = await run_in_threadpool(_list, context, who, query)
         stamps = {job.id: _stamp(job) for job in found.jobs}
         whole = _stamp(found)
-        values = _list_values(query, found)
+        values = _list_values(who, query, found)
         if known is None and whole == seen:
             frames = []
         elif known is None or list(known)[1:] != list(stamps):
@@ -225,9 +265,14 @@ async def _list_frames(context: Context, query: ListQuery, seen: str | None) -> 
 # One job
 
 
-def _job_values(context: Context, detail: JobDetail) -> dict[str, Any]:
+def _job_values(context: Context, who: Principal, detail: JobDetail) -> dict[str, Any]:
     job = detail.job
+    is_own = job.user_id == who.user_id
     return {
+        "viewer": who, "is_own": is_own,
+        "may_steer": accounts.is_allowed(who, Action.STEER_OWN_JOBS if is_own else Action.STEER_ALL_JOBS),
+        "may_operate": accounts.is_allowed(who, Action.OPERATE),
+        "has_help": context.settings.support_email is not None,
         "detail": detail, "job": job, "title": workflow_title(job.workflow),
         "subject": subject(job.workflow, job.params),
         "result": describe_result(context, job), "settings": context.settings,
@@ -240,23 +285,29 @@ JOB_PARTS = ("status", "actions", "result", "attempts", "events", "announcement"
 
 
 async def _job_frames(
-    context: Context, job_id: str, attempt: int | None, seen: str | None, log_at: tuple[int, int] | None
+    context: Context,
+    request: Request,
+    who: Principal,
+    job_id: str,
+    attempt: int | None,
+    seen: str | None,
+    log_at: tuple[int, int] | None,
 ) -> AsyncIterator[Frame | None]:
     known: dict[str, str] = {}
     quiet_s = 0.0
     # The log grows without a change of the job, so it is looked at in any case.
-    async for _ in context.live.pulse(at_least_every_s=FOLLOW_EVERY_S):
-        detail = await run_in_threadpool(show_job, context, job_id)
+    async for _ in still_in(context, request, context.live.pulse(at_least_every_s=FOLLOW_EVERY_S)):
+        detail = await run_in_threadpool(show_job, context, who, job_id)
         frames: list[Frame] = []
         if (stamp := _stamp(detail)) != seen:
-            parts = await run_in_threadpool(_render_parts, context, detail)
+            parts = await run_in_threadpool(_render_parts, context, who, detail)
             frames += [Frame(html, event=name) for name, html in parts.items() if known.get(name) != html]
             known, seen = parts, stamp
         number = attempt if attempt is not None else detail.job.attempt
         piece = None
         if number:
             offset = log_at[1] if log_at is not None and log_at[0] == number else 0
-            piece = await run_in_threadpool(_read_log, context, job_id, number, offset, LOG_PIECE_BYTES)
+            piece = await run_in_threadpool(_read_log, context, who, job_id, number, offset, LOG_PIECE_BYTES)
             log_at = (number, piece.next_offset)
             frames += [_log_frame(number, piece)] if piece.text else []
         for frame in frames:
@@ -272,8 +323,8 @@ async def _job_frames(
             yield None
 
 
-def _render_parts(context: Context, detail: JobDetail) -> dict[str, str]:
-    values = _job_values(context, detail)
+def _render_parts(context: Context, who: Principal, detail: JobDetail) -> dict[str, str]:
+    values = _job_values(context, who, detail)
     return {name: rendering.render(f"_job_{name}.html", **values) for name in JOB_PARTS}
 
 
@@ -300,9 +351,13 @@ def _log_position(text: str | None) -> tuple[int, int] | None:
     return None
 
 
-def _read_log(context: Context, job_id: str, attempt: int, offset: int | None, limit: int) -> LogChunk:
+def _read_log(
+    context: Context, who: Principal, job_id: str, attempt: int, offset: int | None, limit: int
+) -> LogChunk:
     with context.database.read_session() as session:
-        return jobs.read_log(session, job_id, attempt, settings=context.settings, offset=offset, limit=limit)
+        return jobs.read_log(
+            session, job_id, attempt, by=who, settings=context.settings, offset=offset, limit=limit
+        )
 
 
 def _safe(name: str) -> str:

@@ -11,11 +11,23 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from voxelworks import catalog, jobs
-from voxelworks.errors import InvalidInput, NotAllowed, NotFound, UnknownWorkflow, VoxelworksError
+from voxelworks.errors import (
+    InvalidInput,
+    NotAllowed,
+    NotEnoughCredits,
+    NotFound,
+    StaleQuote,
+    TooManyRequests,
+    UnknownWorkflow,
+    VoxelworksError,
+)
+from voxelworks.protocol.credits import QuoteView
+from voxelworks.protocol.messages import Json
+from voxelworks.protocol.people import Principal
 from voxelworks.protocol.views import DatasetView
 from voxelworks.server import browse, rendering
 from voxelworks.server.api.jobs import show_job
-from voxelworks.server.context import OWNER, Context, Here
+from voxelworks.server.context import Context, Here, Who
 from voxelworks.server.forms import Form, Values
 from voxelworks.workflows import Workflow, get_workflow, workflows
 
@@ -32,19 +44,23 @@ def index_page(request: Request) -> Response:
 
 @router.get("/workflows/{name}/new", response_class=HTMLResponse)
 def form_page(
-    context: Here, request: Request, name: str, copy_of: Annotated[str | None, Query(alias="from")] = None
+    context: Here,
+    request: Request,
+    who: Who,
+    name: str,
+    copy_of: Annotated[str | None, Query(alias="from")] = None,
 ) -> Response:
     """Show the form; the address may carry values, or name a job to start from."""
     workflow = get_workflow(name)
     values: Values = {key: request.query_params.getlist(key) for key in request.query_params}
     if copy_of is not None:
-        values = _values_of_job(context, workflow, copy_of)
-    form = Form.fill(workflow, values, _datasets(context))
-    return _answer(request, context, form, copy_of=copy_of)
+        values = _values_of_job(context, who, workflow, copy_of)
+    form = Form.fill(workflow, values, _datasets(context, who))
+    return _answer(request, context, who, form, copy_of=copy_of)
 
 
 @router.post("/workflows/{name}/new", response_class=HTMLResponse)
-async def submit_form(context: Here, request: Request, name: str) -> Response:
+async def submit_form(context: Here, request: Request, who: Who, name: str) -> Response:
     """Submit the job; or grow and shrink the form, if one of its other buttons was pressed."""
     workflow = get_workflow(name)
     async with request.form(max_fields=2000) as posted:
@@ -54,15 +70,15 @@ async def submit_form(context: Here, request: Request, name: str) -> Response:
         for field in workflow.fields
         if field.is_repeated and (given := values.get(f"rows:{field.path[0]}")) and given[0].isdecimal()
     }
-    return await run_in_threadpool(_act, context, request, workflow, values, rows)
+    return await run_in_threadpool(_act, context, request, who, workflow, values, rows)
 
 
 @router.get("/workflows/{name}/layer", response_class=HTMLResponse)
-def layer_input(context: Here, request: Request, name: str, field: str, row: int = 0) -> Response:
+def layer_input(context: Here, request: Request, who: Who, name: str, field: str, row: int = 0) -> Response:
     """Give the picker of a layer anew, after another dataset was chosen."""
     workflow = get_workflow(name)
     values = {key: request.query_params.getlist(key) for key in request.query_params}
-    found = Form.fill(workflow, values, _datasets(context)).input_named(field, row)
+    found = Form.fill(workflow, values, _datasets(context, who)).input_named(field, row)
     if found is None or found.field.kind != "layer":
         raise NotFound(f"{workflow.name} has no layer field {field!r}")
     return HTMLResponse(
@@ -71,16 +87,17 @@ def layer_input(context: Here, request: Request, name: str, field: str, row: int
 
 
 @router.get("/browse", response_class=HTMLResponse)
-def browse_panel(context: Here, target: str, place: str = "") -> Response:
+def browse_panel(context: Here, who: Who, target: str, place: str = "") -> Response:
     """Show the folders below the import roots; what is picked goes into the input `target`."""
-    roots = browse.list_roots(context.places)
+    places = context.places.for_organization(who.organization_id)
+    roots = browse.list_roots(places)
     if not place and len(roots) == 1:
         place = roots[0].place
     problem = None
     folder = None
     if place:
         try:
-            folder = browse.look_into(place, context.places)
+            folder = browse.look_into(place, places)
         except InvalidInput as error:
             problem = error.message
     return HTMLResponse(
@@ -89,49 +106,90 @@ def browse_panel(context: Here, target: str, place: str = "") -> Response:
 
 
 def _act(
-    context: Context, request: Request, workflow: Workflow, values: Values, rows: dict[str, int]
+    context: Context,
+    request: Request,
+    who: Principal,
+    workflow: Workflow,
+    values: Values,
+    rows: dict[str, int],
 ) -> Response:
-    form = Form.fill(workflow, values, _datasets(context), rows=rows)
+    form = Form.fill(workflow, values, _datasets(context, who), rows=rows)
     key = next(iter(values.get("key") or ()), None)
     action, _, rest = (values.get("action") or ["submit"])[-1].partition(":")
     if action == "add" and rest in form.rows:
-        return _answer(request, context, form.with_row_added(rest), key=key)
+        return _answer(request, context, who, form.with_row_added(rest), key=key)
     group, _, row = rest.partition(":")
     if action == "remove" and group in form.rows and row.isdecimal():
-        return _answer(request, context, form.with_row_removed(group, int(row)), key=key)
+        return _answer(request, context, who, form.with_row_removed(group, int(row)), key=key)
+    quote_id = next(iter(values.get("quote") or ()), None)
     try:
-        workflow.parse(workflow.collect(form.collected()))
+        params = workflow.collect(form.collected())
+        workflow.parse(params)
+        if _is_priced(context, workflow) and not (quote_id and action == "submit"):
+            return _offer(request, context, who, form, params, key=key)
+        context.limits.count_for("submission", who)
         with context.database.session() as session:
             job = jobs.submit(
-                session, owner=OWNER, workflow=workflow.name, params=workflow.collect(form.collected()),
-                places=context.places, idempotency_key=key,
+                session, by=who, workflow=workflow.name, params=params, places=context.places,
+                settings=context.settings, idempotency_key=key, quote_id=quote_id or None,
             )  # fmt: skip
-    except (InvalidInput, NotAllowed) as error:
+    except StaleQuote:
+        # The form or the prices changed since: the new price is shown, and nothing was submitted.
+        return _offer(request, context, who, form, params, key=key, is_new_price=True)
+    except (InvalidInput, NotAllowed, NotEnoughCredits, TooManyRequests) as error:
         # A new key: the old one may stand for a job that was submitted from this page before.
-        return _answer(request, context, form.with_error(error), status=422)
+        return _answer(request, context, who, form.with_error(error), status=422)
     return RedirectResponse(f"/jobs/{job.id}", status_code=303)
+
+
+def _is_priced(context: Context, workflow: Workflow) -> bool:
+    return context.settings.credits_enabled and not workflow.cost.is_free
+
+
+def _offer(
+    request: Request,
+    context: Context,
+    who: Principal,
+    form: Form,
+    params: Json,
+    *,
+    key: str | None,
+    is_new_price: bool = False,
+) -> Response:
+    """Show the form with its price, and a button that agrees to it."""
+    context.limits.count_for("estimate", who)
+    with context.database.session() as session:
+        quote = jobs.quote(
+            session, by=who, workflow=form.workflow.name, params=params, places=context.places,
+            settings=context.settings,
+        )  # fmt: skip
+    return _answer(request, context, who, form, key=key, quote=quote, is_new_price=is_new_price)
 
 
 def _answer(
     request: Request,
     context: Context,
+    who: Principal,
     form: Form,
     *,
     key: str | None = None,
     copy_of: str | None = None,
+    quote: QuoteView | None = None,
+    is_new_price: bool = False,
     status: int = 200,
 ) -> Response:
     # A second click on the button, or a repeated request, makes no second job.
     key = key or secrets.token_urlsafe(16)
-    roots = browse.list_roots(context.places)
+    roots = browse.list_roots(context.places.for_organization(who.organization_id))
     return rendering.page(
         request, "form.html", status=status, form=form, workflow=form.workflow, key=key, copy_of=copy_of,
-        datasets=form.datasets, roots=roots,
+        datasets=form.datasets, roots=roots, quote=quote, is_new_price=is_new_price,
+        is_priced=_is_priced(context, form.workflow),
     )  # fmt: skip
 
 
-def _values_of_job(context: Context, workflow: Workflow, job_id: str) -> Values:
-    job = show_job(context, job_id).job
+def _values_of_job(context: Context, who: Principal, workflow: Workflow, job_id: str) -> Values:
+    job = show_job(context, who, job_id).job
     if job.workflow != workflow.name:
         raise UnknownWorkflow(f"job {job_id} ran {job.workflow}, not {workflow.name}")
     try:
@@ -142,6 +200,6 @@ def _values_of_job(context: Context, workflow: Workflow, job_id: str) -> Values:
     return {key: value if isinstance(value, list) else [value] for key, value in flat.items()}
 
 
-def _datasets(context: Context) -> tuple[DatasetView, ...]:
+def _datasets(context: Context, who: Principal) -> tuple[DatasetView, ...]:
     with context.database.read_session() as session:
-        return catalog.list_datasets(session)
+        return catalog.list_datasets(session, by=who)

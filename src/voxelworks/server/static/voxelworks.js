@@ -235,7 +235,7 @@
   document.addEventListener("htmx:afterSettle", (event) => {
     const path = event.detail.pathInfo;
     if (!path || !event.detail.boosted || path.responsePath === path.requestPath) return;
-    window.scrollTo({ top: 0, behavior: "instant" });
+    window.scrollTo(0, 0);
     document.getElementById("main").focus({ preventScroll: true });
   });
 
@@ -266,6 +266,18 @@
       panel.remove();
       input.focus();
     }
+  });
+
+  // The account menu closes like menus do.
+  document.addEventListener("click", (event) => {
+    for (const menu of document.querySelectorAll("details.menu[open]")) if (!menu.contains(event.target)) menu.open = false;
+  });
+
+  document.addEventListener("keydown", (event) => {
+    const menu = event.key === "Escape" && document.querySelector("details.menu[open]");
+    if (!menu) return;
+    menu.open = false;
+    menu.querySelector("summary").focus();
   });
 
   document.addEventListener("change", (event) => {
@@ -312,7 +324,17 @@
     action();
   });
 
+  // Chips scroll sideways on a phone: the present one must not hide.
+  function showPresentChips() {
+    for (const chip of document.querySelectorAll(".chips > [aria-current]")) {
+      const row = chip.parentElement;
+      const left = chip.getBoundingClientRect().left - row.getBoundingClientRect().left;
+      row.scrollLeft += left - (row.clientWidth - chip.offsetWidth) / 2;
+    }
+  }
+
   document.addEventListener("DOMContentLoaded", () => {
+    showPresentChips();
     const { text } = logParts();
     if (text) {
       text.textContent = withoutTerminalCodes(text.textContent);

@@ -1,0 +1,172 @@
+"""What takes room and will go: the trash, files of uploads that broke off, and folders of attempts."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import time
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from voxelworks.catalog._annotations import PART_SUFFIX
+from voxelworks.catalog._tables import AnnotationRow, DatasetRow
+from voxelworks.catalog._trash import DAY_MS
+from voxelworks.db import Database
+from voxelworks.protocol.people import Principal
+from voxelworks.protocol.places import DATASET_NAME, ORGANIZATION_ID, Places
+from voxelworks.protocol.views import LeftoverKind, LeftoverView
+from voxelworks.settings import Settings
+
+_WORK_FOLDER = ".voxelworks"
+_logger = logging.getLogger(__name__)
+
+
+def leftovers(
+    session: Session, *, by: Principal, places: Places, settings: Settings, work_keys_in_use: Collection[str]
+) -> tuple[LeftoverView, ...]:
+    """List what will be removed, soonest first: of the organization that asks, or of all for the operator.
+
+    Parameters
+    ----------
+    work_keys_in_use
+        Of jobs that have not ended, whose result is not published yet, or that a worker is still to clear up.
+    """
+    # The token of an operator is one of an organization, as all tokens, unless it may operate.
+    sees_all = by.is_operator and (by.scopes is None or "admin" in by.scopes)
+    organization_id = None if sees_all else by.organization_id
+    found = [*_trashed(session, organization_id)]
+    found += [item.view for item in _files(session, settings, organization_id)]
+    found += [item.view for item in _attempts(places, settings, work_keys_in_use, organization_id)]
+    return tuple(sorted(found, key=lambda item: (item.removal_ms is None, item.removal_ms or 0, item.name)))
+
+
+def remove_leftovers(
+    database: Database, *, places: Places, settings: Settings, work_keys_in_use: Collection[str]
+) -> int:
+    """Remove files and folders of attempts whose time has come; give how many went. The trash has its own rounds.
+
+    Parameters
+    ----------
+    work_keys_in_use
+        As for `leftovers`, read at most a moment ago: nothing of these is touched.
+    """
+    with database.read_session() as session:
+        found = [*_files(session, settings, None), *_attempts(places, settings, work_keys_in_use, None)]
+    now_ms = time.time() * 1000
+    due = [item for item in found if item.view.removal_ms is not None and item.view.removal_ms <= now_ms]
+    return sum(_has_removed(item.path) for item in due)
+
+
+@dataclass(frozen=True)
+class _Leftover:
+    view: LeftoverView
+    path: Path
+
+
+def _trashed(session: Session, organization_id: str | None) -> Iterator[LeftoverView]:
+    datasets = select(DatasetRow).where(DatasetRow.trashed_ms.is_not(None))
+    annotations = select(AnnotationRow).where(AnnotationRow.trashed_ms.is_not(None))
+    if organization_id is not None:
+        datasets = datasets.where(DatasetRow.organization_id == organization_id)
+        annotations = annotations.where(AnnotationRow.organization_id == organization_id)
+    for dataset in session.scalars(datasets):
+        yield _in_trash("dataset", dataset)
+    for annotation in session.scalars(annotations):
+        yield _in_trash("annotation", annotation)
+
+
+def _in_trash(kind: LeftoverKind, row: DatasetRow | AnnotationRow) -> LeftoverView:
+    return LeftoverView(
+        kind=kind, organization_id=row.organization_id, name=row.name, size_bytes=row.size_bytes,
+        removal_ms=row.purge_ms,
+    )  # fmt: skip
+
+
+def _files(session: Session, settings: Settings, organization_id: str | None) -> Iterator[_Leftover]:
+    """Find files in the folder of annotations that no annotation has."""
+    known = set(session.scalars(select(AnnotationRow.id)))
+    for home in _organization_folders(settings.annotations_dir, organization_id):
+        for entry in _entries(home):
+            if not (entry.name.endswith(PART_SUFFIX) or entry.name.partition(".")[0] not in known):
+                continue
+            size, changed_ms = _measure(Path(entry.path))
+            view = LeftoverView(
+                kind="file", organization_id=home.name, name=f"annotations/{home.name}/{entry.name}",
+                size_bytes=size, removal_ms=changed_ms + _term_ms(settings),
+            )  # fmt: skip
+            yield _Leftover(view, Path(entry.path))
+
+
+def _attempts(
+    places: Places, settings: Settings, work_keys_in_use: Collection[str], organization_id: str | None
+) -> Iterator[_Leftover]:
+    """Find what the attempts of jobs have written, beside the datasets and in them."""
+    for home in _organization_folders(places.data_dir, organization_id):
+        inside = [Path(entry.path) for entry in _entries(home) if DATASET_NAME.fullmatch(entry.name)]
+        for folder in (path for parent in (home, *inside) for path in _work_folders(parent)):
+            size, changed_ms = _measure(folder)
+            is_in_use = folder.name in work_keys_in_use
+            view = LeftoverView(
+                kind="attempt", organization_id=home.name, name=str(folder.relative_to(places.data_dir)),
+                size_bytes=size, removal_ms=None if is_in_use else changed_ms + _term_ms(settings),
+            )  # fmt: skip
+            yield _Leftover(view, folder)
+
+
+def _work_folders(parent: Path) -> list[Path]:
+    """List the folders of jobs, each with those of its attempts in it."""
+    entries = _entries(parent / _WORK_FOLDER)
+    return [Path(entry.path) for entry in entries if entry.is_dir(follow_symlinks=False)]
+
+
+def _organization_folders(parent: Path, organization_id: str | None) -> list[Path]:
+    if organization_id is not None:
+        return [parent / organization_id]
+    return [Path(entry.path) for entry in _entries(parent) if ORGANIZATION_ID.fullmatch(entry.name)]
+
+
+def _entries(folder: Path) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(folder) as found:
+            return sorted(found, key=lambda entry: entry.name)
+    except OSError:  # not there, or going away just now
+        return []
+
+
+def _measure(path: Path) -> tuple[int, int]:
+    """Give the size of a file or folder, and when anything in it changed last, in milliseconds."""
+    size, newest_s = _status(path)
+    for parent, folders, files in os.walk(path):
+        for name in (*folders, *files):
+            more, changed_s = _status(Path(parent) / name)
+            size, newest_s = size + more, max(newest_s, changed_s)
+    return size, round(newest_s * 1000)
+
+
+def _status(path: Path) -> tuple[int, float]:
+    try:
+        status = path.lstat()
+    except OSError:
+        return 0, time.time()  # it is changing just now
+    return 0 if path.is_dir() else status.st_size, status.st_mtime
+
+
+def _has_removed(path: Path) -> bool:
+    try:
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+    except OSError as error:
+        _logger.warning("%s stays for now: %s", path, error)
+        return False
+    return True
+
+
+def _term_ms(settings: Settings) -> int:
+    return round(settings.leftover_term_days * DAY_MS)

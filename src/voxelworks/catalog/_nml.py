@@ -1,0 +1,156 @@
+"""Skeleton files (NML) of strangers: checked while they are read, and summed up.
+
+The parser builds no tree, so that memory does not grow with the file. Documents that declare types or entities are
+refused at the first sight of it: nothing is expanded, nothing is fetched.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sized
+from xml.parsers import expat
+
+from voxelworks.errors import InvalidAnnotation, InvalidGeometry
+from voxelworks.geometry import Box
+from voxelworks.protocol.views import AnnotationSummary, VolumeLayerSummary
+
+DEPTH_MAX = 100
+"""Groups of trees may lie in each other; nothing else lies deep."""
+TOKEN_BYTES_MAX = 2**20
+"""Of one tag with its attributes, or a comment: the parser keeps it whole in memory."""
+PARTS_MAX = 10_000
+"""Volume layers or bounding boxes."""
+NUMBER_MAX = 2**53
+"""Up to here whole numbers are read exactly."""
+NAME_LENGTH_MAX = 300
+
+Attributes = Mapping[str, str]
+
+
+def read_nml(pieces: Iterable[bytes], bytes_max: int) -> AnnotationSummary:
+    """Check a skeleton file and count what it holds.
+
+    Parameters
+    ----------
+    pieces
+        Its bytes, in order.
+    bytes_max
+        Largest file that is read.
+
+    Raises
+    ------
+    InvalidAnnotation
+        Naming the line.
+    """
+    return _Reader(bytes_max).read(pieces)
+
+
+class _Reader:
+    def __init__(self, bytes_max: int) -> None:
+        self._bytes_max = bytes_max
+        self._path: list[str] = []
+        self._tree_count = 0
+        self._node_count = 0
+        self._dataset_name: str | None = None
+        self._layers: list[VolumeLayerSummary] = []
+        self._boxes: list[str] = []
+        self._parser = expat.ParserCreate()
+        self._parser.SetParamEntityParsing(expat.XML_PARAM_ENTITY_PARSING_NEVER)
+        self._parser.StartElementHandler = self._start
+        self._parser.EndElementHandler = self._end
+        for refused in ("StartDoctypeDeclHandler", "EntityDeclHandler", "ExternalEntityRefHandler"):
+            setattr(self._parser, refused, self._refuse_declaration)
+
+    def read(self, pieces: Iterable[bytes]) -> AnnotationSummary:
+        fed = 0
+        try:
+            for piece in pieces:
+                fed += len(piece)
+                if fed > self._bytes_max:
+                    raise InvalidAnnotation(
+                        f"the NML is larger than {self._bytes_max / 2**20:,.0f} MiB, the most taken; split it up"
+                    )
+                self._parser.Parse(piece, False)
+                if fed - max(0, self._parser.CurrentByteIndex) > TOKEN_BYTES_MAX + len(piece):
+                    raise self._problem("a tag or comment is far too long")
+            self._parser.Parse(b"", True)
+        except expat.ExpatError as error:
+            raise InvalidAnnotation(
+                f"the NML is no proper XML ({expat.ErrorString(error.code)}, line {error.lineno}); export it again"
+            ) from error
+        return AnnotationSummary(
+            dataset_name=self._dataset_name, tree_count=self._tree_count, node_count=self._node_count,
+            volume_layers=tuple(self._layers), bounding_boxes=tuple(self._boxes),
+        )  # fmt: skip
+
+    def _start(self, name: str, attributes: Attributes) -> None:
+        self._path.append(name)
+        if len(self._path) > DEPTH_MAX:
+            raise self._problem(f"elements lie more than {DEPTH_MAX} deep in each other")
+        match self._path:
+            case [root] if root != "things":
+                raise self._problem(f"the first element is <{root[:40]}> instead of <things>: this is no NML")
+            case ["things", "thing", "nodes", "node"]:
+                self._take_node(attributes)
+            case ["things", "thing"]:
+                self._number(attributes, "thing", "id")
+                self._tree_count += 1
+            case ["things", "volume"]:
+                self._take_volume(attributes)
+            case ["things", "parameters", "userBoundingBox"]:
+                self._take_box(attributes)
+            case ["things", "parameters", "experiment"]:
+                self._dataset_name = _short(attributes.get("name"))
+
+    def _end(self, _name: str) -> None:
+        self._path.pop()
+
+    def _take_node(self, attributes: Attributes) -> None:
+        for key in ("id", "x", "y", "z"):
+            self._number(attributes, "node", key)
+        self._node_count += 1
+
+    def _take_volume(self, attributes: Attributes) -> None:
+        self._refuse_too_many(self._layers, "volume layers")
+        self._layers.append(
+            VolumeLayerSummary(
+                name=_short(attributes.get("name")), fallback_layer=_short(attributes.get("fallbackLayer")),
+                location=attributes.get("location") or None,
+            )
+        )  # fmt: skip
+
+    def _take_box(self, attributes: Attributes) -> None:
+        self._refuse_too_many(self._boxes, "bounding boxes")
+        keys = ("topLeftX", "topLeftY", "topLeftZ", "width", "height", "depth")
+        text = ",".join(str(int(self._number(attributes, "userBoundingBox", key))) for key in keys)
+        try:
+            self._boxes.append(str(Box.parse(text)))
+        except InvalidGeometry as error:
+            raise self._problem(f"a bounding box cannot be used: {error}") from error
+
+    def _number(self, attributes: Attributes, element: str, key: str) -> float:
+        text = attributes.get(key)
+        try:
+            number = float(text or "")
+        except ValueError:
+            number = math.nan
+        if not abs(number) <= NUMBER_MAX:
+            found = "is missing" if text is None else f"= {text[:40]!r} is no usable number"
+            raise self._problem(f"{key} of a <{element}> {found}")
+        return number
+
+    def _refuse_too_many(self, found: Sized, what: str) -> None:
+        if len(found) >= PARTS_MAX:
+            raise self._problem(f"it holds more than {PARTS_MAX:,} {what}")
+
+    def _refuse_declaration(self, *_: object) -> None:
+        raise self._problem(
+            "it declares a document type or entities, which are never read; remove the declaration"
+        )
+
+    def _problem(self, what: str) -> InvalidAnnotation:
+        return InvalidAnnotation(f"the NML cannot be taken: {what} (line {self._parser.CurrentLineNumber})")
+
+
+def _short(name: str | None) -> str | None:
+    return name[:NAME_LENGTH_MAX] if name else None

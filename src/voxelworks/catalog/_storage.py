@@ -1,0 +1,54 @@
+"""How much an organization stores, and how much it may."""
+
+from __future__ import annotations
+
+from sqlalchemy import BigInteger, Text, column, func, select, table
+from sqlalchemy.orm import Session
+
+from voxelworks.catalog._tables import AnnotationRow, DatasetRow
+from voxelworks.errors import QuotaExceeded
+from voxelworks.protocol.views import StorageView
+from voxelworks.settings import Settings
+
+# The limit is set together with the other facts of an organization, whose package is not imported here.
+_organizations = table("organizations", column("id", Text), column("storage_bytes_max", BigInteger))
+
+
+def storage_usage(session: Session, organization_id: str, *, settings: Settings) -> StorageView:
+    """Tell what the datasets and annotations of an organization take, those in the trash included."""
+    used = 0
+    for stored in (DatasetRow, AnnotationRow):
+        total = select(func.coalesce(func.sum(stored.size_bytes), 0)).where(
+            stored.organization_id == organization_id
+        )
+        used += int(session.execute(total).scalar_one())  # PostgreSQL sums to decimals
+    own_max = session.scalar(
+        select(_organizations.c.storage_bytes_max).where(_organizations.c.id == organization_id)
+    )
+    return StorageView(used_bytes=used, max_bytes=settings.storage_bytes_max if own_max is None else own_max)
+
+
+def check_quota(session: Session, organization_id: str, more_bytes: int, *, settings: Settings) -> None:
+    """Refuse what an organization has no room for.
+
+    Raises
+    ------
+    QuotaExceeded
+    """
+    stored = storage_usage(session, organization_id, settings=settings)
+    if stored.max_bytes is None or stored.used_bytes + more_bytes <= stored.max_bytes:
+        return
+    left = max(0, stored.max_bytes - stored.used_bytes)
+    raise QuotaExceeded(
+        f"{_size(more_bytes)} are needed, and the organization has {_size(left)} of {_size(stored.max_bytes)} left; "
+        "delete datasets and empty the trash, or ask the operator for more room"
+    )
+
+
+def _size(count: int) -> str:
+    size, unit = float(count), "B"
+    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
+        if size < 1024 or unit == "TiB":
+            break
+        size /= 1024
+    return f"{count} B" if unit == "B" else f"{size:.1f} {unit}"

@@ -1,0 +1,165 @@
+"""What an organization has, and what happened to it: for pages, commands and files. Everything here only reads."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any, cast
+
+from sqlalchemy import ColumnElement, Select, and_, func, or_, select
+from sqlalchemy.orm import Session, aliased
+
+from voxelworks.credits._grants import grant_view, in_order_of_use, is_usable
+from voxelworks.credits._tables import BalanceRow, BookingRow, EntryRow, GrantRow, ReservationRow
+from voxelworks.db import now
+from voxelworks.protocol.credits import (
+    ActivityKind,
+    ActivityPage,
+    ActivityView,
+    Balance,
+    GrantKind,
+    in_credits,
+)
+
+_OF_GRANTS: Mapping[GrantKind, ActivityKind] = {
+    "free": "free",
+    "paid": "purchase",
+    "compensation": "compensation",
+}
+_KINDS: Mapping[ActivityKind, ColumnElement[bool]] = {
+    "free": and_(BookingRow.kind == "grant", GrantRow.kind == "free"),
+    "purchase": and_(BookingRow.kind == "grant", GrantRow.kind == "paid"),
+    "compensation": and_(BookingRow.kind == "grant", GrantRow.kind == "compensation"),
+    "spending": BookingRow.kind == "hold",
+    "refund": BookingRow.kind == "release",
+    "expiry": BookingRow.kind == "expire",
+}
+_CSV_HEAD = (
+    "time", "kind", "credits", "available after", "job", "state", "paid", "currency", "expires", "comment", "who",
+)  # fmt: skip
+_PAGE = 500
+
+
+def balance(session: Session, organization_id: str) -> Balance:
+    """Give what an organization can spend now: nothing of it has expired, booked or not."""
+    at_ms = now(session)
+    rows = session.scalars(
+        select(GrantRow).where(GrantRow.organization_id == organization_id, is_usable(at_ms))
+    )
+    grants = [grant_view(row) for row in in_order_of_use(list(rows))]
+    held = session.scalar(select(BalanceRow.held).where(BalanceRow.organization_id == organization_id))
+    return Balance(
+        organization_id=organization_id,
+        available=sum(grant.available for grant in grants),
+        held=held or 0,
+        grants=tuple(grants),
+    )
+
+
+def activity(
+    session: Session,
+    organization_id: str,
+    *,
+    kinds: Iterable[ActivityKind] = (),
+    before: int | None = None,
+    limit: int = 50,
+) -> ActivityPage:
+    """Give what came to and went from the credits of an organization, newest first.
+
+    What a job costs goes when it is held; that it was spent for good is the state of that row.
+
+    Parameters
+    ----------
+    kinds
+        Only these; none means all.
+    before
+        `next_before` of the page before.
+    """
+    query = _bookings(organization_id, kinds)
+    if before is not None:
+        query = query.where(BookingRow.id < before)
+    found = cast(list[_Found], session.execute(query.limit(limit + 1)).all())
+    rows = tuple(_activity_view(*row) for row in found[:limit])
+    return ActivityPage(rows=rows, next_before=rows[-1].id if len(found) > limit else None)
+
+
+def activity_csv(
+    session: Session, organization_id: str, *, kinds: Iterable[ActivityKind] = ()
+) -> Iterator[str]:
+    """Write all activity of an organization as lines of a CSV file, newest first, while it is read."""
+    yield _csv_line(_CSV_HEAD)
+    chosen, before = tuple(kinds), None
+    while True:
+        page = activity(session, organization_id, kinds=chosen, before=before, limit=_PAGE)
+        for row in page.rows:
+            yield _csv_line(_csv_cells(row))
+        if page.next_before is None:
+            return
+        before = page.next_before
+
+
+_Found = tuple[BookingRow, GrantRow, ReservationRow | None, int]
+
+
+def _bookings(organization_id: str, kinds: Iterable[ActivityKind]) -> Select[Any]:
+    moved_entry = aliased(EntryRow)
+    moved = (
+        select(func.sum(moved_entry.amount)).where(moved_entry.booking_id == BookingRow.id).scalar_subquery()
+    )
+    chosen = [_KINDS[kind] for kind in kinds] or [BookingRow.kind != "settle"]
+    return (
+        select(BookingRow, GrantRow, ReservationRow, moved)
+        .join(EntryRow, and_(EntryRow.booking_id == BookingRow.id, EntryRow.position == 0))
+        .join(GrantRow, GrantRow.id == EntryRow.grant_id)
+        .outerjoin(ReservationRow, ReservationRow.id == BookingRow.reservation_id)
+        .where(BookingRow.organization_id == organization_id, or_(*chosen))
+        .order_by(BookingRow.id.desc())
+    )
+
+
+def _activity_view(
+    booking: BookingRow, grant: GrantRow, reservation: ReservationRow | None, moved: int
+) -> ActivityView:
+    is_grant = booking.kind == "grant"
+    kinds: Mapping[str, ActivityKind] = {"hold": "spending", "release": "refund", "expire": "expiry"}
+    return ActivityView(
+        id=booking.id,
+        at_ms=booking.at_ms,
+        kind=_OF_GRANTS[grant.kind] if is_grant else kinds[booking.kind],
+        # PostgreSQL adds up integers as decimal numbers.
+        change=int(moved) if booking.kind in ("grant", "release") else -int(moved),
+        available_after=booking.available_after,
+        job_id=reservation and reservation.job_id,
+        state=reservation.state if reservation is not None and booking.kind == "hold" else None,
+        expires_ms=grant.expires_ms if is_grant else None,
+        paid=Decimal(grant.paid) if is_grant and grant.paid is not None else None,
+        currency=grant.currency if is_grant else None,
+        comment=booking.comment,
+        who=booking.who,
+    )
+
+
+def _csv_cells(row: ActivityView) -> tuple[str, ...]:
+    return (
+        _time(row.at_ms), row.kind, in_credits(row.change), in_credits(row.available_after), row.job_id or "",
+        row.state or "", "" if row.paid is None else f"{row.paid:f}", row.currency or "",
+        "" if row.expires_ms is None else _time(row.expires_ms), _harmless(row.comment), _harmless(row.who),
+    )  # fmt: skip
+
+
+def _csv_line(cells: Iterable[str]) -> str:
+    line = io.StringIO()
+    csv.writer(line).writerow(cells)
+    return line.getvalue()
+
+
+def _harmless(text: str) -> str:
+    """Keep spreadsheets from reading what somebody wrote as a formula."""
+    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
+
+
+def _time(at_ms: int) -> str:
+    return datetime.fromtimestamp(at_ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

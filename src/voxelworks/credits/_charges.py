@@ -1,0 +1,264 @@
+"""What jobs cost: held when they are submitted, settled when they succeed, released in every other end."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from voxelworks.credits._book import Part, book, take_grants
+from voxelworks.credits._grants import (
+    compensate,
+    give_monthly,
+    has_expired,
+    in_order_of_use,
+    is_usable,
+    take,
+)
+from voxelworks.credits._periods import period_at
+from voxelworks.credits._quotes import Charge, charge_for
+from voxelworks.credits._tables import BalanceRow, BookingKind, BookingRow, EntryRow, GrantRow, ReservationRow
+from voxelworks.errors import IllegalTransition, NotEnoughCredits
+from voxelworks.protocol.credits import ChargeState, ChargeView, Returned, ReturnedPart, in_credits
+from voxelworks.settings import Settings
+
+COMPENSATION_MS_MIN = 7 * 24 * 3_600_000
+"""How long credits can be used at least that are given in place of expired ones."""
+
+
+def hold(
+    session: Session,
+    *,
+    organization_id: str,
+    job_id: str,
+    price_name: str,
+    quantity: int,
+    quote_id: str | None,
+    settings: Settings,
+    who: str,
+) -> int:
+    """Keep what a job costs, so that nothing else can be paid with it.
+
+    Parameters
+    ----------
+    quantity
+        Voxels.
+    quote_id
+        The job costs what this quote says; without one it costs the present price.
+
+    Returns
+    -------
+    int
+        Millicredits that are held. A job that costs nothing leaves no trace in the ledger (I18).
+
+    Raises
+    ------
+    NotEnoughCredits
+    StaleQuote
+        If the quote no longer holds.
+    IllegalTransition
+        If the job holds credits already.
+    InvalidInput
+        If the price list has no such price.
+    """
+    if not settings.credits_enabled:
+        return 0
+    charge = charge_for(
+        session, organization_id=organization_id, price_name=price_name, quantity=quantity, quote_id=quote_id,
+        settings=settings,
+    )  # fmt: skip
+    if charge.amount == 0:
+        return 0
+    balance, at_ms = take(session, organization_id)
+    give_monthly(session, balance, at_ms, settings)
+    number = _next_number(session, job_id)
+    parts = _draw(_usable_grants(session, organization_id, at_ms), charge.amount)
+    reservation = _reservation(organization_id, job_id, number, charge, at_ms)
+    session.add(reservation)
+    session.flush()
+    book(session, balance, "hold", parts, at_ms=at_ms, who=who, reservation_id=reservation.id)
+    return charge.amount
+
+
+def settle(session: Session, job_id: str, *, who: str) -> None:
+    """Spend what a job holds. Without a hold, or a second time, nothing happens."""
+    held = _take_held(session, job_id)
+    if held is None:
+        return
+    _end(session, held, "settled", who=who)
+
+
+def release(session: Session, job_id: str, *, is_our_fault: bool, who: str) -> Returned | None:
+    """Give back all that a job holds, to the grants it came from.
+
+    What goes back to a grant that has ended meanwhile expires at once: a refund never turns expiring credits into
+    lasting ones (I11). If the job failed by our fault, as much is granted anew, for some time.
+
+    Parameters
+    ----------
+    is_our_fault
+        The job failed for a reason that its user could not help: infrastructure or program error.
+
+    Returns
+    -------
+    Returned or None
+        None if the job holds nothing (any more).
+    """
+    held = _take_held(session, job_id)
+    if held is None:
+        return None
+    _end(session, held, "released", who=who)
+    lost = [(grant, amount) for grant, amount in held.parts if has_expired(grant, held.at_ms)]
+    for part in lost:
+        book(
+            session, held.balance, "expire", [part], at_ms=held.at_ms, who="server",
+            reservation_id=held.reservation.id, comment=f"returned by job {job_id} after its end",
+        )  # fmt: skip
+    lost_amount = sum(amount for _, amount in lost)
+    if is_our_fault and lost_amount:
+        _compensate(session, held, lost_amount)
+    return Returned(
+        charge_number=held.reservation.charge_number,
+        amount=held.reservation.amount,
+        parts=tuple(
+            ReturnedPart(grant_id=grant.id, amount=amount, has_expired=has_expired(grant, held.at_ms))
+            for grant, amount in held.parts
+        ),
+        compensated=lost_amount if is_our_fault else 0,
+    )
+
+
+def charge_of(session: Session, job_id: str) -> ChargeView | None:
+    """Give the latest charge of a job; None if it never cost anything."""
+    return charges_of(session, [job_id]).get(job_id)
+
+
+def charges_of(session: Session, job_ids: Iterable[str]) -> dict[str, ChargeView]:
+    """Give the latest charge of each job that was ever charged."""
+    rows = session.scalars(
+        select(ReservationRow)
+        .where(ReservationRow.job_id.in_(job_ids))
+        .order_by(ReservationRow.charge_number)
+    )
+    return {row.job_id: _charge_view(row) for row in rows}
+
+
+@dataclass(frozen=True)
+class _Held:
+    """A hold that this transaction alone may end."""
+
+    balance: BalanceRow
+    reservation: ReservationRow
+    parts: Sequence[Part]
+    """In the order in which they were taken."""
+    at_ms: int
+
+
+def _take_held(session: Session, job_id: str) -> _Held | None:
+    is_held = (ReservationRow.job_id == job_id, ReservationRow.state == "held")
+    organization_id = session.scalar(select(ReservationRow.organization_id).where(*is_held))
+    if organization_id is None:
+        return None
+    balance, at_ms = take(session, organization_id)
+    # Looked for again under the lock: whoever had it before may have ended the hold (I6).
+    reservation = session.scalar(
+        select(ReservationRow).where(*is_held).with_for_update(),
+        execution_options={"populate_existing": True},
+    )
+    if reservation is None:
+        return None
+    return _Held(balance, reservation, _lineage(session, reservation), at_ms)
+
+
+def _end(session: Session, held: _Held, state: ChargeState, *, who: str) -> None:
+    kind: BookingKind = "settle" if state == "settled" else "release"
+    held.reservation.state = state
+    held.reservation.ended_ms = held.at_ms
+    book(
+        session, held.balance, kind, held.parts, at_ms=held.at_ms, who=who, reservation_id=held.reservation.id
+    )
+
+
+def _lineage(session: Session, reservation: ReservationRow) -> list[Part]:
+    """Give the grants that paid for a hold, in the order in which they did (I8)."""
+    taken = session.execute(
+        select(EntryRow.grant_id, EntryRow.amount)
+        .join(BookingRow, BookingRow.id == EntryRow.booking_id)
+        .where(BookingRow.reservation_id == reservation.id, BookingRow.kind == "hold")
+        .order_by(EntryRow.position)
+    ).all()
+    grants = take_grants(session, [grant_id for grant_id, _ in taken])
+    return [(grants[grant_id], amount) for grant_id, amount in taken]
+
+
+def _compensate(session: Session, held: _Held, amount: int) -> None:
+    month_end_ms = period_at(held.at_ms, held.balance.zone).ends_ms
+    compensate(
+        session, held.balance, amount, at_ms=held.at_ms,
+        expires_ms=max(month_end_ms, held.at_ms + COMPENSATION_MS_MIN),
+        comment=f"in place of credits that expired while job {held.reservation.job_id} failed", who="server",
+    )  # fmt: skip
+
+
+def _usable_grants(session: Session, organization_id: str, at_ms: int) -> list[GrantRow]:
+    rows = session.scalars(
+        select(GrantRow)
+        .where(GrantRow.organization_id == organization_id, is_usable(at_ms))
+        .order_by(GrantRow.id)
+        .with_for_update(),
+        execution_options={"populate_existing": True},
+    )
+    return in_order_of_use(list(rows))
+
+
+def _draw(grants: Sequence[GrantRow], amount: int) -> list[Part]:
+    """Choose what each grant pays: the first ones all they have, the last one the rest."""
+    available = sum(grant.available for grant in grants)
+    if available < amount:
+        raise NotEnoughCredits(
+            f"the job costs {in_credits(amount)} credits, and {in_credits(available)} can be spent; choose a "
+            "smaller box, or let the organization's owner order credits",
+            needed=amount,
+            available=available,
+        )
+    parts: list[Part] = []
+    missing = amount
+    for grant in grants:
+        if missing == 0:
+            break
+        part = min(missing, grant.available)
+        parts.append((grant, part))
+        missing -= part
+    return parts
+
+
+def _next_number(session: Session, job_id: str) -> int:
+    last, is_held = session.execute(
+        select(
+            func.coalesce(func.max(ReservationRow.charge_number), 0),
+            func.count().filter(ReservationRow.state == "held"),
+        ).where(ReservationRow.job_id == job_id)
+    ).one()
+    if is_held:
+        raise IllegalTransition(f"job {job_id} holds credits already; it is charged anew only after its end")
+    return int(last) + 1
+
+
+def _reservation(
+    organization_id: str, job_id: str, number: int, charge: Charge, at_ms: int
+) -> ReservationRow:
+    return ReservationRow(
+        job_id=job_id, charge_number=number, organization_id=organization_id, price_name=charge.price_name,
+        quantity=charge.quantity, price=charge.price, price_list_version=charge.price_list_version,
+        quote_id=charge.quote_id, amount=charge.amount, state="held", made_ms=at_ms,
+    )  # fmt: skip
+
+
+def _charge_view(row: ReservationRow) -> ChargeView:
+    return ChargeView(
+        job_id=row.job_id, number=row.charge_number, amount=row.amount,
+        refunded=row.amount if row.state == "released" else 0, state=row.state, price_name=row.price_name,
+        quantity=row.quantity, price=row.price, price_list_version=row.price_list_version,
+    )  # fmt: skip

@@ -1,0 +1,169 @@
+"""Jobs that wait for others, and take what these have made."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from sqlalchemy import and_, exists, select
+from sqlalchemy.orm import Session, aliased
+
+from voxelworks import catalog
+from voxelworks.errors import InvalidInput, NotFound, VoxelworksError
+from voxelworks.jobs._failures import Failure
+from voxelworks.jobs._locks import lock_jobs, lock_with_waiting, waiting_ids
+from voxelworks.jobs._references import JOB_REF, layer_refs, refuse_unfit_layer
+from voxelworks.jobs._tables import DependencyRow, JobRow
+from voxelworks.jobs._visibility import seen_by
+from voxelworks.protocol.messages import Json, SealedResult
+from voxelworks.protocol.people import Principal
+from voxelworks.protocol.views import DatasetView
+from voxelworks.workflows import get_workflow
+
+
+def lane_of(job: JobRow) -> str:
+    """Name the lane of a job. Ids and names of workflows hold no slash."""
+    return f"{job.organization_id}/{job.user_id}/{job.workflow}"
+
+
+def is_done(job: JobRow) -> bool:
+    """Whether its result can be used."""
+    return job.state == "succeeded" and job.publication in ("none", "published")
+
+
+def is_hopeless(job: JobRow) -> bool:
+    """Whether it will never have a result."""
+    return job.state in ("failed", "cancelled") or job.publication == "failed"
+
+
+def lock_awaited(session: Session, job_ids: Iterable[str], by: Principal) -> list[JobRow]:
+    """Find the jobs that a new job shall wait for, and keep them from ending meanwhile.
+
+    Raises
+    ------
+    NotFound
+        If one is not there, or of another organization.
+    InvalidInput
+        If one has failed or was cancelled.
+    """
+    wanted = list(dict.fromkeys(job_ids))
+    if not wanted:
+        return []
+    rows = lock_jobs(
+        session, JobRow.id.in_(wanted), seen_by(by), JobRow.organization_id == by.organization_id
+    )
+    found = {job.id: job for job in rows}
+    for job_id in wanted:
+        if job_id not in found:
+            raise NotFound(f"there is no job {job_id!r} to wait for; see the list of jobs")
+        if is_hopeless(found[job_id]):
+            raise InvalidInput(
+                f"job {job_id} is {found[job_id].state} and will have no result to wait for; repeat it first"
+            )
+    return [found[job_id] for job_id in wanted]
+
+
+def wait_for(session: Session, job: JobRow, awaited: Sequence[JobRow]) -> None:
+    for position, other in enumerate(awaited):
+        session.add(DependencyRow(job_id=job.id, after_id=other.id, position=position))
+
+
+def awaited_by(session: Session, job_ids: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """Give the jobs that each job waits, or has waited, for."""
+    rows = session.execute(
+        select(DependencyRow.job_id, DependencyRow.after_id)
+        .where(DependencyRow.job_id.in_(job_ids))
+        .order_by(DependencyRow.job_id, DependencyRow.position)
+    )
+    found: dict[str, tuple[str, ...]] = {}
+    for job_id, after_id in rows:
+        found[job_id] = (*found.get(job_id, ()), after_id)
+    return found
+
+
+def unfinished(session: Session, job: JobRow) -> list[JobRow]:
+    """Give the jobs that a job still waits for."""
+    rows = session.scalars(
+        select(JobRow)
+        .join(DependencyRow, DependencyRow.after_id == JobRow.id)
+        .where(DependencyRow.job_id == job.id)
+        .order_by(DependencyRow.position)
+    )
+    return [other for other in rows if not is_done(other)]
+
+
+def lock_waiting(session: Session, job: JobRow) -> list[JobRow]:
+    """Lock all jobs that wait for a job, those that wait for them too; give those that wait for it directly."""
+    direct = waiting_ids(session, [job.id])
+    if not direct:
+        return []
+    rows = lock_with_waiting(session, direct)
+    return [waiting for waiting in rows if waiting.id in direct and waiting.state == "queued"]
+
+
+def waiting_for(session: Session, job: JobRow) -> list[JobRow]:
+    """Give the queued jobs that wait for a job directly, locked."""
+    direct = waiting_ids(session, [job.id])
+    return lock_jobs(session, JobRow.id.in_(direct)) if direct else []
+
+
+def is_waiting(session: Session, job: JobRow) -> bool:
+    """Whether any of the jobs that it waits for is not done."""
+    other = aliased(JobRow)
+    is_other_done = and_(other.state == "succeeded", other.publication.in_(("none", "published")))
+    unfinished_ = (
+        select(DependencyRow.job_id)
+        .join(other, other.id == DependencyRow.after_id)
+        .where(DependencyRow.job_id == job.id, ~is_other_done)
+    )
+    return bool(session.scalar(select(exists(unfinished_))))
+
+
+def fill_in(session: Session, job: JobRow, done: Sequence[JobRow]) -> Failure | None:
+    """Put what other jobs have made where the params say `job:ID`; give the reason if that cannot be.
+
+    The params then name datasets, as if they had been there at submission.
+    """
+    try:
+        for other in done:
+            _fill_in_one(session, job, other)
+    except VoxelworksError as error:
+        return Failure("user_input", error.code, str(error))
+    return None
+
+
+def made_by(session: Session, job: JobRow) -> DatasetView:
+    """Give the dataset that a finished job made or added to.
+
+    Raises
+    ------
+    InvalidInput
+        If it made none, or it is no longer there.
+    """
+    result = SealedResult.model_validate(job.result) if job.result else None
+    found = catalog.find_by_place(session, result.place) if result and result.place else None
+    if found is None:
+        raise InvalidInput(f"job {job.id} ({job.workflow}) has left no dataset; name a dataset in its place")
+    return found
+
+
+def replaced(value: object, old: str, new: str) -> object:
+    """Replace a text in JSON wherever it is a whole value."""
+    if isinstance(value, dict):
+        return {key: replaced(item, old, new) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [replaced(item, old, new) for item in value]
+    return new if value == old else value
+
+
+def _fill_in_one(session: Session, job: JobRow, other: JobRow) -> None:
+    name = JOB_REF + other.id
+    params = get_workflow(job.workflow).parse(job.params)
+    layers = [ref for ref in layer_refs(params) if ref.dataset == name]
+    if replaced(job.params, name, "") == job.params:
+        return  # it only waits for it
+    dataset = made_by(session, other)
+    for layer in layers:
+        refuse_unfit_layer(dataset, layer)
+    filled: Json = replaced(job.params, name, dataset.name)  # type: ignore[assignment]
+    job.params = filled
+    job.places = {**job.places, dataset.name: dataset.place}

@@ -1,0 +1,162 @@
+"""What params name: looked up when a job is submitted, as far as it is there already."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import BaseModel
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from voxelworks import catalog
+from voxelworks.errors import InvalidInput, LayerNotFound, SourceNotFound, TargetExists, UnsafeReference
+from voxelworks.jobs._tables import JobRow
+from voxelworks.protocol.people import Principal
+from voxelworks.protocol.places import Places, dataset_place, is_remote
+from voxelworks.protocol.views import DatasetView, LayerSummary
+from voxelworks.workflows import (
+    DatasetRef,
+    LayerRef,
+    NewDatasetRef,
+    Params,
+    Ref,
+    SourceRef,
+    Workflow,
+    check_name,
+    references,
+)
+
+JOB_REF = "job:"
+"""`job:ID` in place of a dataset means: the one that this job makes or adds to."""
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """What the params of a job name."""
+
+    places: Mapping[str, str]
+    """Reference -> place; without those to what other jobs will make."""
+    datasets: Mapping[str, DatasetView]
+    """Reference -> dataset that is there."""
+    new_place: str | None
+    """Of the dataset that the job makes."""
+
+    def layer(self, ref: LayerRef) -> LayerSummary:
+        """Give what is known of a layer, for the price.
+
+        Raises
+        ------
+        InvalidInput
+            If another job must make it first.
+        """
+        dataset = self.datasets.get(ref.dataset)
+        if dataset is None:
+            raise InvalidInput(
+                f"the size of {ref} is not known before {ref.dataset} has ended, and so is the price; give the box "
+                "and the mag to work on, or submit the job when its input is there"
+            )
+        (found,) = [item for item in dataset.summary.layers if item.name == ref.layer]
+        return found
+
+
+def resolve(
+    session: Session, declared: Workflow, params: Params, *, by: Principal, places: Places
+) -> Resolved:
+    """Find the place of every reference, and refuse what is not there or not for them.
+
+    Parameters
+    ----------
+    places
+        Of the server; only the import roots of the organization count.
+
+    Raises
+    ------
+    InvalidInput
+    """
+    own = places.for_organization(by.organization_id)
+    found: dict[str, str] = {}
+    datasets: dict[str, DatasetView] = {}
+    new_place = None
+    for ref in references(params):
+        if isinstance(ref, SourceRef):
+            found[ref] = _source_place(ref, own)
+        elif isinstance(ref, NewDatasetRef):
+            _refuse_path(ref)
+            found[ref] = new_place = _new_place(session, check_name("dataset", ref), by, own)
+        elif not ref.startswith(JOB_REF):
+            assert isinstance(ref, DatasetRef), f"{type(ref).__name__} has no places yet"
+            _refuse_path(ref)
+            datasets[ref] = dataset = catalog.find(session, ref, by=by)
+            if declared.outcome_type.kind == "addition":
+                catalog.require_changeable(dataset, by=by)
+            found[ref] = dataset.place
+    for layer in layer_refs(params):
+        if layer.dataset in datasets:
+            refuse_unfit_layer(datasets[layer.dataset], layer)
+    return Resolved({str(ref): place for ref, place in found.items()}, datasets, new_place)
+
+
+def layer_refs(value: object) -> Iterator[LayerRef]:
+    """Yield every layer that params name."""
+    if isinstance(value, LayerRef):
+        yield value
+    elif isinstance(value, BaseModel):
+        for name in type(value).model_fields:
+            yield from layer_refs(getattr(value, name))
+    elif isinstance(value, tuple | list):
+        for item in value:
+            yield from layer_refs(item)
+
+
+def named_jobs(params: Params) -> list[str]:
+    """Give the ids of the jobs whose datasets params name."""
+    return [
+        ref.removeprefix(JOB_REF)
+        for ref in references(params)
+        if isinstance(ref, DatasetRef) and ref.startswith(JOB_REF)
+    ]
+
+
+def refuse_unfit_layer(dataset: DatasetView, ref: LayerRef) -> None:
+    """Refuse a layer that the dataset does not have, or of the wrong category.
+
+    Raises
+    ------
+    LayerNotFound, WrongCategory
+    """
+    known = {item.name: item.category for item in dataset.summary.layers}
+    if ref.layer not in known:
+        raise LayerNotFound(
+            f"dataset {dataset.name!r} has no layer {ref.layer!r}; it has {', '.join(known) or 'none'}"
+        )
+    ref.require_category(known[ref.layer])
+
+
+def _source_place(ref: SourceRef, places: Places) -> str:
+    if ref.startswith("data:"):
+        raise UnsafeReference(
+            f"{ref!r} is not a source; name images below an import root, as root:NAME/folder"
+        )
+    located = places.locate(ref)
+    if not is_remote(ref) and not Path(located).exists():
+        raise SourceNotFound(f"there is nothing at {ref!r}; look at the folders below the import root")
+    return str(ref)
+
+
+def _new_place(session: Session, name: str, by: Principal, places: Places) -> str:
+    place = dataset_place(by.organization_id, name)
+    reserved_by = session.scalar(select(JobRow.id).where(JobRow.reserved_place == place))
+    if reserved_by is not None:
+        why: str | None = f"job {reserved_by} is making it"
+    else:
+        why = catalog.why_taken(session, by.organization_id, name, places)
+    if why is not None:
+        raise TargetExists(f"the name {name!r} is taken ({why}); choose another name")
+    return place
+
+
+def _refuse_path(ref: Ref) -> None:
+    if any(part in ref for part in ("/", "\\", "~", ":")) or ref in (".", ".."):
+        raise UnsafeReference(f"{str(ref)!r} is a path or address; on a server give the name of the dataset")

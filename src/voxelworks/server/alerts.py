@@ -1,0 +1,105 @@
+"""Telling the operator of trouble, once per kind of trouble and cool-down."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from sqlalchemy.orm import Session
+
+from voxelworks import jobs, notify
+from voxelworks.db import now
+from voxelworks.server.context import Context
+from voxelworks.server.readiness import free_bytes
+
+LOOK_BACK_S = 3600.0
+"""Failures that lie further back were told before, or the server was not there to see them."""
+WAIT_MAX_S = 600.0
+"""Jobs that wait for longer, with no worker to be heard, need somebody."""
+MAILS_LOOK_BACK_S = 24 * 3600.0
+
+
+@dataclass(frozen=True)
+class Trouble:
+    """Something that an operator should know."""
+
+    condition: str
+    """Tells it from other trouble: each is told at most once within the cool-down."""
+    title: str
+    text: str
+    path: str | None = None
+    """Page that shows it."""
+
+
+def look(context: Context) -> int:
+    """Look for trouble and tell the operator; give how much of it was told now."""
+    with context.database.read_session() as session:
+        found = [*_program_errors(session), *_workers(session, context), *_mails(session)]
+    found += _disks(context)
+    if not found:
+        return 0
+    with context.database.session() as session:
+        return sum(
+            notify.alert(
+                session, settings=context.settings, condition=trouble.condition, title=trouble.title,
+                text=trouble.text, path=trouble.path, cool_down_s=context.settings.alert_again_s,
+            )
+            for trouble in found
+        )  # fmt: skip
+
+
+def _program_errors(session: Session) -> Iterator[Trouble]:
+    for group in jobs.failures(session, since_s=LOOK_BACK_S):
+        if group.failure_class != "program_error":
+            continue
+        count = f"{group.count} job{'s' if group.count != 1 else ''}"
+        yield Trouble(
+            f"program-error/{group.workflow}/{group.code}",
+            f"{count} of {group.workflow} failed because of a program error",
+            f"{group.message}\n\nThe latest: {', '.join(group.job_ids)}",
+            f"/jobs/{group.job_ids[0]}",
+        )
+
+
+def _workers(session: Session, context: Context) -> Iterator[Trouble]:
+    workers = jobs.list_workers(session, settings=context.settings)
+    for worker in workers:
+        if worker.paused_ms is not None:
+            yield Trouble(
+                f"worker-paused/{worker.name}", f"Worker {worker.name} gets no more jobs",
+                f"{worker.paused_why or 'Too many jobs failed on it in a row.'} Look at its machine, then resume it.",
+                "/operator/workers",
+            )  # fmt: skip
+        elif worker.job_ids and not worker.is_online:
+            yield Trouble(
+                f"worker-silent/{worker.name}", f"Worker {worker.name} is not heard from, and holds jobs",
+                f"It was last heard from {worker.heard_s:.0f} s ago and holds {', '.join(worker.job_ids)}."
+                " They go to others when their leases end.",
+                "/operator/workers",
+            )  # fmt: skip
+    waits_s = [depth.oldest_s for depth in jobs.metrics(session).depths if depth.oldest_s is not None]
+    if max(waits_s, default=0.0) > WAIT_MAX_S and not any(worker.is_online for worker in workers):
+        yield Trouble(
+            "no-worker", "Jobs wait, and no worker is there",
+            f"The oldest has waited for {max(waits_s):.0f} s. Start a worker: `voxelworks worker`.",
+            "/operator/workers",
+        )  # fmt: skip
+
+
+def _mails(session: Session) -> Iterator[Trouble]:
+    count = notify.mails_failed(session, since_ms=now(session) - round(MAILS_LOOK_BACK_S * 1000))
+    if count:
+        yield Trouble(
+            "mails", f"{count} mails or webhooks could not be sent", "They were given up. The page shows why.",
+            "/operator/mails",
+        )  # fmt: skip
+
+
+def _disks(context: Context) -> Iterator[Trouble]:
+    for what, free in free_bytes(context):
+        if free < context.settings.free_bytes_min:
+            yield Trouble(
+                f"disk/{what}", f"The disk of {what} is almost full",
+                f"{free / 2**20:.0f} MiB are left, {context.settings.free_bytes_min / 2**20:.0f} MiB should be."
+                " Jobs will fail for want of space.",
+            )  # fmt: skip

@@ -1,0 +1,129 @@
+"""Annotations: skeletons and volume edits, uploaded as files or named in a WEBKNOSSOS."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, File, Form, UploadFile
+from pydantic import BaseModel, ConfigDict, Field, SecretStr
+from sqlalchemy.orm import Session
+from starlette.responses import FileResponse
+
+from voxelworks import accounts, catalog
+from voxelworks.accounts import Action
+from voxelworks.protocol.people import Principal
+from voxelworks.protocol.views import AnnotationView
+from voxelworks.server.context import Context, Here, Who
+
+router = APIRouter(prefix="/annotations", tags=["annotations"])
+
+
+class AnnotationLink(BaseModel):
+    """An annotation that stays in a WEBKNOSSOS."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: Annotated[str, Field(max_length=200)]
+    address: Annotated[str, Field(max_length=2000)]
+    """As the browser shows it, such as `https://webknossos.org/annotations/5f...`."""
+    token: SecretStr | None = None
+    """Token of an account there that may read it. It is stored encrypted and never shown again."""
+    dataset: str | None = None
+    """Dataset here that it belongs to."""
+
+
+@router.get("")
+def list_annotations(context: Here, who: Who, include_trashed: bool = False) -> tuple[AnnotationView, ...]:
+    """List the annotations of your organization."""
+    accounts.require(who, Action.SEE_DATASET)
+    with context.database.read_session() as session:
+        return catalog.list_annotations(session, by=who, include_trashed=include_trashed)
+
+
+@router.post("", status_code=201)
+def upload(
+    context: Here,
+    who: Who,
+    file: Annotated[UploadFile, File(description="An NML file, or a zip with one and its volume layers.")],
+    name: Annotated[str, Form(max_length=200)] = "",
+    dataset: Annotated[str | None, Form(max_length=128)] = None,
+) -> AnnotationView:
+    """Upload an annotation."""
+    accounts.require(who, Action.MAKE_ANNOTATION)
+    context.limits.count_for("upload", who)
+    return take_upload(context, who, file, name=name, dataset=dataset)
+
+
+@router.post("/link", status_code=201)
+def link(context: Here, who: Who, link: AnnotationLink) -> AnnotationView:
+    """Name an annotation in a WEBKNOSSOS; jobs fetch it when they need it."""
+    accounts.require(who, Action.MAKE_ANNOTATION)
+    context.limits.count_for("upload", who)
+    with context.database.session() as session:
+        return catalog.add_webknossos_annotation(
+            session, context.box, by=who, name=link.name, address=link.address,
+            token=link.token.get_secret_value() if link.token is not None else None, dataset=link.dataset or None,
+            places=context.places,
+        )  # fmt: skip
+
+
+@router.get("/{annotation_id}")
+def show(context: Here, who: Who, annotation_id: str) -> AnnotationView:
+    accounts.require(who, Action.SEE_DATASET)
+    with context.database.read_session() as session:
+        return catalog.find_annotation(session, annotation_id, by=who)
+
+
+@router.get("/{annotation_id}/file", response_class=FileResponse)
+def download(context: Here, who: Who, annotation_id: str) -> FileResponse:
+    """Download an uploaded annotation as it came."""
+    view = show(context, who, annotation_id)
+    file = catalog.annotation_file(view, context.settings)
+    return FileResponse(file, media_type="application/octet-stream", filename=f"{view.id}{file.suffix}")
+
+
+@router.delete("/{annotation_id}")
+def trash(context: Here, who: Who, annotation_id: str) -> AnnotationView:
+    """Put an annotation into the trash, from which it can be taken back until its term has passed."""
+    with context.database.session() as session:
+        _require_may_delete(session, who, annotation_id)
+        return catalog.trash_annotation(session, annotation_id, by=who, settings=context.settings)
+
+
+@router.post("/{annotation_id}/restore")
+def restore(context: Here, who: Who, annotation_id: str) -> AnnotationView:
+    """Take an annotation back from the trash."""
+    with context.database.session() as session:
+        _require_may_delete(session, who, annotation_id)
+        return catalog.restore_annotation(session, annotation_id, by=who)
+
+
+@router.post("/{annotation_id}/delete-now", status_code=204)
+def delete(context: Here, who: Who, annotation_id: str) -> None:
+    """Delete an annotation that is in the trash for good."""
+    with context.database.session() as session:
+        _require_may_delete(session, who, annotation_id)
+        catalog.delete_annotation_now(session, annotation_id, by=who)
+
+
+def _require_may_delete(session: Session, who: Principal, annotation_id: str) -> None:
+    """Let members delete what they made themselves."""
+    view = catalog.find_annotation(session, annotation_id, by=who, include_trashed=True)
+    is_own = view.user_id == who.user_id
+    accounts.require(who, Action.MAKE_ANNOTATION if is_own else Action.DELETE_ANNOTATION)
+
+
+def take_upload(
+    context: Context, who: Principal, file: UploadFile, *, name: str, dataset: str | None
+) -> AnnotationView:
+    # Looking through a large archive takes time: no transaction waits for that.
+    stored = catalog.store_annotation(file.file, by=who, settings=context.settings)
+    try:
+        with context.database.session() as session:
+            return catalog.add_annotation_file(
+                session, stored, by=who, name=name.strip() or (file.filename or "annotation"), dataset=dataset or None,
+                settings=context.settings,
+            )  # fmt: skip
+    except BaseException:
+        catalog.discard_stored(stored)
+        raise

@@ -1,0 +1,23 @@
+"""All routes of the face, put together."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, FastAPI
+
+from voxelworks.server.wk import credits, datasets, jobs, people, service, worker
+from voxelworks.server.wk.paths import PREFIXES
+
+# Workers first: their `/jobs/request` is no id of a job.
+ROUTERS: tuple[APIRouter, ...] = (
+    worker.router, jobs.router, credits.router, people.router, datasets.router, service.router,
+)  # fmt: skip
+
+
+def install(app: FastAPI) -> None:
+    """Add the routes under each version's address; the first alone is described in the OpenAPI text."""
+    for prefix in PREFIXES:
+        for router in ROUTERS:
+            app.include_router(
+                router, prefix=prefix, tags=["webknossos"], include_in_schema=prefix == PREFIXES[0]
+            )
+    app.include_router(datasets.links_router, include_in_schema=False)

@@ -1,0 +1,68 @@
+import io
+
+import pytest
+from sqlalchemy import text
+
+from voxelworks import catalog
+from voxelworks.errors import QuotaExceeded
+from voxelworks.protocol.views import StorageView
+
+from .catalog_stock import ADA, BOB
+
+
+def _usage(stock, organization_id="neuro"):
+    return stock.look(catalog.storage_usage, organization_id, settings=stock.settings)
+
+
+def _limited(stock, bytes_max):
+    return stock.settings.model_copy(update={"storage_bytes_max": bytes_max})
+
+
+def test_storage_is_that_of_datasets_and_annotations_with_the_trash(stock):
+    assert _usage(stock) == StorageView(used_bytes=0, max_bytes=None)
+    made = stock.register(size_bytes=2**40)
+    stock.register("b", size_bytes=5)
+    stock.register(by=BOB, size_bytes=7)
+    stored = catalog.store_annotation(io.BytesIO(b"<things/>"), by=ADA, settings=stock.settings)
+    stock.call(catalog.add_annotation_file, stored, by=ADA, name="a", settings=stock.settings)
+    stock.call(catalog.trash, made.id, by=ADA, settings=stock.settings)
+    assert _usage(stock).used_bytes == 2**40 + 5 + len(b"<things/>")
+    stock.call(catalog.delete_now, made.id, by=ADA)
+    catalog.purge_expired(stock.database, places=stock.places, settings=stock.settings)
+    assert (_usage(stock).used_bytes, _usage(stock, "other").used_bytes) == (5 + len(b"<things/>"), 7)
+
+
+def test_what_an_organization_has_no_room_for_is_refused(stock):
+    stock.register(size_bytes=900)
+    limited = _limited(stock, 2000)
+    stock.look(catalog.check_quota, "neuro", 1100, settings=limited)
+    with pytest.raises(QuotaExceeded) as refused:
+        stock.look(catalog.check_quota, "neuro", 3 * 2**30, settings=limited)
+    assert str(refused.value) == (
+        "3.0 GiB are needed, and the organization has 1.1 KiB of 2.0 KiB left; delete datasets and empty the trash, or "
+        "ask the operator for more room"
+    )
+    stock.look(catalog.check_quota, "other", 2000, settings=limited)
+    stock.look(catalog.check_quota, "neuro", 2**60, settings=stock.settings)
+
+
+def test_the_limit_of_an_organization_counts_more_than_that_of_the_settings(stock):
+    with stock.database.session() as session:
+        session.execute(
+            text(
+                "INSERT INTO organizations (id, name, zone, created_ms, storage_bytes_max) "
+                "VALUES ('neuro', 'Neuro', 'UTC', 0, 100), ('other', 'Other', 'UTC', 0, NULL)"
+            )
+        )
+    settings = _limited(stock, 5000)
+    assert stock.look(catalog.storage_usage, "neuro", settings=settings).max_bytes == 100
+    assert stock.look(catalog.storage_usage, "other", settings=settings).max_bytes == 5000
+
+
+def test_an_annotation_that_does_not_fit_is_refused_and_can_be_discarded(stock):
+    stored = catalog.store_annotation(io.BytesIO(b"<things/>"), by=ADA, settings=stock.settings)
+    with pytest.raises(QuotaExceeded):
+        stock.call(catalog.add_annotation_file, stored, by=ADA, name="a", settings=_limited(stock, 5))
+    catalog.discard_stored(stored)
+    catalog.discard_stored(stored)
+    assert list((stock.settings.annotations_dir / "neuro").iterdir()) == []

@@ -1,0 +1,72 @@
+import pytest
+
+from voxelworks.errors import UnsafeReference
+from voxelworks.protocol.places import Places, dataset_place
+from voxelworks.settings import ImportRoot, Settings
+
+
+@pytest.fixture
+def places(tmp_path):
+    for folder in ("datasets", "scope", "private"):
+        (tmp_path / folder).mkdir()
+    roots = {
+        "scope": tmp_path / "scope",
+        "private": {"path": tmp_path / "private", "organizations": ["neuro"]},
+    }
+    return Places.of(Settings(home=tmp_path, import_roots=roots, remote_hosts={"data.example.org"}))
+
+
+def test_a_dataset_lies_in_the_folder_of_its_organization(places, tmp_path):
+    assert places.locate(dataset_place("neuro", "cortex")) == str(tmp_path / "datasets" / "neuro" / "cortex")
+
+
+@pytest.mark.parametrize(
+    "rest",
+    ["cortex", "", "/cortex", "neuro/", "neuro/.voxelworks", "neuro/../other", "neuro/a/b", "../x", "Neuro/a",
+     "neuro/a\n", ".x/a", "neuro/..", "neuro//a", "neuro/a/"],
+)  # fmt: skip
+def test_nothing_but_a_dataset_is_the_place_of_one(places, rest):
+    with pytest.raises(UnsafeReference, match="it is written data:ORGANIZATION/NAME"):
+        places.locate(f"data:{rest}")
+
+
+def test_a_dataset_that_is_a_link_out_of_its_organization_is_refused(places, tmp_path):
+    (tmp_path / "datasets" / "neuro").mkdir()
+    (tmp_path / "datasets" / "other" / "secret").mkdir(parents=True)
+    (tmp_path / "datasets" / "neuro" / "cortex").symlink_to(tmp_path / "datasets" / "other" / "secret")
+    with pytest.raises(UnsafeReference, match="through a symbolic link"):
+        places.locate("data:neuro/cortex")
+
+
+def test_an_operator_may_put_an_organization_on_another_disk(places, tmp_path):
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "datasets" / "neuro").symlink_to(tmp_path / "disk")
+    assert places.locate("data:neuro/cortex") == str(tmp_path / "disk" / "cortex")
+
+
+def test_an_import_root_may_be_open_to_some_organizations_only(places, tmp_path):
+    assert places.for_organization("neuro").locate("root:private/a") == str(tmp_path / "private" / "a")
+    other = places.for_organization("other")
+    assert other.locate("root:scope/a") == str(tmp_path / "scope" / "a")
+    with pytest.raises(UnsafeReference) as refused:
+        other.locate("root:private/a")
+    assert str(refused.value) == (
+        "'root:private/a': there is no import root 'private'; allowed: root:scope/..."
+    )
+
+
+def test_import_roots_are_read_from_paths_and_with_organizations(places, tmp_path):
+    assert places.import_roots == {
+        "scope": ImportRoot(path=tmp_path / "scope"),
+        "private": ImportRoot(path=tmp_path / "private", organizations=frozenset({"neuro"})),
+    }
+
+
+def test_the_folder_of_an_organization_is_made_when_it_is_needed(places, tmp_path):
+    for place in ("data:neuro/cortex", "data:neuro/cortex", "root:scope/a", "https://data.example.org/a"):
+        places.make_home(place)
+    assert [path.name for path in (tmp_path / "datasets").iterdir()] == ["neuro"]
+    (tmp_path / "datasets" / "neuro").rmdir()
+    (tmp_path / "datasets").rmdir()
+    with pytest.raises(OSError, match="No such file"):  # not mounted: another worker may do better
+        places.make_home("data:neuro/cortex")
