@@ -22,8 +22,11 @@ from voxelworks.errors import InvalidInput, StorageFailed, TargetNotWritable
 from voxelworks.settings import Settings
 
 _BUSY_TIMEOUT_MS = 30_000
-_POOL: dict[str, Any] = {"pool_size": 20, "max_overflow": 20}
-"""The server answers up to 40 requests side by side, and to open a connection takes longer than most of them."""
+_OPTIONS: dict[str, Any] = {"pool_size": 20, "max_overflow": 20, "hide_parameters": True}
+"""The server answers up to 40 requests side by side, and to open a connection takes longer than most of them.
+
+Errors end in logs, where nobody looks for mail addresses and hashes of tokens: they show statements without values.
+"""
 _READING = "voxelworks_is_reading"
 
 
@@ -160,7 +163,7 @@ def _answering() -> Iterator[None]:
 
 
 def _sqlite_engine(url: URL) -> Engine:
-    engine = create_engine(url, **_POOL)
+    engine = create_engine(url, **_OPTIONS)
     event.listen(engine, "connect", _prepare_sqlite_connection)
     event.listen(engine, "begin", _begin_sqlite_transaction)
     return engine
@@ -210,7 +213,7 @@ def _foreign_keys_checked_at_end(connection: Connection) -> Iterator[None]:
 
 def _postgresql_engine(url: URL) -> Engine:
     try:
-        return create_engine(url, **_POOL, pool_pre_ping=True)
+        return create_engine(url, **_OPTIONS, pool_pre_ping=True)
     except (ModuleNotFoundError, NoSuchModuleError) as error:
         raise InvalidInput(
             f"the driver for {url.drivername} is not installed; run `pip install 'voxelworks[postgres]'` "

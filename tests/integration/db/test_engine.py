@@ -1,9 +1,11 @@
 import stat
 import time
+import traceback
 
 import pytest
 from pydantic import SecretStr
 from sqlalchemy import URL, text
+from sqlalchemy.exc import DBAPIError
 
 from voxelworks.db import Database, now, open_database
 from voxelworks.errors import InvalidInput, StorageFailed, TargetNotWritable
@@ -37,6 +39,15 @@ def test_a_session_that_raises_leaves_nothing(database):
         _ = 1 / 0
     with database.read_session() as session:
         assert _names(session) == []
+
+
+def test_errors_show_no_values_of_statements(database):
+    address = "@".join(["ada", "lab.example"])
+    with pytest.raises((DBAPIError, StorageFailed)) as failed, database.session() as session:
+        session.execute(text("INSERT INTO no_such_table VALUES (:value)"), {"value": address})
+    logged = "".join(traceback.format_exception(failed.value))
+    assert "INSERT INTO no_such_table" in logged
+    assert address not in logged
 
 
 def test_a_read_session_cannot_write(database):
