@@ -191,26 +191,29 @@ def _views(session: Session, jobs: Sequence[JobRow], settings: Settings | None) 
         .join(WorkerSessionRow, WorkerSessionRow.id == AttemptRow.session_id)
         .where(JobRow.id.in_([job.id for job in jobs]))
     ).all()
-    current = {attempt.job_id: attempt for attempt, _ in found}
-    workers = {attempt.job_id: name for attempt, name in found}
+    attempts = {attempt.job_id: (attempt, name) for attempt, name in found}
     ids = [job.id for job in jobs]
     owners = accounts.find_users(session, sorted({job.user_id for job in jobs}))
     charges, awaited = credits.charges_of(session, ids), awaited_by(session, ids)
     return tuple(
-        _view(job, current.get(job.id), workers.get(job.id), at_ms, settings).model_copy(
-            update={
-                "owner": owners[job.user_id].name if job.user_id in owners else job.user_id,
-                "after": awaited.get(job.id, ()),
-                "charge_millicredits": charges[job.id].amount if job.id in charges else None,
-                "refunded_millicredits": returned_of(job, charges[job.id]) if job.id in charges else None,
-            }
+        _view(
+            job, *attempts.get(job.id, (None, None)), at_ms=at_ms, settings=settings, after=awaited.get(job.id, ()),
+            owner=owners[job.user_id].name if job.user_id in owners else job.user_id, charge=charges.get(job.id),
         )
         for job in jobs
-    )
+    )  # fmt: skip
 
 
 def _view(
-    job: JobRow, attempt: AttemptRow | None, worker: str | None, at_ms: int, settings: Settings | None
+    job: JobRow,
+    attempt: AttemptRow | None,
+    worker: str | None,
+    *,
+    at_ms: int,
+    settings: Settings | None,
+    after: tuple[str, ...],
+    owner: str,
+    charge: credits.ChargeView | None,
 ) -> JobView:
     progress = Progress.model_validate(attempt.progress) if attempt is not None and attempt.progress else None
     is_held = job.state in _HELD and attempt is not None
@@ -219,7 +222,7 @@ def _view(
     if job.state == "running" and attempt is not None and progress is not None:
         eta = _progress.eta(progress, attempt.samples)
     return JobView(
-        id=job.id, owner=job.user_id, user_id=job.user_id, organization_id=job.organization_id,
+        id=job.id, owner=owner, user_id=job.user_id, organization_id=job.organization_id,
         workflow=job.workflow, version=job.version, params=job.params, state=job.state,
         priority=job.priority, priority_class=job.priority_class, attempt=job.attempt,
         created_ms=job.created_ms, available_ms=job.available_ms, started_ms=job.started_ms, ended_ms=job.ended_ms,
@@ -227,9 +230,10 @@ def _view(
         cancel_requested_ms=job.cancel_requested_ms, failure_class=job.failure_class, code=job.code,
         message=job.message, result=SealedResult.model_validate(job.result) if job.result else None,
         publication=job.publication, publish_error=job.publish_error, published_ms=job.published_ms,
-        retried_from=job.retried_from, after=(), group=job.group_id, is_foreign=job.is_foreign,
-        charge_millicredits=None, refunded_millicredits=None, progress=progress, eta=eta,
-        worker=worker if is_held else None, heard_s=heard_s, wait=None,
+        retried_from=job.retried_from, after=after, group=job.group_id, is_foreign=job.is_foreign,
+        charge_millicredits=None if charge is None else charge.amount,
+        refunded_millicredits=None if charge is None else returned_of(job, charge),
+        progress=progress, eta=eta, worker=worker if is_held else None, heard_s=heard_s, wait=None,
         is_silent=settings is not None and heard_s is not None and heard_s > settings.silent_after_s,
     )  # fmt: skip
 
