@@ -3,7 +3,6 @@
 import tempfile
 from pathlib import Path
 
-from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     Bundle,
@@ -13,10 +12,10 @@ from hypothesis.stateful import (
     invariant,
     multiple,
     rule,
-    run_state_machine_as_test,
 )
 from sqlalchemy import select
 
+import state_machines
 from voxelworks import accounts
 from voxelworks.accounts import Action
 from voxelworks.db import Base
@@ -337,22 +336,11 @@ class Accounts(RuleBasedStateMachine):
         assert not [secret for secret in self.secrets if secret in stored]
 
 
-def _run(open_database, examples):
-    Accounts.open_database = staticmethod(open_database)
-    run_state_machine_as_test(
-        Accounts,
-        settings=settings(
-            max_examples=examples,
-            stateful_step_count=100,
-            deadline=None,
-            suppress_health_check=list(HealthCheck),
-        ),
-    )
-
-
 def test_the_laws_hold_on_sqlite():
-    _run(sqlite_database, rounds(12, 1000))
+    state_machines.run(Accounts, sqlite_database, examples=rounds(12, 1000), steps=100)
 
 
 def test_the_laws_hold_on_postgresql(postgresql_server):
-    _run(lambda: postgresql_database(postgresql_server), rounds(2, 150))
+    state_machines.run(
+        Accounts, lambda: postgresql_database(postgresql_server), examples=rounds(2, 150), steps=100
+    )

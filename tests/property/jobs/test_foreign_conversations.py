@@ -7,7 +7,6 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     Bundle,
@@ -15,9 +14,9 @@ from hypothesis.stateful import (
     initialize,
     invariant,
     rule,
-    run_state_machine_as_test,
 )
 
+import state_machines
 from voxelworks import accounts, jobs
 from voxelworks.db import SecretBox
 from voxelworks.errors import IllegalTransition, LeaseLost, NotFound
@@ -148,11 +147,5 @@ def test_any_conversation_keeps_the_rules(name, request):
         def opened():
             return postgresql_database(server)
 
-    machine = type("Machine", (Conversations,), {"open_database": staticmethod(opened)})
-    run_state_machine_as_test(
-        machine,
-        settings=settings(
-            max_examples=rounds(10 if name == "sqlite" else 3, 500), stateful_step_count=40, deadline=None,
-            suppress_health_check=list(HealthCheck),
-        ),
-    )  # fmt: skip
+    examples = rounds(10 if name == "sqlite" else 3, 500)
+    state_machines.run(Conversations, opened, examples=examples, steps=40)

@@ -7,7 +7,6 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     Bundle,
@@ -17,9 +16,9 @@ from hypothesis.stateful import (
     invariant,
     multiple,
     rule,
-    run_state_machine_as_test,
 )
 
+import state_machines
 from paid_work import PRICE, installed, with_credits
 from voxelworks import credits, jobs
 from voxelworks.errors import IllegalTransition, InvalidInput, LeaseLost, LogGap
@@ -308,22 +307,11 @@ class JobsMachine(RuleBasedStateMachine):
             assert self.ended.setdefault(job.id, fixed) == fixed
 
 
-def _run(open_database, examples):
-    JobsMachine.open_database = staticmethod(open_database)
-    run_state_machine_as_test(
-        JobsMachine,
-        settings=settings(
-            max_examples=examples,
-            stateful_step_count=50,
-            deadline=None,
-            suppress_health_check=list(HealthCheck),
-        ),
-    )
-
-
 def test_the_rules_hold_on_sqlite():
-    _run(sqlite_database, rounds(15, 5000))
+    state_machines.run(JobsMachine, sqlite_database, examples=rounds(15, 5000), steps=50)
 
 
 def test_the_rules_hold_on_postgresql(postgresql_server):
-    _run(lambda: postgresql_database(postgresql_server), rounds(5, 1000))
+    state_machines.run(
+        JobsMachine, lambda: postgresql_database(postgresql_server), examples=rounds(5, 1000), steps=50
+    )
