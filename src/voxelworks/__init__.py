@@ -3,20 +3,23 @@
 `voxelworks.run("downsample", layer="my-dataset/color")` runs a workflow on this machine, without any server.
 """
 
-from importlib.metadata import version as _version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from voxelworks.workflows import run
 
-__version__ = _version("voxelworks")
+__version__: str
 __all__ = ["__version__", "run"]
 
 
 def __getattr__(name: str) -> Any:
-    # Loaded when asked for: `import voxelworks` stays cheap for everything that needs only the version.
+    # Loaded when asked for: every process of a job pays for what stands here.
     if name == "run":
         from voxelworks.workflows import run
 
         return run
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("voxelworks")
     raise AttributeError(f"module 'voxelworks' has no attribute {name!r}")

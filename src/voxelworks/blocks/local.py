@@ -34,6 +34,7 @@ from voxelworks.blocks.executor import (
 )
 from voxelworks.blocks.memory import fit_slots, free_memory_bytes
 from voxelworks.blocks.threads import limit_threads, thread_environment, threads_per_slot
+from voxelworks.ops import cache
 
 PRELOADED_MODULES = [
     "voxelworks.blocks.local",
@@ -242,14 +243,14 @@ def _room_for_socket() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _surroundings_of_workers(threads: int) -> Iterator[None]:
-    """Set what a new process inherits: blocked signals, thread counts, and no script to load.
+    """Set what a new process inherits: blocked signals, thread counts, the compiled functions, and no script to load.
 
     `multiprocessing` loads the script that was started (`__main__`) again in each new process. That costs time and runs
     scripts without a guard anew. Functions of blocks come from modules, so workers do without.
     """
     # Started first, because its start unblocks the signals (Python 3.11).
     multiprocessing.resource_tracker.ensure_running()
-    added = thread_environment(threads)
+    added = {**thread_environment(threads), cache.VARIABLE: str(cache.folder())}
     environment = {name: os.environ.get(name) for name in added}
     script = sys.modules["__main__"]
     signals = signal.pthread_sigmask(signal.SIG_BLOCK, _GROUP_SIGNALS)

@@ -8,7 +8,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from rich.console import Console, RenderableType
 from rich.live import Live
@@ -18,7 +18,9 @@ from rich.table import Table
 from rich.text import Text
 
 from voxelworks.protocol.messages import JobState, Progress
-from voxelworks.protocol.views import JobView
+
+if TYPE_CHECKING:
+    from voxelworks.protocol.views import JobView
 
 PIPE_WIDTH = 200
 """Columns where the output goes to a program or a file: wide enough to cut nothing."""

@@ -11,11 +11,13 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
-from typing import Self
+from typing import TYPE_CHECKING, Self
 from urllib.parse import urlsplit
 
 from voxelworks.errors import UnsafeReference
-from voxelworks.settings import ImportRoot, Settings
+
+if TYPE_CHECKING:
+    from voxelworks.settings import ImportRoot, Settings
 
 REMOTE_SCHEMES = ("http", "https", "s3", "gs")
 DATASET_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")

@@ -7,7 +7,18 @@ import types
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Annotated, Any, ClassVar, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import (
+    TYPE_CHECKING,
+    Annotated,
+    Any,
+    ClassVar,
+    Literal,
+    TypeVar,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic.fields import FieldInfo
@@ -16,8 +27,10 @@ from pydantic_core import PydanticUndefined
 from voxelworks.errors import InvalidParams, VoxelworksError
 from voxelworks.geometry import Box, Mag, VoxelSize
 from voxelworks.protocol.messages import Json, PriorityClass, ResultKind
-from voxelworks.protocol.views import DatasetSummary, LayerSummary
 from voxelworks.workflows._refs import DatasetRef, LayerRef, NewDatasetRef, SourceRef
+
+if TYPE_CHECKING:
+    from voxelworks.protocol.views import DatasetSummary, LayerSummary
 
 
 class Params(BaseModel):
@@ -53,7 +66,7 @@ class LayerAddition(Outcome):
     """The layer that was added to."""
 
 
-Layers = Callable[[LayerRef], LayerSummary]
+Layers = Callable[[LayerRef], "LayerSummary"]
 """Gives what is known of a layer that params name."""
 Measure = Callable[[Any, Layers], int]
 """Measures a job with these params."""

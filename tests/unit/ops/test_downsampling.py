@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from voxelworks.errors import InvalidGeometry, InvalidParams, UnsupportedDtype
-from voxelworks.ops._compile import cache_folder
+from voxelworks.ops.cache import choose
 from voxelworks.ops.downsampling import downsample, pyramid
 
 
@@ -147,13 +147,13 @@ def test_what_cannot_be_shrunk_is_refused():
 
 
 def test_compiled_functions_are_kept_in_the_preferred_folder(tmp_path):
-    assert cache_folder(tmp_path / "numba" / "1") == tmp_path / "numba" / "1"
+    assert choose(tmp_path / "numba" / "1") == tmp_path / "numba" / "1"
 
 
 def test_a_folder_that_cannot_be_made_is_replaced_by_one_of_the_users_own(tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     (tmp_path / "file").touch()
-    assert cache_folder(tmp_path / "file" / "numba") == tmp_path / f"voxelworks-{os.getuid()}"
+    assert choose(tmp_path / "file" / "numba") == tmp_path / f"voxelworks-{os.getuid()}"
 
 
 def test_a_folder_that_others_can_write_to_is_not_used(tmp_path, monkeypatch):
@@ -162,7 +162,7 @@ def test_a_folder_that_others_can_write_to_is_not_used(tmp_path, monkeypatch):
     open_to_all.mkdir()
     open_to_all.chmod(0o777)
     (tmp_path / "file").touch()
-    chosen = cache_folder(tmp_path / "file" / "numba")
+    chosen = choose(tmp_path / "file" / "numba")
     assert chosen != open_to_all
     assert chosen.stat().st_mode & 0o077 == 0
 
