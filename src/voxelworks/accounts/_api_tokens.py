@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from sqlalchemy import delete, func, select, update
+from sqlalchemy import bindparam, delete, func, select, update
 from sqlalchemy.orm import Session
 
 from voxelworks.accounts._audit import audit
@@ -22,6 +22,17 @@ TOKENS_MAX = 100
 """API tokens that one person may have in one organization."""
 _DAY_MS = 86_400_000
 _JOB_SCOPES: list[Scope] = ["read"]
+_FINDING = (
+    select(ApiTokenRow, UserRow, MembershipRow.role, now_ms())
+    .join(UserRow, UserRow.id == ApiTokenRow.user_id)
+    .join(
+        MembershipRow,
+        (MembershipRow.user_id == ApiTokenRow.user_id)
+        & (MembershipRow.organization_id == ApiTokenRow.organization_id),
+    )
+    .where(ApiTokenRow.token_hash == bindparam("token_hash"), UserRow.disabled_ms.is_(None))
+)
+_ENDING_JOB_TOKENS = delete(ApiTokenRow).where(ApiTokenRow.job_id == bindparam("ended_job_id"))
 
 
 def create_api_token(
@@ -110,16 +121,7 @@ def find_token(session: Session, token: str) -> tuple[Principal, bool] | None:
     """Tell as whom a token acts, and whether its use should be noted."""
     if not token.startswith((Prefix.API, Prefix.JOB)):
         return None
-    found = session.execute(
-        select(ApiTokenRow, UserRow, MembershipRow.role, now_ms())
-        .join(UserRow, UserRow.id == ApiTokenRow.user_id)
-        .join(
-            MembershipRow,
-            (MembershipRow.user_id == ApiTokenRow.user_id)
-            & (MembershipRow.organization_id == ApiTokenRow.organization_id),
-        )
-        .where(ApiTokenRow.token_hash == digest(token), UserRow.disabled_ms.is_(None))
-    ).first()
+    found = session.execute(_FINDING, {"token_hash": digest(token)}).first()
     if found is None:
         return None
     row, user, role, at_ms = found
@@ -162,7 +164,7 @@ def mint_job_token(
 
 
 def end_job_tokens(session: Session, job_id: str) -> None:
-    session.execute(delete(ApiTokenRow).where(ApiTokenRow.job_id == job_id))
+    session.execute(_ENDING_JOB_TOKENS, {"ended_job_id": job_id})
 
 
 def _check_scopes(scopes: Collection[Scope]) -> list[Scope]:

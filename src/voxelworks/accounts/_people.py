@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from sqlalchemy import delete, exists, select
+from sqlalchemy import bindparam, delete, exists, select
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from voxelworks.accounts._audit import audit
@@ -20,7 +20,7 @@ from voxelworks.accounts._tables import (
 )
 from voxelworks.accounts._texts import check_email, check_name
 from voxelworks.accounts._tokens import make_id
-from voxelworks.db import insert_into, now
+from voxelworks.db import among, insert_into, now, texts
 from voxelworks.errors import IllegalTransition, NotFound, NotLetIn, TargetExists
 from voxelworks.protocol.people import (
     LOCAL_ORGANIZATION_ID,
@@ -31,6 +31,17 @@ from voxelworks.protocol.people import (
     Scope,
     UserView,
 )
+
+_FINDING_PRINCIPAL = (
+    select(UserRow, MembershipRow.role)
+    .join(MembershipRow, MembershipRow.user_id == UserRow.id)
+    .where(
+        UserRow.id == bindparam("user_id"),
+        UserRow.disabled_ms.is_(None),
+        MembershipRow.organization_id == bindparam("organization_id"),
+    )
+)
+_FINDING_USERS = select(UserRow).where(among(UserRow.id, texts("ids")))
 
 
 def prepare(session: Session) -> None:
@@ -90,13 +101,7 @@ def local_principal(
 def find_principal(session: Session, user_id: str, organization_id: str) -> Principal | None:
     """Give a user as they are now in an organization; None if they are disabled or no member."""
     found = session.execute(
-        select(UserRow, MembershipRow.role)
-        .join(MembershipRow, MembershipRow.user_id == UserRow.id)
-        .where(
-            UserRow.id == user_id,
-            UserRow.disabled_ms.is_(None),
-            MembershipRow.organization_id == organization_id,
-        )
+        _FINDING_PRINCIPAL, {"user_id": user_id, "organization_id": organization_id}
     ).first()
     return None if found is None else principal_as(found[0], organization_id, found[1])
 
@@ -210,7 +215,7 @@ def find_users(session: Session, ids: Collection[str]) -> dict[str, UserView]:
     """Find several; those who are not there are missing in the answer."""
     if not ids:
         return {}
-    rows = session.scalars(select(UserRow).where(UserRow.id.in_(set(ids))))
+    rows = session.scalars(_FINDING_USERS, {"ids": sorted(set(ids))})
     return {row.id: user_view(row) for row in rows}
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from sqlalchemy import select, update
+from sqlalchemy import bindparam, select, update
 from sqlalchemy.orm import Session
 
 from voxelworks.accounts._audit import audit
@@ -19,6 +19,9 @@ from voxelworks.protocol.people import Principal, WorkerKeyView
 
 SLOTS_MAX = 1000
 _BY_SERVER = "server"
+_FINDING = select(WorkerKeyRow, now_ms()).where(
+    WorkerKeyRow.key_hash == bindparam("key_hash"), WorkerKeyRow.revoked_ms.is_(None)
+)
 
 
 def create_worker_key(
@@ -106,11 +109,7 @@ def find_worker_key(session: Session, key: str) -> WorkerKeyView | None:
 
 def find_key(session: Session, key: str) -> tuple[WorkerKeyView, bool] | None:
     """Find a key that was not revoked, and tell whether its use should be noted."""
-    found = session.execute(
-        select(WorkerKeyRow, now_ms()).where(
-            WorkerKeyRow.key_hash == digest(key), WorkerKeyRow.revoked_ms.is_(None)
-        )
-    ).first()
+    found = session.execute(_FINDING, {"key_hash": digest(key)}).first()
     if found is None:
         return None
     row, at_ms = found

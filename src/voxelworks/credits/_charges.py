@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import func, select
+from sqlalchemy import bindparam, func, select
 from sqlalchemy.orm import Session
 
 from voxelworks.credits._book import Part, book, take_grants
@@ -20,12 +20,22 @@ from voxelworks.credits._grants import (
 from voxelworks.credits._periods import period_at
 from voxelworks.credits._quotes import Charge, charge_for
 from voxelworks.credits._tables import BalanceRow, BookingKind, BookingRow, EntryRow, GrantRow, ReservationRow
+from voxelworks.db import among, texts
 from voxelworks.errors import IllegalTransition, NotEnoughCredits
 from voxelworks.protocol.credits import ChargeState, ChargeView, Returned, ReturnedPart, in_credits
 from voxelworks.settings import Settings
 
 COMPENSATION_MS_MIN = 7 * 24 * 3_600_000
 """How long credits can be used at least that are given in place of expired ones."""
+
+_IS_HELD = (ReservationRow.job_id == bindparam("job_id"), ReservationRow.state == "held")
+_FINDING_HELD = select(ReservationRow.organization_id).where(*_IS_HELD)
+_LOCKING_HELD = select(ReservationRow).where(*_IS_HELD).with_for_update()
+_FINDING_CHARGES = (
+    select(ReservationRow)
+    .where(among(ReservationRow.job_id, texts("job_ids")))
+    .order_by(ReservationRow.charge_number)
+)
 
 
 def hold(
@@ -137,11 +147,7 @@ def charge_of(session: Session, job_id: str) -> ChargeView | None:
 
 def charges_of(session: Session, job_ids: Iterable[str]) -> dict[str, ChargeView]:
     """Give the latest charge of each job that was ever charged."""
-    rows = session.scalars(
-        select(ReservationRow)
-        .where(ReservationRow.job_id.in_(job_ids))
-        .order_by(ReservationRow.charge_number)
-    )
+    rows = session.scalars(_FINDING_CHARGES, {"job_ids": list(job_ids)})
     return {row.job_id: _charge_view(row) for row in rows}
 
 
@@ -157,15 +163,13 @@ class _Held:
 
 
 def _take_held(session: Session, job_id: str) -> _Held | None:
-    is_held = (ReservationRow.job_id == job_id, ReservationRow.state == "held")
-    organization_id = session.scalar(select(ReservationRow.organization_id).where(*is_held))
+    organization_id = session.scalar(_FINDING_HELD, {"job_id": job_id})
     if organization_id is None:
         return None
     balance, at_ms = take(session, organization_id)
     # Looked for again under the lock: whoever had it before may have ended the hold (I6).
     reservation = session.scalar(
-        select(ReservationRow).where(*is_held).with_for_update(),
-        execution_options={"populate_existing": True},
+        _LOCKING_HELD, {"job_id": job_id}, execution_options={"populate_existing": True}
     )
     if reservation is None:
         return None

@@ -7,6 +7,7 @@ SQLite is the default and serves one machine; PostgreSQL serves several. Both ke
 * every date is the clock of the database, in UTC, in integer milliseconds.
 """
 
+from voxelworks.db._among import among, texts
 from voxelworks.db._append_only import (
     APPEND_ONLY,
     append_only_statements,
@@ -23,14 +24,14 @@ from voxelworks.db._dump import (
     revision_of,
 )
 from voxelworks.db._engine import Database, open_database
-from voxelworks.db._insert import insert_into
+from voxelworks.db._insert import dialect_of, insert_into
 from voxelworks.db._migrate import is_up_to_date, migrate
 from voxelworks.db._mounts import Mount, refuse_network_file_system
 from voxelworks.db._secrets import SecretBox
 
 __all__ = [
-    "APPEND_ONLY", "Base", "Database", "Mount", "NullableJson", "SecretBox", "append_only_statements",
-    "changes_let_through", "dump_postgresql", "dump_sqlite", "insert_into", "is_up_to_date", "migrate", "now", "now_ms",
-    "open_database", "refuse_changes", "refuse_network_file_system", "require_known", "restore_postgresql",
-    "revision_of",
+    "APPEND_ONLY", "Base", "Database", "Mount", "NullableJson", "SecretBox", "among", "append_only_statements",
+    "changes_let_through", "dialect_of", "dump_postgresql", "dump_sqlite", "insert_into", "is_up_to_date", "migrate",
+    "now", "now_ms", "open_database", "refuse_changes", "refuse_network_file_system", "require_known",
+    "restore_postgresql", "revision_of", "texts",
 ]  # fmt: skip

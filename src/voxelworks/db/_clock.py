@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from time import monotonic
 from typing import Any
 
 from sqlalchemy import BigInteger, select
@@ -30,7 +31,18 @@ def _now_in_postgresql(_element: now_ms, _compiler: SQLCompiler, **_options: Any
     return "CAST(EXTRACT(EPOCH FROM clock_timestamp()) * 1000 AS BIGINT)"
 
 
+_ASKING = select(now_ms())
+_ASKED = "voxelworks.db.asked"
+
+
 def now(session: Session) -> int:
-    """Ask the database for the time, in milliseconds since 1970 in UTC."""
-    at_ms: int = session.execute(select(now_ms())).scalar_one()
-    return at_ms
+    """Give the time, in milliseconds since 1970 in UTC, by the clock of the database.
+
+    It is asked once in each session; from there on the time that passes here is added.
+    """
+    if _ASKED not in session.info:
+        at_ms: int = session.execute(_ASKING).scalar_one()
+        session.info[_ASKED] = at_ms, monotonic()
+        return at_ms
+    asked_ms, asked_s = session.info[_ASKED]
+    return int(asked_ms + (monotonic() - asked_s) * 1000)

@@ -4,17 +4,25 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
 from sqlalchemy.engine.interfaces import DBAPIConnection
-from sqlalchemy.exc import DBAPIError, InterfaceError, NoSuchModuleError, OperationalError
+from sqlalchemy.exc import (
+    DBAPIError,
+    InterfaceError,
+    InvalidatePoolError,
+    NoSuchModuleError,
+    OperationalError,
+)
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.orm import Session
-from sqlalchemy.pool import ConnectionPoolEntry
+from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection
 
 from voxelworks.db._migrate import migrate
 from voxelworks.db._mounts import refuse_network_file_system
@@ -28,6 +36,10 @@ _OPTIONS: dict[str, Any] = {"pool_size": 20, "max_overflow": 20, "hide_parameter
 Errors end in logs, where nobody looks for mail addresses and hashes of tokens: they show statements without values.
 """
 _READING = "voxelworks_is_reading"
+_TRUSTED_S = 1.0
+"""A connection that was used so recently is used again without asking whether the server is still there: to restart
+takes a server longer."""
+_USED_S = "voxelworks_used_s"
 
 
 class Database:
@@ -213,9 +225,35 @@ def _foreign_keys_checked_at_end(connection: Connection) -> Iterator[None]:
 
 def _postgresql_engine(url: URL) -> Engine:
     try:
-        return create_engine(url, **_OPTIONS, pool_pre_ping=True)
+        engine = create_engine(url, **_OPTIONS)
     except (ModuleNotFoundError, NoSuchModuleError) as error:
         raise InvalidInput(
             f"the driver for {url.drivername} is not installed; run `pip install 'voxelworks[postgres]'` "
             "and write the address as postgresql+psycopg://..."
         ) from error
+    event.listen(engine, "checkin", _note_use)
+    event.listen(engine, "checkout", _Pinging(engine))
+    return engine
+
+
+def _note_use(_connection: DBAPIConnection | None, entry: ConnectionPoolEntry) -> None:
+    entry.info[_USED_S] = time.monotonic()
+
+
+@dataclass(frozen=True)
+class _Pinging:
+    """Finds connections that ended while nobody used them, before a transaction begins on one."""
+
+    engine: Engine
+
+    def __call__(
+        self, connection: DBAPIConnection, entry: ConnectionPoolEntry, _proxy: PoolProxiedConnection
+    ) -> None:
+        used_s = entry.info.get(_USED_S)
+        if used_s is None or time.monotonic() - used_s < _TRUSTED_S:
+            return  # just made, or in use a moment ago
+        dialect = self.engine.dialect
+        try:
+            dialect.do_ping(connection)
+        except dialect.loaded_dbapi.Error as error:
+            raise InvalidatePoolError from error

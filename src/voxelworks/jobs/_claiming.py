@@ -7,23 +7,24 @@ workers that find nothing take no turn.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
-from sqlalchemy import Select, and_, bindparam, exists, func, select, text
+from sqlalchemy import BigInteger, Select, and_, bindparam, exists, func, select, text
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
 from voxelworks import accounts, catalog
-from voxelworks.db import insert_into, now_ms
+from voxelworks.db import dialect_of, insert_into, now_ms
 from voxelworks.errors import UnknownWorkflow, VoxelworksError, WorkerDrained
 from voxelworks.jobs import _transitions
 from voxelworks.jobs._counts import count
 from voxelworks.jobs._ending import end_attempt, end_job
 from voxelworks.jobs._failures import Failure
 from voxelworks.jobs._leases import hash_token, lock_worker, milliseconds, touch
-from voxelworks.jobs._order import Shape, claiming, is_held, is_queued, values
+from voxelworks.jobs._order import NOW, Shape, claiming, is_held, next_job, values
 from voxelworks.jobs._tables import AttemptRow, JobRow, PauseRow, TurnRow, WorkerSessionRow
 from voxelworks.protocol.messages import PRIORITY_CLASSES, Claim, PriorityClass
 from voxelworks.protocol.people import WorkerKeyView
@@ -31,7 +32,8 @@ from voxelworks.protocol.places import Places
 from voxelworks.settings import Settings
 from voxelworks.workflows import Needs, get_workflow
 
-_TURN_LOCK = 0x766F78656C  # "voxel"; any number that nothing else in the database locks
+_TAKING_TURN = text(f"SELECT pg_advisory_xact_lock({0x766F78656C})")
+"""The number says "voxel"; any would do that nothing else in the database locks."""
 _REFUSALS_MAX = 10
 """Jobs that one call ends because they must no longer run; the next call goes on."""
 _JOB_TOKEN_MS = 30 * 86_400_000
@@ -65,16 +67,21 @@ def claim(
     worker = lock_worker(session, session_id, key)
     if worker.drained_ms is not None:
         raise WorkerDrained(f"worker {worker.name} shall take no more jobs; start it anew when it may again")
-    found = _look_around(session, worker)
+    workflows = _capable_of(worker)
+    found = _look_around(session, worker, workflows, settings)
     at_ms = found.at_ms
     touch(worker, at_ms, settings)
     classes = found.classes_to_serve(worker, free)
     has_left = worker.leaves_ms is not None and worker.leaves_ms <= at_ms
-    if worker.paused_ms is not None or has_left or not classes or not found.is_anything_queued:
+    if worker.paused_ms is not None or has_left or not classes or not found.has_work:
         return None
     _take_turn(session)
+    taking = claiming(Shape.of(worker, workflows, tuple(classes), settings))
     for _ in range(_REFUSALS_MAX):
-        job = _take(session, worker, classes, at_ms, settings)
+        job: JobRow | None = session.scalar(
+            taking, {**values(worker), NOW.key: at_ms},
+            execution_options={"populate_existing": True, "synchronize_session": False},
+        )  # fmt: skip
         if job is None:
             return None
         handed_over = hand_over(session, worker, job, at_ms, settings)
@@ -88,7 +95,8 @@ class _Found:
     """What a worker that asks for a job finds."""
 
     at_ms: int
-    is_anything_queued: bool
+    has_work: bool
+    """Whether there was a job for it, whatever it holds and is paused. That is looked at again when it has its turn."""
     paused: frozenset[PriorityClass]
     held: Mapping[PriorityClass, int]
     """Jobs that the worker holds."""
@@ -106,19 +114,23 @@ class _Found:
         ]
 
 
-def _look_around(session: Session, worker: WorkerSessionRow) -> _Found:
-    at_ms, is_anything_queued, *rest = session.execute(_looking(), {"session_id": worker.id}).one()
+def _look_around(
+    session: Session, worker: WorkerSessionRow, workflows: dict[str, int], settings: Settings
+) -> _Found:
+    shape = Shape.of(worker, workflows, PRIORITY_CLASSES, settings)
+    at_ms, job_id, *rest = session.execute(_looking(shape), values(worker) | {"session_id": worker.id}).one()
     paused, held = rest[: len(PRIORITY_CLASSES)], rest[len(PRIORITY_CLASSES) :]
     return _Found(
-        at_ms=at_ms, is_anything_queued=is_anything_queued,
+        at_ms=at_ms, has_work=job_id is not None,
         paused=frozenset(name for name, is_paused in zip(PRIORITY_CLASSES, paused, strict=True) if is_paused),
         held=dict(zip(PRIORITY_CLASSES, held, strict=True)),
     )  # fmt: skip
 
 
-@cache
-def _looking() -> Select[*tuple[Any, ...]]:
+@lru_cache(maxsize=256)
+def _looking(shape: Shape) -> Select[*tuple[Any, ...]]:
     """Make the one statement with which every poll begins: most polls end with it."""
+    at_ms = select(now_ms()).scalar_subquery()
     holds = (
         select(func.count())
         .select_from(JobRow)
@@ -127,7 +139,7 @@ def _looking() -> Select[*tuple[Any, ...]]:
     )
     return select(
         now_ms(),
-        exists().where(is_queued(), JobRow.lane.is_not(None)),
+        next_job(shape, at_ms),
         *(exists().where(PauseRow.priority_class == name) for name in PRIORITY_CLASSES),
         *(holds.where(JobRow.priority_class == name).scalar_subquery() for name in PRIORITY_CLASSES),
     )
@@ -135,23 +147,8 @@ def _looking() -> Select[*tuple[Any, ...]]:
 
 def _take_turn(session: Session) -> None:
     """Wait until no other claim is under way. SQLite has one writer at a time anyway."""
-    if session.get_bind().dialect.name == "postgresql":
-        session.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _TURN_LOCK})
-
-
-def _take(
-    session: Session,
-    worker: WorkerSessionRow,
-    classes: Sequence[PriorityClass],
-    at_ms: int,
-    settings: Settings,
-) -> JobRow | None:
-    shape = Shape.of(worker, _capable_of(worker), tuple(classes), settings)
-    job: JobRow | None = session.scalar(
-        claiming(shape), values(worker, at_ms),
-        execution_options={"populate_existing": True, "synchronize_session": False},
-    )  # fmt: skip
-    return job
+    if dialect_of(session) == "postgresql":
+        session.execute(_TAKING_TURN)
 
 
 def _capable_of(worker: WorkerSessionRow) -> dict[str, int]:
@@ -230,8 +227,19 @@ def _refusal(session: Session, job: JobRow, settings: Settings) -> Failure | Non
 
 def _note_turn(session: Session, job: JobRow, at_ms: int) -> None:
     session.execute(
-        insert_into(session, TurnRow)
-        .values(organization_id=job.organization_id, priority_class=job.priority_class, claimed_ms=at_ms)
+        _noting_turn(dialect_of(session)),
+        {"organization": job.organization_id, "class": job.priority_class, "at_ms": at_ms},
+    )
+
+
+@cache
+def _noting_turn(dialect: str) -> postgresql.Insert | sqlite.Insert:
+    at_ms = bindparam("at_ms", type_=BigInteger())
+    return (
+        insert_into(dialect, TurnRow)
+        .values(
+            organization_id=bindparam("organization"), priority_class=bindparam("class"), claimed_ms=at_ms
+        )
         .on_conflict_do_update(
             index_elements=[TurnRow.organization_id, TurnRow.priority_class], set_={"claimed_ms": at_ms}
         )

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
+from functools import cache
 from typing import Literal
 
-from sqlalchemy import event, select
+from sqlalchemy import bindparam, event, select
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
-from voxelworks.db import insert_into
+from voxelworks.db import dialect_of, insert_into
 from voxelworks.jobs._tables import CountRow
 
 Counted = Literal[
@@ -36,9 +38,15 @@ def counted(session: Session) -> dict[str, int]:
 def _write(session: Session) -> None:
     pending: Counter[str] = session.info[_PENDING]
     for name, amount in sorted(pending.items()):
-        session.execute(
-            insert_into(session, CountRow)
-            .values(name=name, value=amount)
-            .on_conflict_do_update(index_elements=[CountRow.name], set_={"value": CountRow.value + amount})
-        )
+        session.execute(_adding(dialect_of(session)), {"counted": name, "amount": amount})
     pending.clear()
+
+
+@cache
+def _adding(dialect: str) -> postgresql.Insert | sqlite.Insert:
+    amount = bindparam("amount", type_=CountRow.value.type)
+    return (
+        insert_into(dialect, CountRow)
+        .values(name=bindparam("counted"), value=amount)
+        .on_conflict_do_update(index_elements=[CountRow.name], set_={"value": CountRow.value + amount})
+    )

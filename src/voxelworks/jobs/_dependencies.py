@@ -8,6 +8,7 @@ from sqlalchemy import and_, exists, select
 from sqlalchemy.orm import Session, aliased
 
 from voxelworks import catalog
+from voxelworks.db import among, texts
 from voxelworks.errors import InvalidInput, NotFound, VoxelworksError
 from voxelworks.jobs._failures import Failure
 from voxelworks.jobs._locks import lock_jobs, lock_with_waiting, waiting_ids
@@ -18,6 +19,12 @@ from voxelworks.protocol.messages import Json, SealedResult
 from voxelworks.protocol.people import Principal
 from voxelworks.protocol.views import DatasetView
 from voxelworks.workflows import get_workflow
+
+_FINDING_AWAITED = (
+    select(DependencyRow.job_id, DependencyRow.after_id)
+    .where(among(DependencyRow.job_id, texts("job_ids")))
+    .order_by(DependencyRow.job_id, DependencyRow.position)
+)
 
 
 def lane_of(job: JobRow) -> str:
@@ -69,11 +76,7 @@ def wait_for(session: Session, job: JobRow, awaited: Sequence[JobRow]) -> None:
 
 def awaited_by(session: Session, job_ids: Sequence[str]) -> dict[str, tuple[str, ...]]:
     """Give the jobs that each job waits, or has waited, for."""
-    rows = session.execute(
-        select(DependencyRow.job_id, DependencyRow.after_id)
-        .where(DependencyRow.job_id.in_(job_ids))
-        .order_by(DependencyRow.job_id, DependencyRow.position)
-    )
+    rows = session.execute(_FINDING_AWAITED, {"job_ids": [*job_ids]})
     found: dict[str, tuple[str, ...]] = {}
     for job_id, after_id in rows:
         found[job_id] = (*found.get(job_id, ()), after_id)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from sqlalchemy import ColumnElement, and_, false, literal_column, or_, select
+from sqlalchemy import ColumnElement, Row, and_, bindparam, false, literal_column, or_, select
 from sqlalchemy.orm import Session
 from sqlalchemy.orm.attributes import set_committed_value
 from sqlalchemy.orm.util import AliasedClass
@@ -29,6 +30,25 @@ attempt refers to whenever a transaction changes it a second time, and others ho
 HELD_STATES: tuple[JobState, ...] = ("claimed", "running", "cancelling")
 _is_current = and_(AttemptRow.job_id == JobRow.id, AttemptRow.number == JobRow.attempt)
 _EXPIRED = "lease-expired"
+# Made once: to put a statement together takes longer than to carry it out, and these run most of all. `key_share` as in
+# `LOCK`.
+_LOCKING_ATTEMPT = (
+    select(JobRow, AttemptRow)
+    .join(AttemptRow, AttemptRow.job_id == JobRow.id)
+    .where(JobRow.id == bindparam("job_id"), AttemptRow.number == bindparam("number"))
+    .with_for_update(of=[JobRow, AttemptRow])
+)
+_FINDING_WORKER_OF = (
+    select(WorkerSessionRow)
+    .join(AttemptRow, AttemptRow.session_id == WorkerSessionRow.id)
+    .where(AttemptRow.job_id == bindparam("job_id"), AttemptRow.number == bindparam("number"))
+)
+_LOCKING_WORKER_OF = _FINDING_WORKER_OF.with_for_update(of=WorkerSessionRow, key_share=True)
+_LOCKING_WORKER = (
+    select(WorkerSessionRow)
+    .where(WorkerSessionRow.id == bindparam("session_id"))
+    .with_for_update(key_share=True)
+)
 
 
 def runs(
@@ -129,7 +149,7 @@ def _reap_attempt(session: Session, at_ms: int, settings: Settings) -> bool:
 def _fail_unrunnable(session: Session, at_ms: int, settings: Settings) -> bool:
     """Fail a job that no worker could run for a long time (R17)."""
     since_ms = at_ms - milliseconds(settings.unrunnable_after_s)
-    job = next(_unrunnable(session, since_ms), None)
+    job = _unrunnable(session, since_ms)
     if job is None:
         return False
     why = f"no worker that runs {job.workflow} was connected for {_in_words(settings.unrunnable_after_s)}"
@@ -139,32 +159,46 @@ def _fail_unrunnable(session: Session, at_ms: int, settings: Settings) -> bool:
     return True
 
 
-def _unrunnable(session: Session, since_ms: int) -> Iterator[JobRow]:
-    """Lock and yield jobs that could have been given away since, if a worker for them had been heard from."""
-    waiting = select(JobRow).where(
+def _unrunnable(session: Session, since_ms: int) -> JobRow | None:
+    """Lock a job that could have been given away since, if a worker for it had been heard from."""
+    waiting = (
         JobRow.state == literal_column("'queued'"), JobRow.lane.is_not(None), JobRow.available_ms < since_ms,
         JobRow.priority_class.not_in(select(PauseRow.priority_class)),
     )  # fmt: skip
-    workers = None
-    for job in session.scalars(waiting.order_by(JobRow.rank_ms).limit(1000)).all():
-        if workers is None:
-            workers = session.scalars(
-                select(WorkerSessionRow).where(WorkerSessionRow.seen_ms >= since_ms)
-            ).all()
-        if any(could_run(worker, job) for worker in workers):
+    # Thousands may wait, and need only a few different things.
+    needed = session.execute(select(*_NEEDS).where(*waiting).distinct()).all()
+    workers = session.scalars(select(WorkerSessionRow).where(WorkerSessionRow.seen_ms >= since_ms)).all()
+    for needs in needed:
+        if any(could_run(worker, needs) for worker in workers):
             continue
-        locked = session.scalar(
+        same = [column.is_not_distinct_from(need) for column, need in zip(_NEEDS, needs, strict=True)]
+        job: JobRow | None = session.scalar(
             select(JobRow)
-            .where(JobRow.id == job.id, JobRow.state == "queued")
+            .where(*waiting, *same)
+            .order_by(JobRow.rank_ms)
+            .limit(1)
             .with_for_update(skip_locked=True),
             execution_options={"populate_existing": True},
         )
-        if locked is not None:
-            yield locked
+        if job is not None:
+            return job
+    return None
 
 
-def could_run(worker: WorkerSessionRow, job: JobRow) -> bool:
-    """Whether a worker has all that a job needs, if it had the time."""
+_NEEDS = (
+    JobRow.workflow, JobRow.version, JobRow.organization_id, JobRow.needs_gpu, JobRow.memory_bytes,
+    JobRow.priority_class,
+)  # fmt: skip
+
+
+def could_run(worker: WorkerSessionRow, job: JobRow | Row[*tuple[Any, ...]]) -> bool:
+    """Whether a worker has all that a job needs, if it had the time.
+
+    Parameters
+    ----------
+    job
+        A job, or what jobs need: `_NEEDS`.
+    """
     return (
         worker.workflows.get(job.workflow, 0) >= job.version
         and worker.organization_id in (None, job.organization_id)
@@ -182,7 +216,9 @@ def _in_words(seconds: float) -> str:
 
 def lock_worker(session: Session, session_id: str, key: WorkerKeyView | None = None) -> WorkerSessionRow:
     """Lock a worker's session; `LeaseLost` if it was replaced, or opened with another key."""
-    worker = session.get(WorkerSessionRow, session_id, with_for_update=LOCK, populate_existing=True)
+    worker: WorkerSessionRow | None = session.scalar(
+        _LOCKING_WORKER, {"session_id": session_id}, execution_options={"populate_existing": True}
+    )
     # The id is no secret: what a key may do must not grow by naming the session of another one.
     is_foreign = key is not None and worker is not None and worker.key_id != key.id
     if worker is None or worker.replaced_ms is not None or is_foreign:
@@ -221,11 +257,7 @@ def lock_attempt(
         touch(worker, now(session), touching)
         session.flush()
     found = session.execute(
-        select(JobRow, AttemptRow)
-        .join(AttemptRow, AttemptRow.job_id == JobRow.id)
-        .where(JobRow.id == job_id, AttemptRow.number == number)
-        .with_for_update(of=[JobRow, AttemptRow]),
-        execution_options={"populate_existing": True},
+        _LOCKING_ATTEMPT, {"job_id": job_id, "number": number}, execution_options={"populate_existing": True}
     ).first()
     if found is None or not _may_speak(*found, token):
         raise LeaseLost(
@@ -311,14 +343,10 @@ def _matches(token_hash: str | None, token: str) -> bool:
 
 
 def _worker_of(session: Session, job_id: str, number: int, *, is_locked: bool) -> WorkerSessionRow | None:
-    wanted = (
-        select(WorkerSessionRow)
-        .join(AttemptRow, AttemptRow.session_id == WorkerSessionRow.id)
-        .where(AttemptRow.job_id == job_id, AttemptRow.number == number)
-    )
-    if is_locked:
-        wanted = wanted.with_for_update(of=WorkerSessionRow, **LOCK)
-    worker: WorkerSessionRow | None = session.scalar(wanted, execution_options={"populate_existing": True})
+    worker: WorkerSessionRow | None = session.scalar(
+        _LOCKING_WORKER_OF if is_locked else _FINDING_WORKER_OF, {"job_id": job_id, "number": number},
+        execution_options={"populate_existing": True},
+    )  # fmt: skip
     return worker
 
 

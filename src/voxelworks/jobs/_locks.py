@@ -18,7 +18,14 @@ from collections.abc import Collection
 from sqlalchemy import ColumnElement, select
 from sqlalchemy.orm import Session
 
+from voxelworks.db import among, texts
 from voxelworks.jobs._tables import DependencyRow, JobRow
+
+_FINDING_WAITING = (
+    select(DependencyRow.job_id)
+    .join(JobRow, JobRow.id == DependencyRow.job_id)
+    .where(among(DependencyRow.after_id, texts("after_ids")), JobRow.state == "queued")
+)
 
 
 def lock_jobs(session: Session, *which: ColumnElement[bool]) -> list[JobRow]:
@@ -44,13 +51,7 @@ def lock_with_waiting(session: Session, job_ids: Collection[str]) -> list[JobRow
 
 def waiting_ids(session: Session, job_ids: Collection[str]) -> set[str]:
     """Give the queued jobs that wait for one of these."""
-    return set(
-        session.scalars(
-            select(DependencyRow.job_id)
-            .join(JobRow, JobRow.id == DependencyRow.job_id)
-            .where(DependencyRow.after_id.in_(job_ids), JobRow.state == "queued")
-        )
-    )
+    return set(session.scalars(_FINDING_WAITING, {"after_ids": sorted(job_ids)}))
 
 
 def _with_waiting(session: Session, job_ids: set[str]) -> set[str]:

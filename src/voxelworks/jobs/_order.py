@@ -95,19 +95,20 @@ class Shape:
         )  # fmt: skip
 
 
-_NOW = bindparam("now_ms", type_=BigInteger())
+NOW = bindparam("now_ms", type_=BigInteger())
+"""The time of a claim."""
 _MEMORY = bindparam("worker_memory_bytes", type_=BigInteger())
-_TIME_LEFT = bindparam("worker_left_s", type_=BigInteger())
+_LEAVES = bindparam("worker_leaves_ms", type_=BigInteger())
 _ORGANIZATION = bindparam("worker_organization_id", type_=Text())
 
 
-def values(worker: WorkerSessionRow, at_ms: int) -> dict[str, Any]:
-    """Give the values of the statement for a worker."""
-    found: dict[str, Any] = {_NOW.key: at_ms}
+def values(worker: WorkerSessionRow) -> dict[str, Any]:
+    """Give the values of the statement for a worker, besides the time."""
+    found: dict[str, Any] = {}
     if worker.memory_bytes is not None:
         found[_MEMORY.key] = worker.memory_bytes
     if worker.leaves_ms is not None:
-        found[_TIME_LEFT.key] = (worker.leaves_ms - at_ms) // 1000
+        found[_LEAVES.key] = worker.leaves_ms
     if worker.organization_id is not None:
         found[_ORGANIZATION.key] = worker.organization_id
     return found
@@ -121,11 +122,11 @@ def claiming(shape: Shape) -> Update:
     """
     return (
         update(JobRow)
-        .where(JobRow.id == _next_job(shape), JobRow.state == "queued")
+        .where(JobRow.id == next_job(shape, NOW), JobRow.state == "queued")
         .values(
             state="claimed",
             attempt=JobRow.attempt + 1,
-            updated_ms=_NOW,
+            updated_ms=NOW,
             failure_class=None,
             code=None,
             message=None,
@@ -134,14 +135,15 @@ def claiming(shape: Shape) -> Update:
     )
 
 
-def _next_job(shape: Shape) -> ScalarSelect[str]:
+def next_job(shape: Shape, at_ms: ColumnElement[int]) -> ScalarSelect[str]:
+    """Find the job that is given away next at a time; there may be none."""
     lanes, head, running = _lanes(), aliased(JobRow, name="head"), _running()
     waits_from = case((TurnRow.claimed_ms > head.created_ms, TurnRow.claimed_ms), else_=head.created_ms)
-    share = func.coalesce(running.c.number, 0) - (_NOW - waits_from) // shape.ageing_ms
+    share = func.coalesce(running.c.number, 0) - (at_ms - waits_from) // shape.ageing_ms
     return (
         select(head.id)
         .select_from(lanes)
-        .join(head, head.id == _first_in_lane(lanes, shape))
+        .join(head, head.id == _first_in_lane(lanes, shape, at_ms))
         .outerjoin(
             running,
             and_(
@@ -186,15 +188,19 @@ def _lanes() -> CTE:
     return lanes.union_all(select(following).where(lanes.c.lane.is_not(None)))
 
 
-def _first_in_lane(lanes: CTE, shape: Shape) -> ScalarSelect[str]:
+def _first_in_lane(lanes: CTE, shape: Shape, at_ms: ColumnElement[int]) -> ScalarSelect[str]:
     waiting = aliased(JobRow, name="waiting")
     return (
         select(waiting.id)
         .where(
+            # A lane of another workflow is not looked through, however many of its jobs the worker could not run.
+            or_(
+                *(lanes.c.lane.endswith(f"/{name}", autoescape=True) for name, _ in shape.workflows), false()
+            ),
             is_queued(waiting),
             waiting.lane == lanes.c.lane,
-            waiting.available_ms <= _NOW,
-            _fits(waiting, shape),
+            waiting.available_ms <= at_ms,
+            _fits(waiting, shape, at_ms),
         )
         .order_by(waiting.rank_ms, waiting.id)
         .limit(1)
@@ -247,7 +253,7 @@ def _number(value: int | None) -> ColumnElement[Any]:
     return null() if value is None else literal_column(str(value))
 
 
-def _fits(job: JobAlias, shape: Shape) -> ColumnElement[bool]:
+def _fits(job: JobAlias, shape: Shape, at_ms: ColumnElement[int]) -> ColumnElement[bool]:
     """Match jobs whose needs the worker meets."""
     conditions: list[ColumnElement[bool]] = []
     if not shape.has_gpu:
@@ -255,5 +261,5 @@ def _fits(job: JobAlias, shape: Shape) -> ColumnElement[bool]:
     if shape.knows_memory:
         conditions.append(or_(job.memory_bytes.is_(None), job.memory_bytes <= _MEMORY))
     if shape.must_leave:
-        conditions.append(or_(job.walltime_s.is_(None), job.walltime_s <= _TIME_LEFT))
+        conditions.append(or_(job.walltime_s.is_(None), job.walltime_s * 1000 <= _LEAVES - at_ms))
     return and_(true(), *conditions)

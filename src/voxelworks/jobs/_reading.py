@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
-from sqlalchemy import ColumnElement, and_, func, select, tuple_
+from sqlalchemy import ColumnElement, Row, and_, func, inspect, select, tuple_
 from sqlalchemy.orm import Session
 
 from voxelworks import accounts, credits
-from voxelworks.db import now
+from voxelworks.db import among, now, texts
 from voxelworks.errors import FailureClass, InvalidInput
 from voxelworks.jobs import _progress
 from voxelworks.jobs._dependencies import awaited_by
@@ -93,9 +94,9 @@ def list_jobs(
     if after is not None:
         wanted = and_(wanted, _is_after(after))
     newest = (
-        select(JobRow).where(wanted).order_by(JobRow.created_ms.desc(), JobRow.id.desc()).limit(limit + 1)
+        select(*_SHOWN).where(wanted).order_by(JobRow.created_ms.desc(), JobRow.id.desc()).limit(limit + 1)
     )
-    rows = list(session.scalars(newest))
+    rows = session.execute(newest).all()
     counts = session.execute(select(JobRow.state, func.count()).where(matching).group_by(JobRow.state))
     page = rows[:limit]
     last = page[-1] if len(rows) > limit else None
@@ -173,7 +174,20 @@ def list_workers(session: Session, *, settings: Settings) -> tuple[WorkerView, .
     )  # fmt: skip
 
 
+_SHOWN = tuple(
+    getattr(JobRow, column.key)
+    for column in inspect(JobRow).column_attrs
+    if column.key in JobView.model_fields or column.key == "group_id"
+)
+"""What `_view` reads: a list of rows takes half the time of a list of whole jobs."""
 _is_current = and_(AttemptRow.job_id == JobRow.id, AttemptRow.number == JobRow.attempt)
+
+_FINDING_ATTEMPTS = (
+    select(AttemptRow, WorkerSessionRow.name)
+    .join(JobRow, _is_current)
+    .join(WorkerSessionRow, WorkerSessionRow.id == AttemptRow.session_id)
+    .where(among(JobRow.id, texts("job_ids")))
+)
 
 
 def _is_after(after: str) -> ColumnElement[bool]:
@@ -183,14 +197,13 @@ def _is_after(after: str) -> ColumnElement[bool]:
     return tuple_(JobRow.created_ms, JobRow.id) < (int(created_ms), job_id)
 
 
-def _views(session: Session, jobs: Sequence[JobRow], settings: Settings | None) -> tuple[JobView, ...]:
+def _views(
+    session: Session, jobs: Sequence[JobRow] | Sequence[Row[Any]], settings: Settings | None
+) -> tuple[JobView, ...]:
+    """Give the views of jobs, or of rows with the columns that are shown."""
     at_ms = now(session)
-    found = session.execute(
-        select(AttemptRow, WorkerSessionRow.name)
-        .join(JobRow, _is_current)
-        .join(WorkerSessionRow, WorkerSessionRow.id == AttemptRow.session_id)
-        .where(JobRow.id.in_([job.id for job in jobs]))
-    ).all()
+    tried = [job.id for job in jobs if job.attempt]
+    found = session.execute(_FINDING_ATTEMPTS, {"job_ids": tried}) if tried else ()
     attempts = {attempt.job_id: (attempt, name) for attempt, name in found}
     ids = [job.id for job in jobs]
     owners = accounts.find_users(session, sorted({job.user_id for job in jobs}))
@@ -205,7 +218,7 @@ def _views(session: Session, jobs: Sequence[JobRow], settings: Settings | None) 
 
 
 def _view(
-    job: JobRow,
+    job: JobRow | Row[Any],
     attempt: AttemptRow | None,
     worker: str | None,
     *,

@@ -79,6 +79,8 @@ class JobRow(Base):
         Index("ix_jobs_newest", "created_ms", "id"),
         Index("ix_jobs_of_organization", "organization_id", "created_ms", "id"),
         Index("ix_jobs_of_user", "user_id", "created_ms", "id"),
+        # Also for the numbers of jobs in each state, which it holds without the jobs.
+        Index("ix_jobs_states", "organization_id", "state", "created_ms", "id"),
     )  # fmt: skip
 
     id: Mapped[str] = mapped_column(primary_key=True)

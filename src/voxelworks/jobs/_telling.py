@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from sqlalchemy import Row
 from sqlalchemy.orm import Session
 
 from voxelworks import accounts, catalog, credits
@@ -31,7 +34,7 @@ def job_end(session: Session, job: JobRow) -> JobEnd:
     )  # fmt: skip
 
 
-def returned_of(job: JobRow, charge: ChargeView) -> int:
+def returned_of(job: JobRow | Row[Any], charge: ChargeView) -> int:
     """Give what came back of a charge: all of it, too, when the result cannot be published."""
     return charge.amount if job.publication == "failed" else charge.refunded
 

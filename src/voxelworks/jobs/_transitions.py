@@ -17,13 +17,18 @@ has claimed it, and fails when nobody can run it: no worker for too long, or an 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 
-from sqlalchemy import update
+from sqlalchemy import bindparam, inspect, update
 from sqlalchemy.orm import Session
+from sqlalchemy.sql.dml import ReturningUpdate
 
 from voxelworks.errors import IllegalTransition
 from voxelworks.jobs._tables import EventRow, JobRow
 from voxelworks.protocol.messages import JobState
+
+_NEW = "new_"
+"""Before the name of a column: the parameter with its new value."""
 
 LEGAL: Mapping[JobState, frozenset[JobState]] = {
     "queued": frozenset({"claimed", "running", "failed", "cancelled"}),
@@ -51,11 +56,11 @@ def move(
     seen, attempt = job.state, job.attempt
     if to not in LEGAL[seen]:
         raise IllegalTransition(f"job {job.id} is {seen}; it cannot become {to}")
+    values = {"state": to, "updated_ms": at_ms, **changes}
     moved = session.scalar(
-        update(JobRow)
-        .where(JobRow.id == job.id, JobRow.state == seen, JobRow.attempt == attempt)
-        .values(state=to, updated_ms=at_ms, **changes)
-        .returning(JobRow),
+        _moving(tuple(values)),
+        {"job_id": job.id, "seen": seen, "seen_attempt": attempt}
+        | {_NEW + name: value for name, value in values.items()},
         execution_options={"populate_existing": True, "synchronize_session": False},
     )
     if moved is None:
@@ -63,6 +68,21 @@ def move(
             f"job {job.id} has changed meanwhile and is no longer {seen}; look at it again"
         )
     note(session, job, at_ms=at_ms, who=who, why=why, from_state=seen)
+
+
+@lru_cache
+def _moving(names: tuple[str, ...]) -> ReturningUpdate[tuple[JobRow]]:
+    """Make the statement that sets these columns: there are few combinations, and each runs often."""
+    columns = inspect(JobRow).columns
+    return (
+        update(JobRow)
+        .where(
+            JobRow.id == bindparam("job_id"), JobRow.state == bindparam("seen"),
+            JobRow.attempt == bindparam("seen_attempt"),
+        )
+        .values({name: bindparam(_NEW + name, type_=columns[name].type) for name in names})
+        .returning(JobRow)
+    )  # fmt: skip
 
 
 def note(

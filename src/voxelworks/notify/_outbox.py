@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Mapping
+from functools import cache
 from typing import get_args
 
 from pydantic import ValidationError
-from sqlalchemy import func, select
+from sqlalchemy import bindparam, func, inspect, select
 from sqlalchemy.orm import Session
+from sqlalchemy.sql.dml import ReturningInsert
 
-from voxelworks.db import SecretBox, insert_into, now
+from voxelworks.db import SecretBox, dialect_of, insert_into, now
 from voxelworks.errors import IllegalTransition, InvalidInput, NotFound
 from voxelworks.notify._messages import MESSAGES, Alert, Template, Told
 from voxelworks.notify._tables import Channel, OutboxRow, OutboxState
@@ -21,6 +23,8 @@ from voxelworks.settings import Settings
 OPERATOR_WEBHOOK = "operator"
 """Stands for the webhook of the settings, as recipient."""
 ALERT_EVENT = "alert"
+_NEW = "new_"
+"""Before the name of a column: the parameter with the value of a row."""
 
 
 def post_mail(
@@ -139,19 +143,26 @@ def add_row(
     if told.holds_secret:
         assert box is not None, f"a {template} mail holds a secret: give the box to seal it with"
         content, sealed = {}, box.seal(json.dumps(content))
-    inserted = session.scalar(
-        insert_into(session, OutboxRow)
-        .values(
-            key=key, channel=channel, state=state, recipient=recipient, subject=one_line(told.subject),
-            template=template, context=content, sealed_context=sealed, reply_to=reply_to, user_id=user_id,
-            organization_id=organization_id, job_id=job_id, created_ms=at_ms,
-            due_ms=at_ms if state == "due" else None,
-            available_ms=at_ms if available_ms is None else available_ms, tries=0,
-        )
+    values = {
+        "key": key, "channel": channel, "state": state, "recipient": recipient, "subject": one_line(told.subject),
+        "template": template, "context": content, "sealed_context": sealed, "reply_to": reply_to,
+        "user_id": user_id, "organization_id": organization_id, "job_id": job_id, "created_ms": at_ms,
+        "due_ms": at_ms if state == "due" else None,
+        "available_ms": at_ms if available_ms is None else available_ms, "tries": 0,
+    }  # fmt: skip
+    adding = _adding(dialect_of(session), tuple(values))
+    return session.scalar(adding, {_NEW + name: value for name, value in values.items()}) is not None
+
+
+@cache
+def _adding(dialect: str, names: tuple[str, ...]) -> ReturningInsert[tuple[int]]:
+    columns = inspect(OutboxRow).columns
+    return (
+        insert_into(dialect, OutboxRow)
+        .values({name: bindparam(_NEW + name, type_=columns[name].type) for name in names})
         .on_conflict_do_nothing(index_elements=["key"])
         .returning(OutboxRow.id)
-    )  # fmt: skip
-    return inserted is not None
+    )
 
 
 def list_mails(

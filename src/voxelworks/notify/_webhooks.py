@@ -10,7 +10,7 @@ from collections.abc import Collection
 from typing import cast, get_args
 from urllib.parse import urlsplit
 
-from sqlalchemy import func, select
+from sqlalchemy import bindparam, func, select
 from sqlalchemy.orm import Session
 
 from voxelworks.addresses import AddressRules, check_address
@@ -28,6 +28,11 @@ TEST_EVENT = "test"
 COUNT_MAX = 20
 """Webhooks of one organization."""
 URL_LENGTH_MAX = 2000
+_FINDING_ON = (
+    select(WebhookRow.id, WebhookRow.events)
+    .where(WebhookRow.organization_id == bindparam("organization_id"), WebhookRow.is_on)
+    .order_by(WebhookRow.id)
+)
 
 
 def create_webhook(
@@ -137,12 +142,8 @@ test_webhook.__test__ = False  # type: ignore[attr-defined] # pytest would take 
 
 def webhooks_for(session: Session, end: JobEnd) -> list[str]:
     """Give the ids of the webhooks that are told of this end of a job."""
-    query = (
-        select(WebhookRow.id, WebhookRow.events)
-        .where(WebhookRow.organization_id == end.organization_id, WebhookRow.is_on)
-        .order_by(WebhookRow.id)
-    )
-    return [webhook_id for webhook_id, events in session.execute(query) if f"job.{end.state}" in events]
+    found = session.execute(_FINDING_ON, {"organization_id": end.organization_id})
+    return [webhook_id for webhook_id, events in found if f"job.{end.state}" in events]
 
 
 def read_told(row: OutboxRow) -> Told:

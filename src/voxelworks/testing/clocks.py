@@ -7,10 +7,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from typing import Any
+from unittest.mock import patch
 
 from sqlalchemy import event
 
-from voxelworks.db import Database, now_ms
+from voxelworks.db import Database, _clock, now_ms
 
 
 class MovedClock:
@@ -46,6 +47,7 @@ def moved_clock(database: Database, at: datetime | int = 0) -> Iterator[MovedClo
 
     event.listen(database.engine, "before_cursor_execute", tell, retval=True)
     try:
-        yield clock
+        with patch.object(_clock, "monotonic", lambda: 0.0):
+            yield clock
     finally:
         event.remove(database.engine, "before_cursor_execute", tell)

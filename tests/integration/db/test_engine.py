@@ -1,10 +1,11 @@
 import stat
 import time
 import traceback
+from contextlib import closing
 
 import pytest
 from pydantic import SecretStr
-from sqlalchemy import URL, text
+from sqlalchemy import URL, event, text
 from sqlalchemy.exc import DBAPIError
 
 from voxelworks.db import Database, now, open_database
@@ -141,3 +142,28 @@ def test_a_server_that_does_not_answer_is_told_without_its_password():
     ):
         now(session)
     assert "lovelace" not in str(refused.value)
+
+
+def test_the_database_is_asked_for_the_time_once_in_a_session(database):
+    asked = []
+    event.listen(
+        database.engine, "before_cursor_execute", lambda *arguments: asked.append(arguments[2]), named=False
+    )
+    with database.session() as session:
+        times = [now(session)]
+        asked.clear()
+        time.sleep(0.02)
+        times.append(now(session))
+    assert asked == []
+    assert 20 <= times[1] - times[0] < 5000
+
+
+@pytest.mark.parametrize("database", ["postgresql"], indirect=True)
+def test_connections_that_ended_while_nobody_used_them_are_made_anew(database, monkeypatch):
+    with database.session() as session:
+        pid = session.scalar(text("SELECT pg_backend_pid()"))
+    with closing(Database(database.engine.url)) as other, other.session() as session:
+        session.execute(text("SELECT pg_terminate_backend(:pid)"), {"pid": pid})
+    monkeypatch.setattr("voxelworks.db._engine._TRUSTED_S", 0.0)
+    with database.session() as session:
+        assert session.scalar(text("SELECT pg_backend_pid()")) != pid

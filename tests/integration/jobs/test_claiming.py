@@ -317,6 +317,18 @@ def test_a_job_that_nobody_could_run_for_long_fails(queue):
     assert short.state(other.id) == "queued"
 
 
+def test_a_job_that_nobody_can_run_is_found_behind_many_that_somebody_can(queue):
+    short = _set(queue, unrunnable_after_s=3600)
+    for number in range(5):
+        short.submit_convert(f"cortex{number}")
+    alone = short.submit()
+    short.advance(1800)
+    short.open_worker("converter", convert=1)
+    short.advance(1801)
+    assert short.reap() == 1
+    assert short.state(alone.id) == "failed"
+
+
 def test_a_server_that_was_away_gives_no_job_up_before_workers_can_be_back(queue):
     short = _set(queue, unrunnable_after_s=3600)
     job = short.submit()
