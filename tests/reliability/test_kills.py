@@ -28,7 +28,7 @@ def test_killed_workers_lose_and_double_nothing(
     def strike() -> None:
         busy = sorted(site.running())
         # Not when the last few jobs are left: each of them would be hit every time, and be poison by pure chance.
-        if len(busy) >= WORKERS / 2:
+        if len(busy) >= WORKERS / 4:
             victim = dice.choice(busy)
             site.kill_worker(victim)
             site.start_worker(victim)

@@ -14,6 +14,7 @@ from typing import Any
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import (
+    DataError,
     DBAPIError,
     InterfaceError,
     InvalidatePoolError,
@@ -165,9 +166,18 @@ def _make_private_file(path: Path) -> None:
 
 @contextmanager
 def _answering() -> Iterator[None]:
-    """Tell a database that does not answer from a fault of ours."""
+    """Tell a database that does not answer, and one that cannot store a value, from a fault of ours."""
     try:
         yield
+    except DataError as error:
+        reason = str(error.orig).strip().partition("\n")[0]
+        raise InvalidInput(f"the database cannot take a value of this request: {reason}") from error
+    except OverflowError as error:
+        if "SQLite" not in str(error):
+            raise
+        raise InvalidInput(
+            "the database cannot take a number of this request: it has more than 64 bits"
+        ) from error
     except (OperationalError, InterfaceError, PoolTimeoutError) as error:
         # The driver's words only: the text of SQLAlchemy's error would show statements and values.
         reason = str(error.orig if isinstance(error, DBAPIError) else error).strip().partition("\n")[0]

@@ -72,9 +72,9 @@ def create_app(settings: Settings, database: Database, keys: Keys) -> FastAPI:
     app.add_middleware(Guard, context=context)
     problems.install(app)
     for router in (*API_ROUTERS, workflows_api.submission_router()):
-        app.include_router(router, prefix="/api/v1")
+        app.include_router(router, prefix="/api/v1", responses=problems.REFUSALS)
     wk.install(app)
-    app.include_router(service_api.probe_router)
+    app.include_router(service_api.probe_router, responses=problems.REFUSALS)
     for router in PAGE_ROUTERS:
         app.include_router(router, include_in_schema=False)
     install_metrics(app)

@@ -9,6 +9,7 @@ from typing import Any
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel, ConfigDict
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
@@ -18,6 +19,23 @@ from voxelworks.server import rendering
 from voxelworks.server.wk import paths as wk_paths
 
 log = logging.getLogger(__name__)
+
+
+class Problem(BaseModel):
+    """Why a request was refused. Some refusals have further fields."""
+
+    model_config = ConfigDict(extra="allow")
+
+    code: str
+    """Stays the same; for programs."""
+    message: str
+    """A sentence for people."""
+
+
+REFUSALS: dict[int | str, dict[str, Any]] = {
+    "4XX": {"model": Problem, "description": "Refused: the answer says why, and what to do."}
+}
+"""For the description of every route."""
 
 _TOKEN = re.compile(r"vx[a-z]_[\w-]{20,}")
 """The address of an invitation, and of the page for a new password, is a secret by itself."""

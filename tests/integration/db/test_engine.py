@@ -167,3 +167,13 @@ def test_connections_that_ended_while_nobody_used_them_are_made_anew(database, m
     monkeypatch.setattr("voxelworks.db._engine._TRUSTED_S", 0.0)
     with database.session() as session:
         assert session.scalar(text("SELECT pg_backend_pid()")) != pid
+
+
+def test_a_number_that_no_database_can_take_is_bad_input(database):
+    with pytest.raises(InvalidInput, match="cannot take a"), database.session() as session:
+        session.execute(text("UPDATE queue_counts SET value = :value"), {"value": 2**70})
+
+
+def test_a_fault_of_ours_is_no_bad_input(database):
+    with pytest.raises(OverflowError), database.session():
+        int(float("inf"))

@@ -120,6 +120,26 @@ def test_every_workflow_has_a_route_with_its_own_schema(served):
     assert (wrong.status_code, "is not a voxel size" in wrong.json()["message"]) == (422, True)
 
 
+def test_every_route_says_how_it_refuses(served):
+    openapi = served.browser.get("/api/v1/openapi.json").json()
+    routes = [(path, route) for path, methods in openapi["paths"].items() for route in methods.values()]
+    # The numbers for Prometheus are no JSON, and are refused to nobody.
+    silent = {path for path, route in routes if "4XX" not in route["responses"]}
+    assert silent <= {"/metrics"}
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "operator/mails?after=-248213423317353860779",
+        "organization/audit?before=248213423317353860779",
+    ],
+)
+def test_a_number_that_is_too_large_is_bad_input(served, path):
+    answer = served.browser.get(f"/api/v1/{path}")
+    assert (answer.status_code, "cannot take a" in answer.json()["message"]) == (422, True)
+
+
 def test_workflows_are_described(served):
     described = {item["name"]: item for item in served.browser.get("/api/v1/workflows").json()}
     assert set(described) == set(workflows())

@@ -71,7 +71,7 @@ def list_transactions(context: Here, who: Who) -> list[CreditTransaction]:
     ]  # fmt: skip
 
 
-@router.post("/creditTransactions/addCredits")
+@router.post("/creditTransactions/addCredits", response_class=Response)
 def add_credits(
     context: Here,
     who: Who,
@@ -95,7 +95,7 @@ def add_credits(
     return Response()
 
 
-@router.patch("/creditTransactions/{transaction_id}")
+@router.patch("/creditTransactions/{transaction_id}", response_class=Response)
 def refund(context: Here, who: Who, transaction_id: str) -> Response:
     """Refuse to refund by hand: a charge is returned by ending its job, and in no other way."""
     _require_credits(context)
@@ -105,7 +105,7 @@ def refund(context: Here, who: Who, transaction_id: str) -> Response:
     )
 
 
-@router.get("/maintenance/revokeExpiredCredits")
+@router.get("/maintenance/revokeExpiredCredits", response_class=Response)
 def revoke_expired(context: Here, who: Who) -> Response:
     """Book what has expired. It cannot be spent in any case, so this changes no balance. For operators."""
     accounts.require(who, Action.OPERATE)
@@ -114,7 +114,7 @@ def revoke_expired(context: Here, who: Who) -> Response:
     return Response()
 
 
-@router.post("/pricing/requestCredits")
+@router.post("/pricing/requestCredits", response_class=Response)
 def request_credits(
     context: Here,
     who: Who,

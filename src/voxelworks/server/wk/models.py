@@ -19,6 +19,18 @@ class Wire(BaseModel):
     )
 
 
+class RefusalMessage(Wire):
+    error: str
+
+
+class Refusal(Wire):
+    """Why a request was refused."""
+
+    messages: tuple[RefusalMessage, ...]
+    code: str
+    """Ours; WEBKNOSSOS has none."""
+
+
 class ForeignJob(Wire):
     """A job, as clients see it."""
 

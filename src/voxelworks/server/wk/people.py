@@ -74,7 +74,7 @@ def give_token(context: Here, request: Request, who: Who) -> Token:
     return Token(token=token)
 
 
-@router.delete("/auth/token")
+@router.delete("/auth/token", response_class=Response)
 def end_token(context: Here, who: Who) -> Response:
     """End the token that `GET /auth/token` gave to a login session."""
     accounts.require(who, Action.MANAGE_TOKENS_OWN)

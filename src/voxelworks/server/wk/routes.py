@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from fastapi import APIRouter, FastAPI
 
 from voxelworks.server.wk import credits, datasets, jobs, people, service, worker
+from voxelworks.server.wk.models import Refusal
 from voxelworks.server.wk.paths import PREFIXES
+
+REFUSALS: dict[int | str, dict[str, Any]] = {
+    "4XX": {"model": Refusal, "description": "Refused: the messages say why."}
+}
 
 # Workers first: their `/jobs/request` is no id of a job.
 ROUTERS: tuple[APIRouter, ...] = (
@@ -18,6 +25,10 @@ def install(app: FastAPI) -> None:
     for prefix in PREFIXES:
         for router in ROUTERS:
             app.include_router(
-                router, prefix=prefix, tags=["webknossos"], include_in_schema=prefix == PREFIXES[0]
+                router,
+                prefix=prefix,
+                tags=["webknossos"],
+                include_in_schema=prefix == PREFIXES[0],
+                responses=REFUSALS,
             )
     app.include_router(datasets.links_router, include_in_schema=False)

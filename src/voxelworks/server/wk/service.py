@@ -22,7 +22,7 @@ _COST_KEYS = {
 }
 
 
-@router.get("/health")
+@router.get("/health", response_class=Response)
 def check_health() -> Response:
     """Say that the server answers."""
     return Response()

@@ -64,7 +64,7 @@ def request_jobs(
     return answer
 
 
-@router.post("/jobs/{job_id}/status")
+@router.post("/jobs/{job_id}/status", response_class=Response)
 async def report(context: Here, worker: ForeignWorker, request: Request, job_id: str) -> Response:
     """Take in the state of a job. Ends are final: another one is refused, the same one is welcome again."""
     told = parse_model(ForeignReport, _read_object(await request.body()))
@@ -72,7 +72,7 @@ async def report(context: Here, worker: ForeignWorker, request: Request, job_id:
     return Response()
 
 
-@router.post("/jobs/{job_id}/attachVoxelyticsWorkflow")
+@router.post("/jobs/{job_id}/attachVoxelyticsWorkflow", response_class=Response)
 async def attach_workflow(context: Here, worker: ForeignWorker, request: Request, job_id: str) -> Response:
     """Note the name of the worker's own report of a job. The body is a JSON string."""
     workflow_hash = _read_text(await request.body())
@@ -80,7 +80,7 @@ async def attach_workflow(context: Here, worker: ForeignWorker, request: Request
     return Response()
 
 
-@router.post("/jobs/{job_id}/attachDatasetToInference")
+@router.post("/jobs/{job_id}/attachDatasetToInference", response_class=Response)
 async def attach_dataset(context: Here, worker: ForeignWorker, request: Request, job_id: str) -> Response:
     """Note which dataset an inference made. The body is the name of its folder, as a JSON string."""
     name = _read_text(await request.body())
