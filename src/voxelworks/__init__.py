@@ -21,5 +21,6 @@ def __getattr__(name: str) -> Any:
     if name == "__version__":
         from importlib.metadata import version
 
-        return version("voxelworks")
+        globals()[name] = version("voxelworks")
+        return globals()[name]
     raise AttributeError(f"module 'voxelworks' has no attribute {name!r}")

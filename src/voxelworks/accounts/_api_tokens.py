@@ -164,7 +164,11 @@ def mint_job_token(
 
 
 def end_job_tokens(session: Session, job_id: str) -> None:
-    session.execute(_ENDING_JOB_TOKENS, {"ended_job_id": job_id})
+    session.execute(
+        _ENDING_JOB_TOKENS, {"ended_job_id": job_id},
+        # What a session holds of them it finds through the database alone: parameters are not looked at otherwise.
+        execution_options={"synchronize_session": "fetch"},
+    )  # fmt: skip
 
 
 def _check_scopes(scopes: Collection[Scope]) -> list[Scope]:

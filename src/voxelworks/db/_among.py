@@ -6,7 +6,7 @@ planned anew every time.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Self
 
 from sqlalchemy import JSON, BindParameter, Boolean, Text, bindparam
 from sqlalchemy.dialects.postgresql import ARRAY
@@ -14,6 +14,7 @@ from sqlalchemy.engine import Dialect
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import FunctionElement
+from sqlalchemy.sql.operators import OperatorType
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
 
@@ -22,6 +23,10 @@ class among(FunctionElement[bool]):  # noqa: N801 - an SQL function, written lik
 
     type = Boolean()
     inherit_cache = True
+
+    def self_group(self, against: OperatorType | None = None) -> Self:  # noqa: ARG002 - as in SQLAlchemy
+        # SQLAlchemy would compare it with 1 on SQLite, which has no booleans: no index serves that.
+        return self
 
 
 def texts(name: str) -> BindParameter[list[str]]:

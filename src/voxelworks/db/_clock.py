@@ -38,7 +38,8 @@ _ASKED = "voxelworks.db.asked"
 def now(session: Session) -> int:
     """Give the time, in milliseconds since 1970 in UTC, by the clock of the database.
 
-    It is asked once in each session; from there on the time that passes here is added.
+    It is asked once in each session; from there on the time that passes here is added. So it may be behind by as long
+    as its answer took to be heard, never ahead.
     """
     if _ASKED not in session.info:
         at_ms: int = session.execute(_ASKING).scalar_one()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 import time
@@ -30,6 +31,8 @@ from voxelworks.db._mounts import refuse_network_file_system
 from voxelworks.errors import InvalidInput, StorageFailed, TargetNotWritable
 from voxelworks.settings import Settings
 
+log = logging.getLogger(__name__)
+
 _BUSY_TIMEOUT_MS = 30_000
 _OPTIONS: dict[str, Any] = {"pool_size": 20, "max_overflow": 20, "hide_parameters": True}
 """The server answers up to 40 requests side by side, and to open a connection takes longer than most of them.
@@ -38,9 +41,11 @@ Errors end in logs, where nobody looks for mail addresses and hashes of tokens: 
 """
 _READING = "voxelworks_is_reading"
 _TRUSTED_S = 1.0
-"""A connection that was used so recently is used again without asking whether the server is still there: to restart
-takes a server longer."""
+"""A connection that was used so recently is used again without asking whether the server is still there. If it is not,
+the request is told to try again."""
 _USED_S = "voxelworks_used_s"
+_OUT_OF_RANGE, _NO_SUCH_CHARACTER = "22003", "22021"
+"""SQLSTATE of PostgreSQL: `numeric_value_out_of_range`, `character_not_in_repertoire`."""
 
 
 class Database:
@@ -86,6 +91,7 @@ class Database:
         """
         with (
             _answering(),
+            _taking_values(),
             self._turn_to_write(),
             Session(self._engine, expire_on_commit=False) as session,
             session.begin(),
@@ -95,7 +101,7 @@ class Database:
     @contextmanager
     def read_session(self) -> Iterator[Session]:
         """Give a session that sees one state of the database, cannot write, and holds up no writer."""
-        with _answering(), Session(self._reading_engine) as session, session.begin():
+        with _answering(), _taking_values(), Session(self._reading_engine) as session, session.begin():
             yield session
 
     @contextmanager
@@ -166,22 +172,34 @@ def _make_private_file(path: Path) -> None:
 
 @contextmanager
 def _answering() -> Iterator[None]:
-    """Tell a database that does not answer, and one that cannot store a value, from a fault of ours."""
+    """Tell a database that does not answer from a fault of ours."""
     try:
         yield
-    except DataError as error:
-        reason = str(error.orig).strip().partition("\n")[0]
-        raise InvalidInput(f"the database cannot take a value of this request: {reason}") from error
-    except OverflowError as error:
-        if "SQLite" not in str(error):
-            raise
-        raise InvalidInput(
-            "the database cannot take a number of this request: it has more than 64 bits"
-        ) from error
     except (OperationalError, InterfaceError, PoolTimeoutError) as error:
         # The driver's words only: the text of SQLAlchemy's error would show statements and values.
         reason = str(error.orig if isinstance(error, DBAPIError) else error).strip().partition("\n")[0]
         raise StorageFailed(f"the database does not answer ({reason}); try again when it is back") from error
+
+
+@contextmanager
+def _taking_values() -> Iterator[None]:
+    """Tell values that no column can hold from a fault of ours. They come with requests, whose types are wider."""
+    try:
+        yield
+    except (DataError, OverflowError) as error:
+        if not _is_beyond_columns(error):
+            raise
+        log.warning("refused a value that the database cannot hold: %s", type(error).__name__)
+        raise InvalidInput(
+            "the database cannot take a value of this request: numbers have at most 64 bits, and texts no character 0"
+        ) from error
+
+
+def _is_beyond_columns(error: DataError | OverflowError) -> bool:
+    if isinstance(error, OverflowError):
+        return "SQLite" in str(error)
+    # None: refused by the driver, which looks for the character 0.
+    return getattr(error.orig, "sqlstate", None) in (None, _OUT_OF_RANGE, _NO_SUCH_CHARACTER)
 
 
 def _sqlite_engine(url: URL) -> Engine:

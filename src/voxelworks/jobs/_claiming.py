@@ -68,10 +68,13 @@ def claim(
     if worker.drained_ms is not None:
         raise WorkerDrained(f"worker {worker.name} shall take no more jobs; start it anew when it may again")
     workflows = _capable_of(worker)
-    found = _look_around(session, worker, workflows, settings)
+    offered = tuple(
+        name for name in PRIORITY_CLASSES if worker.slots.get(name, 0) > 0 and _may_take(free, name)
+    )
+    found = _look_around(session, worker, Shape.of(worker, workflows, offered, settings))
     at_ms = found.at_ms
     touch(worker, at_ms, settings)
-    classes = found.classes_to_serve(worker, free)
+    classes = [name for name in offered if found.can_serve(worker, name)]
     has_left = worker.leaves_ms is not None and worker.leaves_ms <= at_ms
     if worker.paused_ms is not None or has_left or not classes or not found.has_work:
         return None
@@ -96,28 +99,21 @@ class _Found:
 
     at_ms: int
     has_work: bool
-    """Whether there was a job for it, whatever it holds and is paused. That is looked at again when it has its turn."""
+    """Whether a job would be for it, if it held none and nothing were paused. Its turn shows which one."""
     paused: frozenset[PriorityClass]
     held: Mapping[PriorityClass, int]
     """Jobs that the worker holds."""
 
-    def classes_to_serve(
-        self, worker: WorkerSessionRow, told: Mapping[PriorityClass, int] | None
-    ) -> list[PriorityClass]:
-        """Give the classes that the worker has a slot for and that are not paused."""
-        return [
-            name
-            for name in PRIORITY_CLASSES
-            if name not in self.paused
-            and worker.slots.get(name, 0) > self.held[name]
-            and (told is None or told.get(name, 0) > 0)
-        ]
+    def can_serve(self, worker: WorkerSessionRow, name: PriorityClass) -> bool:
+        """Whether the worker has a slot left for a class that is not paused."""
+        return name not in self.paused and worker.slots.get(name, 0) > self.held[name]
 
 
-def _look_around(
-    session: Session, worker: WorkerSessionRow, workflows: dict[str, int], settings: Settings
-) -> _Found:
-    shape = Shape.of(worker, workflows, PRIORITY_CLASSES, settings)
+def _may_take(told: Mapping[PriorityClass, int] | None, name: PriorityClass) -> bool:
+    return told is None or told.get(name, 0) > 0
+
+
+def _look_around(session: Session, worker: WorkerSessionRow, shape: Shape) -> _Found:
     at_ms, job_id, *rest = session.execute(_looking(shape), values(worker) | {"session_id": worker.id}).one()
     paused, held = rest[: len(PRIORITY_CLASSES)], rest[len(PRIORITY_CLASSES) :]
     return _Found(

@@ -167,6 +167,8 @@ def _unrunnable(session: Session, since_ms: int) -> JobRow | None:
     )  # fmt: skip
     # Thousands may wait, and need only a few different things.
     needed = session.execute(select(*_NEEDS).where(*waiting).distinct()).all()
+    if not needed:
+        return None
     workers = session.scalars(select(WorkerSessionRow).where(WorkerSessionRow.seen_ms >= since_ms)).all()
     for needs in needed:
         if any(could_run(worker, needs) for worker in workers):

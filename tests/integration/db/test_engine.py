@@ -10,6 +10,7 @@ from sqlalchemy.exc import DBAPIError
 
 from voxelworks.db import Database, now, open_database
 from voxelworks.errors import InvalidInput, StorageFailed, TargetNotWritable
+from voxelworks.jobs._locks import _FINDING_WAITING
 from voxelworks.settings import Settings
 
 
@@ -172,6 +173,34 @@ def test_connections_that_ended_while_nobody_used_them_are_made_anew(database, m
 def test_a_number_that_no_database_can_take_is_bad_input(database):
     with pytest.raises(InvalidInput, match="cannot take a"), database.session() as session:
         session.execute(text("UPDATE queue_counts SET value = :value"), {"value": 2**70})
+
+
+def test_lists_of_texts_are_looked_up_by_an_index(database):
+    waiting = str(_FINDING_WAITING.compile(database.engine))
+    assert "= 1" not in waiting
+    with database.session() as session:
+        assert session.scalars(_FINDING_WAITING, {"after_ids": ["some", "other"]}).all() == []
+
+
+def test_a_text_that_no_database_can_take_is_bad_input(postgresql_server):
+    with (
+        closing(Database(postgresql_server)) as database,
+        pytest.raises(InvalidInput, match="character 0"),
+        database.session() as session,
+    ):
+        session.execute(text("SELECT :text"), {"text": "a\0b"})
+
+
+def test_a_connection_that_ended_a_moment_ago_fails_once(postgresql_server):
+    with closing(Database(postgresql_server)) as database, closing(Database(postgresql_server)) as other:
+        with database.session() as session:
+            pid = session.scalar(text("SELECT pg_backend_pid()"))
+        with other.session() as session:
+            session.execute(text("SELECT pg_terminate_backend(:pid)"), {"pid": pid})
+        with pytest.raises(StorageFailed, match="try again"), database.session() as session:
+            session.scalar(text("SELECT 1"))
+        with database.session() as session:
+            assert session.scalar(text("SELECT 1")) == 1
 
 
 def test_a_fault_of_ours_is_no_bad_input(database):

@@ -4,6 +4,7 @@ from collections import Counter
 from dataclasses import replace
 
 import pytest
+from sqlalchemy import insert
 
 from paid_work import installed
 from voxelworks import catalog, jobs
@@ -319,8 +320,16 @@ def test_a_job_that_nobody_could_run_for_long_fails(queue):
 
 def test_a_job_that_nobody_can_run_is_found_behind_many_that_somebody_can(queue):
     short = _set(queue, unrunnable_after_s=3600)
-    for number in range(5):
-        short.submit_convert(f"cortex{number}")
+    first = short.submit_convert("cortex")
+    with short.database.session() as session:
+        # The search looked at the first thousand once.
+        row = {
+            column.name: getattr(session.get_one(JobRow, first.id), column.key)
+            for column in JobRow.__table__.columns
+        }
+        session.execute(
+            insert(JobRow), [row | {"id": f"{number:08}", "reserved_place": None} for number in range(1001)]
+        )
     alone = short.submit()
     short.advance(1800)
     short.open_worker("converter", convert=1)
