@@ -13,6 +13,7 @@ from .drill_site import DrillSite, every, judge
 
 WORKERS = rounds(4, 20)
 KILLS_MIN = rounds(3, 50)
+BUSY_MIN = rounds(2, 5)
 
 
 @pytest.mark.faults("T2", "A random busy worker is killed every second and started again")
@@ -28,7 +29,7 @@ def test_killed_workers_lose_and_double_nothing(
     def strike() -> None:
         busy = sorted(site.running())
         # Not when the last few jobs are left: each of them would be hit every time, and be poison by pure chance.
-        if len(busy) >= WORKERS / 4:
+        if len(busy) >= BUSY_MIN:
             victim = dice.choice(busy)
             site.kill_worker(victim)
             site.start_worker(victim)
