@@ -8,9 +8,9 @@ from sqlalchemy import bindparam, delete, func, select, update
 from sqlalchemy.orm import Session
 
 from voxelworks.accounts._audit import audit
-from voxelworks.accounts._people import principal_as
+from voxelworks.accounts._people import principal_as, shown
 from voxelworks.accounts._sessions import TOUCH_MS
-from voxelworks.accounts._tables import ApiTokenRow, MembershipRow, UserRow
+from voxelworks.accounts._tables import ApiTokenRow
 from voxelworks.accounts._texts import check_name
 from voxelworks.accounts._tokens import Prefix, digest, hint, make_id, make_token
 from voxelworks.db import now, now_ms
@@ -22,16 +22,7 @@ TOKENS_MAX = 100
 """API tokens that one person may have in one organization."""
 _DAY_MS = 86_400_000
 _JOB_SCOPES: list[Scope] = ["read"]
-_FINDING = (
-    select(ApiTokenRow, UserRow, MembershipRow.role, now_ms())
-    .join(UserRow, UserRow.id == ApiTokenRow.user_id)
-    .join(
-        MembershipRow,
-        (MembershipRow.user_id == ApiTokenRow.user_id)
-        & (MembershipRow.organization_id == ApiTokenRow.organization_id),
-    )
-    .where(ApiTokenRow.token_hash == bindparam("token_hash"), UserRow.disabled_ms.is_(None))
-)
+_FINDING = shown(ApiTokenRow)
 _ENDING_JOB_TOKENS = delete(ApiTokenRow).where(ApiTokenRow.job_id == bindparam("ended_job_id"))
 
 

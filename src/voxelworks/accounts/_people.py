@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from typing import Any
 
-from sqlalchemy import bindparam, delete, exists, select
+from sqlalchemy import Select, bindparam, delete, exists, select
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from voxelworks.accounts._audit import audit
@@ -20,7 +21,7 @@ from voxelworks.accounts._tables import (
 )
 from voxelworks.accounts._texts import check_email, check_name
 from voxelworks.accounts._tokens import make_id
-from voxelworks.db import among, insert_into, now, texts
+from voxelworks.db import among, insert_into, now, now_ms, texts
 from voxelworks.errors import IllegalTransition, NotFound, NotLetIn, TargetExists
 from voxelworks.protocol.people import (
     LOCAL_ORGANIZATION_ID,
@@ -42,6 +43,23 @@ _FINDING_PRINCIPAL = (
     )
 )
 _FINDING_USERS = select(UserRow).where(among(UserRow.id, texts("ids")))
+
+
+def shown(proof: type[ApiTokenRow] | type[LoginSessionRow]) -> Select[*tuple[Any, ...]]:
+    """Select what somebody has shown, with its user, their role, and the time.
+
+    Role and user are looked up every time: who was removed, disabled, or has another role, has it at once.
+    """
+    return (
+        select(proof, UserRow, MembershipRow.role, now_ms())
+        .join(UserRow, UserRow.id == proof.user_id)
+        .join(
+            MembershipRow,
+            (MembershipRow.user_id == proof.user_id)
+            & (MembershipRow.organization_id == proof.organization_id),
+        )
+        .where(proof.token_hash == bindparam("token_hash"), UserRow.disabled_ms.is_(None))
+    )
 
 
 def prepare(session: Session) -> None:

@@ -6,8 +6,8 @@ from sqlalchemy import delete, func, select, update
 from sqlalchemy.orm import Session
 
 from voxelworks.accounts._audit import audit
-from voxelworks.accounts._people import get_user, oldest_first, principal_as
-from voxelworks.accounts._tables import LoginSessionRow, MembershipRow, UserRow
+from voxelworks.accounts._people import get_user, oldest_first, principal_as, shown
+from voxelworks.accounts._tables import LoginSessionRow, MembershipRow
 from voxelworks.accounts._texts import shortened
 from voxelworks.accounts._tokens import Prefix, digest, make_id, make_token
 from voxelworks.db import now, now_ms
@@ -21,6 +21,7 @@ SESSIONS_MAX = 50
 """Sessions that one person may have; beyond this the one that was used longest ago ends."""
 _ADDRESS_CHARACTERS_MAX = 64
 _AGENT_CHARACTERS_MAX = 300
+_FINDING = shown(LoginSessionRow)
 
 
 def open_login_session(
@@ -73,17 +74,7 @@ def find_login(session: Session, cookie: str, settings: Settings) -> tuple[Princ
     """Tell who a browser is, and whether its use should be noted."""
     if not cookie.startswith(Prefix.SESSION):
         return None
-    found = session.execute(
-        select(LoginSessionRow, UserRow, MembershipRow.role, now_ms())
-        .join(UserRow, UserRow.id == LoginSessionRow.user_id)
-        # The membership is looked up every time: who was removed, or has another role, has it at once.
-        .join(
-            MembershipRow,
-            (MembershipRow.user_id == LoginSessionRow.user_id)
-            & (MembershipRow.organization_id == LoginSessionRow.organization_id),
-        )
-        .where(LoginSessionRow.token_hash == digest(cookie), UserRow.disabled_ms.is_(None))
-    ).first()
+    found = session.execute(_FINDING, {"token_hash": digest(cookie)}).first()
     if found is None:
         return None
     login, user, role, at_ms = found
