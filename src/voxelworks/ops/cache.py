@@ -22,19 +22,25 @@ def folder() -> Path:
     chosen = os.environ.get(VARIABLE)
     if chosen:
         return Path(chosen)
-    from voxelworks import __version__
     from voxelworks.settings import Settings
 
-    return choose(Settings().cache_dir / "numba" / __version__)
+    return choose(preferred(Settings().cache_dir))
 
 
-def choose(preferred: Path) -> Path:
+def preferred(cache_dir: Path) -> Path:
+    """Name the folder of this version in the folder of the settings."""
+    from voxelworks import __version__
+
+    return cache_dir / "numba" / __version__
+
+
+def choose(wanted: Path) -> Path:
     """Choose the preferred folder, or one of this user's own if it cannot be written.
 
     What lies there is executed, so a folder that others may write to is never used.
     """
-    if _is_ours(preferred):
-        return preferred
+    if _is_ours(wanted):
+        return wanted
     own = Path(tempfile.gettempdir()) / f"voxelworks-{os.getuid()}"
     if _is_ours(own):
         return own

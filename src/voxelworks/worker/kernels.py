@@ -17,6 +17,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import voxelworks
+from voxelworks.ops import cache
 from voxelworks.settings import Settings
 
 COMPILE_TIMEOUT_S = 1800.0
@@ -26,7 +27,7 @@ _logger = logging.getLogger(__name__)
 
 def folder(settings: Settings) -> Path | None:
     """Give the folder of compiled functions; None if it is not there, or others may write to it."""
-    path = _preferred(settings)
+    path = cache.preferred(settings.cache_dir)
     try:
         status = path.stat(follow_symlinks=False)
     except OSError:
@@ -36,12 +37,8 @@ def folder(settings: Settings) -> Path | None:
 
 def prepare(settings: Settings) -> None:
     """Have all functions compiled that come with Voxelworks, in the background, unless that was done before."""
-    if not (_preferred(settings) / _stamp()).exists():
+    if not (cache.preferred(settings.cache_dir) / _stamp()).exists():
         threading.Thread(target=_compile, args=(settings,), name="kernels", daemon=True).start()
-
-
-def _preferred(settings: Settings) -> Path:
-    return settings.cache_dir / "numba" / voxelworks.__version__
 
 
 def _compile(settings: Settings) -> None:

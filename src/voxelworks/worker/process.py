@@ -20,6 +20,7 @@ from typing import Annotated
 
 from pydantic import Field, TypeAdapter, ValidationError
 
+from voxelworks.ops import cache
 from voxelworks.protocol.messages import ChildMessage
 from voxelworks.worker import limits
 from voxelworks.worker.ending import StopReason
@@ -142,7 +143,7 @@ class JobProcess:
         folder = self._scratch / "kernels"
         if kernels is not None:
             shutil.copytree(kernels, folder)
-        return {"NUMBA_CACHE_DIR": str(folder)}
+        return {cache.VARIABLE: str(folder)}
 
     def _with_scratch(self, spec: JobSpec) -> JobSpec:
         view = spec.confinement
