@@ -231,6 +231,12 @@
   document.addEventListener("visibilitychange", tick);
   document.addEventListener("htmx:afterSettle", tick);
 
+  // A bar glides from the width that it had: htmx gives it to the new element until that settles, but a browser takes
+  // no width for a start that it has not computed, and it may settle before the next frame.
+  document.addEventListener("htmx:afterSwap", (event) => {
+    for (const fill of event.target.querySelectorAll(".bar-fill")) getComputedStyle(fill).getPropertyValue("width");
+  });
+
   // A form that comes back stays where it was read; another page begins at its top.
   document.addEventListener("htmx:afterSettle", (event) => {
     const path = event.detail.pathInfo;
