@@ -34,7 +34,7 @@ _KINDS: Mapping[ActivityKind, ColumnElement[bool]] = {
     "purchase": and_(BookingRow.kind == "grant", GrantRow.kind == "paid"),
     "compensation": and_(BookingRow.kind == "grant", GrantRow.kind == "compensation"),
     "spending": BookingRow.kind == "hold",
-    "refund": BookingRow.kind == "release",
+    "refund": BookingRow.kind.in_(("release", "refund")),
     "expiry": BookingRow.kind == "expire",
 }
 _CSV_HEAD = (
@@ -124,13 +124,15 @@ def _activity_view(
     booking: BookingRow, grant: GrantRow, reservation: ReservationRow | None, moved: int
 ) -> ActivityView:
     is_grant = booking.kind == "grant"
-    kinds: Mapping[str, ActivityKind] = {"hold": "spending", "release": "refund", "expire": "expiry"}
+    kinds: Mapping[str, ActivityKind] = {
+        "hold": "spending", "release": "refund", "refund": "refund", "expire": "expiry",
+    }  # fmt: skip
     return ActivityView(
         id=booking.id,
         at_ms=booking.at_ms,
         kind=_OF_GRANTS[grant.kind] if is_grant else kinds[booking.kind],
         # PostgreSQL adds up integers as decimal numbers.
-        change=int(moved) if booking.kind in ("grant", "release") else -int(moved),
+        change=int(moved) if booking.kind in ("grant", "release", "refund") else -int(moved),
         available_after=booking.available_after,
         job_id=reservation and reservation.job_id,
         state=reservation.state if reservation is not None and booking.kind == "hold" else None,

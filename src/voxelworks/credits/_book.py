@@ -25,6 +25,7 @@ MOVES: Mapping[BookingKind, tuple[Account, Account]] = {
     "hold": ("available", "held"),
     "settle": ("held", "spent"),
     "release": ("held", "available"),
+    "refund": ("spent", "available"),
     "expire": ("available", "expired"),
 }
 

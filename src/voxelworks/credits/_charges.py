@@ -1,4 +1,7 @@
-"""What jobs cost: held when they are submitted, settled when they succeed, released in every other end."""
+"""What jobs cost: held when they are submitted, settled when they succeed, released in every other end.
+
+What was settled is refunded if nobody will ever see the result.
+"""
 
 from __future__ import annotations
 
@@ -28,9 +31,15 @@ from voxelworks.settings import Settings
 COMPENSATION_MS_MIN = 7 * 24 * 3_600_000
 """How long credits can be used at least that are given in place of expired ones."""
 
-_IS_HELD = (ReservationRow.job_id == bindparam("job_id"), ReservationRow.state == "held")
-_FINDING_HELD = select(ReservationRow.organization_id).where(*_IS_HELD)
-_LOCKING_HELD = select(ReservationRow).where(*_IS_HELD).with_for_update()
+_LATEST = (
+    select(ReservationRow)
+    .where(ReservationRow.job_id == bindparam("job_id"))
+    .order_by(ReservationRow.charge_number.desc())
+    .limit(1)
+)
+"""A charge that is held is the latest of its job."""
+_FINDING_LATEST = _LATEST.with_only_columns(ReservationRow.organization_id, ReservationRow.state)
+_LOCKING_LATEST = _LATEST.with_for_update()
 _FINDING_CHARGES = (
     select(ReservationRow)
     .where(among(ReservationRow.job_id, texts("job_ids")))
@@ -94,10 +103,9 @@ def hold(
 
 def settle(session: Session, job_id: str, *, who: str) -> None:
     """Spend what a job holds. Without a hold, or a second time, nothing happens."""
-    held = _take_held(session, job_id)
-    if held is None:
-        return
-    _end(session, held, "settled", who=who)
+    held = _take(session, job_id, "held")
+    if held is not None:
+        _move(session, held, "settle", "settled", who=who)
 
 
 def release(session: Session, job_id: str, *, is_our_fault: bool, who: str) -> Returned | None:
@@ -116,28 +124,22 @@ def release(session: Session, job_id: str, *, is_our_fault: bool, who: str) -> R
     Returned or None
         None if the job holds nothing (any more).
     """
-    held = _take_held(session, job_id)
-    if held is None:
-        return None
-    _end(session, held, "released", who=who)
-    lost = [(grant, amount) for grant, amount in held.parts if has_expired(grant, held.at_ms)]
-    for part in lost:
-        book(
-            session, held.balance, "expire", [part], at_ms=held.at_ms, who="server",
-            reservation_id=held.reservation.id, comment=f"returned by job {job_id} after its end",
-        )  # fmt: skip
-    lost_amount = sum(amount for _, amount in lost)
-    if is_our_fault and lost_amount:
-        _compensate(session, held, lost_amount)
-    return Returned(
-        charge_number=held.reservation.charge_number,
-        amount=held.reservation.amount,
-        parts=tuple(
-            ReturnedPart(grant_id=grant.id, amount=amount, has_expired=has_expired(grant, held.at_ms))
-            for grant, amount in held.parts
-        ),
-        compensated=lost_amount if is_our_fault else 0,
-    )
+    held = _take(session, job_id, "held")
+    return None if held is None else _give_back(session, held, "release", is_our_fault=is_our_fault, who=who)
+
+
+def refund(session: Session, job_id: str, *, who: str) -> Returned | None:
+    """Give back what a job has spent, to the grants it came from: its result is lost by our fault.
+
+    What goes back to a grant that has ended meanwhile expires at once, and as much is granted anew, for some time.
+
+    Returns
+    -------
+    Returned or None
+        None if the job has spent nothing, or it was given back already.
+    """
+    spent = _take(session, job_id, "settled")
+    return None if spent is None else _give_back(session, spent, "refund", is_our_fault=True, who=who)
 
 
 def charge_of(session: Session, job_id: str) -> ChargeView | None:
@@ -152,8 +154,8 @@ def charges_of(session: Session, job_ids: Iterable[str]) -> dict[str, ChargeView
 
 
 @dataclass(frozen=True)
-class _Held:
-    """A hold that this transaction alone may end."""
+class _Taken:
+    """A charge that this transaction alone may change."""
 
     balance: BalanceRow
     reservation: ReservationRow
@@ -162,26 +164,51 @@ class _Held:
     at_ms: int
 
 
-def _take_held(session: Session, job_id: str) -> _Held | None:
-    organization_id = session.scalar(_FINDING_HELD, {"job_id": job_id})
-    if organization_id is None:
+def _take(session: Session, job_id: str, state: ChargeState) -> _Taken | None:
+    """Lock the latest charge of a job, if it is in this state."""
+    found = session.execute(_FINDING_LATEST, {"job_id": job_id}).first()
+    if found is None or found.state != state:
         return None
-    balance, at_ms = take(session, organization_id)
-    # Looked for again under the lock: whoever had it before may have ended the hold (I6).
+    balance, at_ms = take(session, found.organization_id)
+    # Looked for again under the lock: whoever had it before may have changed the charge (I6).
     reservation = session.scalar(
-        _LOCKING_HELD, {"job_id": job_id}, execution_options={"populate_existing": True}
+        _LOCKING_LATEST, {"job_id": job_id}, execution_options={"populate_existing": True}
     )
-    if reservation is None:
+    if reservation is None or reservation.state != state:
         return None
-    return _Held(balance, reservation, _lineage(session, reservation), at_ms)
+    return _Taken(balance, reservation, _lineage(session, reservation), at_ms)
 
 
-def _end(session: Session, held: _Held, state: ChargeState, *, who: str) -> None:
-    kind: BookingKind = "settle" if state == "settled" else "release"
-    held.reservation.state = state
-    held.reservation.ended_ms = held.at_ms
+def _move(session: Session, charge: _Taken, kind: BookingKind, state: ChargeState, *, who: str) -> None:
+    charge.reservation.state = state
+    charge.reservation.ended_ms = charge.at_ms
     book(
-        session, held.balance, kind, held.parts, at_ms=held.at_ms, who=who, reservation_id=held.reservation.id
+        session, charge.balance, kind, charge.parts, at_ms=charge.at_ms, who=who,
+        reservation_id=charge.reservation.id,
+    )  # fmt: skip
+
+
+def _give_back(
+    session: Session, charge: _Taken, kind: BookingKind, *, is_our_fault: bool, who: str
+) -> Returned:
+    _move(session, charge, kind, "released", who=who)
+    lost = [(grant, amount) for grant, amount in charge.parts if has_expired(grant, charge.at_ms)]
+    for part in lost:
+        book(
+            session, charge.balance, "expire", [part], at_ms=charge.at_ms, who="server",
+            reservation_id=charge.reservation.id, comment=f"returned by job {charge.reservation.job_id} after its end",
+        )  # fmt: skip
+    lost_amount = sum(amount for _, amount in lost)
+    if is_our_fault and lost_amount:
+        _compensate(session, charge, lost_amount)
+    return Returned(
+        charge_number=charge.reservation.charge_number,
+        amount=charge.reservation.amount,
+        parts=tuple(
+            ReturnedPart(grant_id=grant.id, amount=amount, has_expired=has_expired(grant, charge.at_ms))
+            for grant, amount in charge.parts
+        ),
+        compensated=lost_amount if is_our_fault else 0,
     )
 
 
@@ -197,12 +224,12 @@ def _lineage(session: Session, reservation: ReservationRow) -> list[Part]:
     return [(grants[grant_id], amount) for grant_id, amount in taken]
 
 
-def _compensate(session: Session, held: _Held, amount: int) -> None:
-    month_end_ms = period_at(held.at_ms, held.balance.zone).ends_ms
+def _compensate(session: Session, charge: _Taken, amount: int) -> None:
+    month_end_ms = period_at(charge.at_ms, charge.balance.zone).ends_ms
     compensate(
-        session, held.balance, amount, at_ms=held.at_ms,
-        expires_ms=max(month_end_ms, held.at_ms + COMPENSATION_MS_MIN),
-        comment=f"in place of credits that expired while job {held.reservation.job_id} failed", who="server",
+        session, charge.balance, amount, at_ms=charge.at_ms,
+        expires_ms=max(month_end_ms, charge.at_ms + COMPENSATION_MS_MIN),
+        comment=f"in place of credits that expired while job {charge.reservation.job_id} failed", who="server",
     )  # fmt: skip
 
 

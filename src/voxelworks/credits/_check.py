@@ -10,12 +10,25 @@ from sqlalchemy import case, func, select
 from sqlalchemy.orm import Session
 
 from voxelworks.credits._book import MOVES
-from voxelworks.credits._tables import Account, BalanceRow, BookingRow, EntryRow, GrantRow, ReservationRow
-from voxelworks.protocol.credits import Difference
+from voxelworks.credits._tables import (
+    Account,
+    BalanceRow,
+    BookingKind,
+    BookingRow,
+    EntryRow,
+    GrantRow,
+    ReservationRow,
+)
+from voxelworks.protocol.credits import ChargeState, Difference
 
 _ACCOUNTS: tuple[Account, ...] = get_args(Account)
 _PROJECTED: tuple[Account, ...] = ("available", "held", "spent", "expired")
-_END_OF = {"held": None, "settled": "settle", "released": "release"}
+_ENDS_OF: Mapping[ChargeState, tuple[BookingKind, ...]] = {
+    "held": (),
+    "settled": ("settle",),
+    "released": ("release",),
+}
+_ENDS: tuple[BookingKind, ...] = ("settle", "release", "refund")
 
 _Sums = Mapping[Account, int]
 
@@ -102,14 +115,17 @@ def _check_history(session: Session) -> Iterator[Difference]:
 
 
 def _check_reservations(session: Session) -> Iterator[Difference]:
-    """A charge was held once, whole, and ended at most once, to the very grants it came from."""
+    """A charge was held once, whole, ended at most once, and went back at most once to the grants it came from."""
     parts = _parts_by_reservation(session)
     for row in session.scalars(select(ReservationRow).order_by(ReservationRow.id)):
         found = parts[row.id]
         about = f"charge {row.charge_number} of job {row.job_id}"
         yield from _compare(row.organization_id, f"{about}: amount", _total(found["hold"]), row.amount)
-        for kind in ("settle", "release"):
-            expected = found["hold"] if _END_OF[row.state] == kind else []
+        ends = _ENDS_OF[row.state]
+        if row.state == "released" and found["refund"]:
+            ends = ("settle", "refund")
+        for kind in _ENDS:
+            expected = found["hold"] if kind in ends else []
             yield from _compare(row.organization_id, f"{about}: {kind}", str(expected), str(found[kind]))
 
 

@@ -25,7 +25,7 @@ from voxelworks.db import Base, refuse_changes
 from voxelworks.protocol.credits import ChargeState, GrantKind, OrderState
 
 Account = Literal["source", "available", "held", "spent", "expired"]
-BookingKind = Literal["grant", "hold", "settle", "release", "expire"]
+BookingKind = Literal["grant", "hold", "settle", "release", "refund", "expire"]
 
 _COUNTED = BigInteger().with_variant(Integer(), "sqlite")  # SQLite counts up only in its own type INTEGER
 
@@ -136,9 +136,9 @@ class BookingRow(Base):
 
     __tablename__ = "credit_bookings"
     __table_args__ = (
-        CheckConstraint("kind IN ('grant', 'hold', 'settle', 'release', 'expire')", name="kind"),
+        CheckConstraint("kind IN ('grant', 'hold', 'settle', 'release', 'refund', 'expire')", name="kind"),
         CheckConstraint(
-            "kind NOT IN ('hold', 'settle', 'release') OR reservation_id IS NOT NULL", name="reservation"
+            "kind NOT IN ('hold', 'settle', 'release', 'refund') OR reservation_id IS NOT NULL", name="reservation"
         ),
         CheckConstraint("available_after >= 0", name="available_after"),
         # At most one settle or release for each hold (I6), whatever the code above does.
@@ -150,6 +150,11 @@ class BookingRow(Base):
             "uq_credit_bookings_end", "reservation_id", unique=True,
             sqlite_where=text("kind IN ('settle', 'release')"),
             postgresql_where=text("kind IN ('settle', 'release')"),
+        ),
+        # And what was settled comes back at most once (I7).
+        Index(
+            "uq_credit_bookings_refund", "reservation_id", unique=True,
+            sqlite_where=text("kind = 'refund'"), postgresql_where=text("kind = 'refund'"),
         ),
         Index("ix_credit_bookings_newest", "organization_id", "id"),
     )  # fmt: skip
@@ -179,7 +184,8 @@ class EntryRow(Base):
         CheckConstraint(
             "(from_account = 'source' AND to_account = 'available')"
             " OR (from_account = 'available' AND to_account IN ('held', 'expired'))"
-            " OR (from_account = 'held' AND to_account IN ('available', 'spent'))",
+            " OR (from_account = 'held' AND to_account IN ('available', 'spent'))"
+            " OR (from_account = 'spent' AND to_account = 'available')",
             name="accounts",
         ),
         Index("ix_credit_entries_grant_id", "grant_id"),

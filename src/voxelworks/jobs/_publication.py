@@ -41,9 +41,6 @@ from voxelworks.protocol.places import Places
 from voxelworks.protocol.views import DatasetSummary
 from voxelworks.settings import Settings
 
-_COMPENSATION_MS = 31 * 86_400_000
-"""How long credits can be spent that are given for a result that cannot be published."""
-
 
 def take_publish_order(
     session: Session, session_id: str, *, key: WorkerKeyView | None = None, settings: Settings
@@ -181,7 +178,7 @@ def published(
         notify.job_published(session, job.id)
         go_on(session, job, waiting, at_ms=at_ms)
     else:
-        _compensate(session, job, at_ms)
+        _refund(session, job)
         notify.job_not_published(session, job.id, job_end(session, job))
         blame = Failure("infrastructure", "not-published", request.error)
         end_waiting(session, job, waiting, at_ms=at_ms, blame=blame)
@@ -273,17 +270,12 @@ def _enter_into_catalog(session: Session, job: JobRow, result: SealedResult, pla
     return remark
 
 
-def _compensate(session: Session, job: JobRow, at_ms: int) -> None:
+def _refund(session: Session, job: JobRow) -> None:
     """Give back the charge of a job whose result nobody will ever see: it was settled when the job succeeded."""
-    charge = credits.charge_of(session, job.id)
-    if charge is None:
-        return
-    credits.grant(
-        session, job.organization_id, charge.amount, kind="compensation", expires_ms=at_ms + _COMPENSATION_MS,
-        comment=f"the result of job {job.id} cannot be published", who="server",
-    )  # fmt: skip
-    count(session, "refunds")
-    count(session, "refunded_millicredits", charge.amount)
+    returned = credits.refund(session, job.id, who="server")
+    if returned is not None:
+        count(session, "refunds")
+        count(session, "refunded_millicredits", returned.amount)
 
 
 def _note(session: Session, job: JobRow, at_ms: int, who: str, why: str) -> None:

@@ -14,7 +14,6 @@ from voxelworks.errors import FailureClass, InvalidInput
 from voxelworks.jobs import _progress
 from voxelworks.jobs._dependencies import awaited_by
 from voxelworks.jobs._tables import AttemptRow, EventRow, JobRow, WorkerSessionRow
-from voxelworks.jobs._telling import returned_of
 from voxelworks.jobs._visibility import find_job, seen_by
 from voxelworks.jobs._waiting import wait_of
 from voxelworks.protocol.messages import JobState, Progress, SealedResult
@@ -245,7 +244,7 @@ def _view(
         publication=job.publication, publish_error=job.publish_error, published_ms=job.published_ms,
         retried_from=job.retried_from, after=after, group=job.group_id, is_foreign=job.is_foreign,
         charge_millicredits=None if charge is None else charge.amount,
-        refunded_millicredits=None if charge is None else returned_of(job, charge),
+        refunded_millicredits=None if charge is None else charge.refunded,
         progress=progress, eta=eta, worker=worker if is_held else None, heard_s=heard_s, wait=None,
         is_silent=settings is not None and heard_s is not None and heard_s > settings.silent_after_s,
     )  # fmt: skip

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from sqlalchemy import Row
 from sqlalchemy.orm import Session
 
 from voxelworks import accounts, catalog, credits
 from voxelworks.errors import UnknownWorkflow
 from voxelworks.jobs._tables import JobRow
 from voxelworks.notify import JobEnd
-from voxelworks.protocol.credits import ChargeView
 from voxelworks.workflows import get_workflow
 
 
@@ -28,15 +24,10 @@ def job_end(session: Session, job: JobRow) -> JobEnd:
         subject_line=subject_of(job), result_link=None if has_failed else _result_link(session, job),
         failure_class="infrastructure" if is_lost else job.failure_class,
         message=job.publish_error if is_lost else job.message,
-        charged=charge.amount if charge else 0, returned=returned_of(job, charge) if charge else 0,
+        charged=charge.amount if charge else 0, returned=charge.refunded if charge else 0,
         is_foreign=job.is_foreign, is_free_rerun=job.is_free_rerun,
         duration_s=(job.ended_ms - job.started_ms) / 1000 if job.ended_ms and job.started_ms else None,
     )  # fmt: skip
-
-
-def returned_of(job: JobRow | Row[Any], charge: ChargeView) -> int:
-    """Give what came back of a charge: all of it, too, when the result cannot be published."""
-    return charge.amount if job.publication == "failed" else charge.refunded
 
 
 def subject_of(job: JobRow) -> str:

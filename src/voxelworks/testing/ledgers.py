@@ -69,6 +69,9 @@ class Ledger:
     def release(self, job_id: str, *, is_our_fault: bool = False) -> Returned | None:
         return self.call(credits.release, job_id, is_our_fault=is_our_fault, who="server")
 
+    def refund(self, job_id: str) -> Returned | None:
+        return self.call(credits.refund, job_id, who="server")
+
     def balance(self, organization_id: str = "lab") -> Balance:
         return self.read(credits.balance, organization_id)
 

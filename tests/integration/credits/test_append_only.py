@@ -11,6 +11,9 @@ def used(ledger):
     ledger.hold("a", 60)
     ledger.settle("a")
     ledger.hold("b", 10)
+    ledger.hold("c", 10)
+    ledger.settle("c")
+    ledger.refund("c")
     return ledger
 
 
@@ -58,16 +61,18 @@ def test_what_was_booked_cannot_be_changed_or_deleted(used, table, statement):
         # one-sided or senseless entries
         "INSERT INTO credit_entries VALUES (1, 9, 1, 'available', 'held', 0)",
         "INSERT INTO credit_entries VALUES (1, 9, 1, 'available', 'held', -5)",
-        "INSERT INTO credit_entries VALUES (2, 9, 1, 'spent', 'available', 5)",
+        "INSERT INTO credit_entries VALUES (2, 9, 1, 'spent', 'held', 5)",
         "INSERT INTO credit_entries VALUES (2, 9, 1, 'available', 'available', 5)",
         "INSERT INTO credit_entries VALUES (2, 9, 1, 'source', 'spent', 5)",
         "INSERT INTO credit_entries VALUES (99, 0, 1, 'available', 'held', 5)",
         "INSERT INTO credit_entries VALUES (1, 9, 1, 'source', 'available', 5)",  # twice the same grant
-        # a second end, or a second hold, of one charge
+        # a second end, hold or refund of one charge
         "INSERT INTO credit_bookings VALUES (50, 'lab', 'release', 0, 'x', 1, 5, '')",
         "INSERT INTO credit_bookings VALUES (50, 'lab', 'settle', 0, 'x', 1, 5, '')",
         "INSERT INTO credit_bookings VALUES (50, 'lab', 'hold', 0, 'x', 1, 5, '')",
         "INSERT INTO credit_bookings VALUES (50, 'lab', 'hold', 0, 'x', NULL, 5, '')",
+        "INSERT INTO credit_bookings VALUES (50, 'lab', 'refund', 0, 'x', 3, 5, '')",
+        "INSERT INTO credit_bookings VALUES (50, 'lab', 'refund', 0, 'x', NULL, 5, '')",
         "INSERT INTO credit_bookings VALUES (50, 'lab', 'gift', 0, 'x', 1, 5, '')",
         "INSERT INTO credit_bookings VALUES (50, 'lab', 'expire', 0, 'x', NULL, -5, '')",
         "UPDATE credit_reservations SET job_id = 'a', charge_number = 1",

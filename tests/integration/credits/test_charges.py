@@ -83,6 +83,33 @@ def test_organizations_pay_for_themselves(ledger):
     assert ledger.history("other") == [("purchase", 10, 10), ("spending", -10, 0)]
 
 
+def test_what_was_spent_goes_back_once_to_the_grants_it_came_from(ledger):
+    """Bought credits stay lasting ones, and others keep their end."""
+    ends_ms = _ms(2090, 1, 1)
+    short, lasting = ledger.grant(40, expires_ms=ends_ms), ledger.grant(100)
+    ledger.hold("a", 60)
+    assert ledger.refund("a") is None, "it is only held"
+    ledger.settle("a")
+    assert ledger.refund("a") == Returned(
+        charge_number=1,
+        amount=60,
+        parts=(
+            ReturnedPart(grant_id=short.id, amount=40, has_expired=False),
+            ReturnedPart(grant_id=lasting.id, amount=20, has_expired=False),
+        ),
+        compensated=0,
+    )
+    assert [ledger.refund("a"), ledger.release("a"), ledger.settle("a")] == [None, None, None]
+    assert [(grant.available, grant.expires_ms) for grant in ledger.balance().grants] == [
+        (40, ends_ms),
+        (100, None),
+    ]
+    assert ledger.history()[2:] == [("spending", -60, 80), ("refund", 60, 140)]
+    charge = ledger.charge("a")
+    assert (charge.state, charge.amount, charge.refunded) == ("released", 60, 60)
+    ledger.must_be_right()
+
+
 @pytest.mark.parametrize("first", ["settle", "release"])
 @pytest.mark.parametrize("second", ["settle", "release"])
 def test_only_the_first_end_of_a_charge_counts(ledger, first, second):

@@ -20,6 +20,9 @@ def ledger(database, tmp_path):
     ledger.release("released")
     ledger.hold("held", 10)
     ledger.grant(7, "other")
+    ledger.hold("refunded", 5)
+    ledger.settle("refunded")
+    ledger.refund("refunded")
     return ledger
 
 
@@ -73,6 +76,10 @@ def test_right_books_have_no_differences(ledger):
         (
             ["UPDATE credit_reservations SET state = 'held', ended_ms = NULL WHERE job_id = 'settled'"],
             ["charge 1 of job settled: settle"],
+        ),
+        (
+            ["UPDATE credit_reservations SET state = 'settled' WHERE job_id = 'refunded'"],
+            ["charge 1 of job refunded: refund"],
         ),
         (["UPDATE credit_entries SET to_account = 'expired' WHERE booking_id = 3"], None),
         (["DELETE FROM credit_entries WHERE booking_id = 3"], None),

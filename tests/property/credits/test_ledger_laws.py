@@ -37,6 +37,7 @@ steps = st.one_of(
     st.tuples(st.just("hold quoted"), jobs, st.integers(0, 700)),
     st.tuples(st.just("settle"), jobs),
     st.tuples(st.just("release"), jobs, st.booleans()),
+    st.tuples(st.just("refund"), jobs),
     st.tuples(
         st.just("grant"), st.sampled_from(["paid", "compensation"]), st.integers(1, 500),
         st.sampled_from([None, MILLISECOND, HOUR, 3 * DAY, 40 * DAY, "end of the month"]),
@@ -77,6 +78,8 @@ class Model:
     months: set[str] = field(default_factory=set)
     open: dict[str, list[tuple[int, int]]] = field(default_factory=dict)
     """Job -> what it holds: grant and amount, in the order in which it was taken."""
+    spent: dict[str, list[tuple[int, int]]] = field(default_factory=dict)
+    """Job -> what its latest charge has spent, in the same form."""
     charges: dict[str, tuple[int, int, str]] = field(default_factory=dict)
     """Job -> number, amount and state of its latest charge."""
 
@@ -110,6 +113,7 @@ class Model:
     def hold(self, job, amount):
         assert self.can_spend() >= amount
         self.open[job] = []
+        self.spent.pop(job, None)
         self.charges[job] = (self.charges.get(job, (0,))[0] + 1, amount, "held")
         for grant in self.usable():
             part = min(amount, grant.left)
@@ -119,14 +123,30 @@ class Model:
 
     def end(self, job, state):
         """End a charge; give what went back to grants that had ended, and so expired."""
-        lost = 0
         self.charges[job] = (*self.charges[job][:2], state)
-        for grant_id, part in self.open.pop(job):
+        parts = self.open.pop(job)
+        for grant_id, part in parts:
+            self.grants[grant_id].held -= part
+        if state == "released":
+            return self.give_back(parts)
+        for grant_id, part in parts:
+            self.grants[grant_id].spent += part
+        self.spent[job] = parts
+        return 0
+
+    def refund(self, job):
+        """Take back what was spent; give what went to grants that had ended."""
+        self.charges[job] = (*self.charges[job][:2], "released")
+        parts = self.spent.pop(job)
+        for grant_id, part in parts:
+            self.grants[grant_id].spent -= part
+        return self.give_back(parts)
+
+    def give_back(self, parts):
+        lost = 0
+        for grant_id, part in parts:
             grant = self.grants[grant_id]
-            grant.held -= part
-            if state == "settled":
-                grant.spent += part
-            elif grant.ends <= self.now:
+            if grant.ends <= self.now:
                 grant.expired, lost = grant.expired + part, lost + part
             else:
                 grant.left += part
@@ -225,14 +245,22 @@ class Run:
 
     def release(self, job, is_our_fault):
         returned = self.call(credits.release, job, is_our_fault=is_our_fault, who="server")
-        parts = self.model.open.get(job)
+        self.went_back(
+            job, returned, self.model.open.get(job), lambda: self.model.end(job, "released"), is_our_fault
+        )
+
+    def refund(self, job):
+        returned = self.call(credits.refund, job, who="server")
+        self.went_back(job, returned, self.model.spent.get(job), lambda: self.model.refund(job), True)
+
+    def went_back(self, job, returned, parts, give_back, is_our_fault):
         if parts is None:
             assert returned is None
             return
         assert [(part.grant_id, part.amount) for part in returned.parts] == parts
         assert returned.amount == self.model.charges[job][1] == sum(part for _, part in parts)
         self.model.book_expired()
-        lost = self.model.end(job, "released")
+        lost = give_back()
         assert sum(part.amount for part in returned.parts if part.has_expired) == lost
         assert returned.compensated == (lost if is_our_fault else 0)
         assert returned.usable == returned.amount - lost + returned.compensated
