@@ -40,7 +40,7 @@ from voxelworks.jobs._publication import (
 )
 from voxelworks.jobs._reading import list_events, list_jobs, list_workers, revision, show
 from voxelworks.jobs._repeats import Root, chain_of, count_states, places_of, roots_of
-from voxelworks.jobs._submission import quote, retry, submit
+from voxelworks.jobs._submission import quote, quote_retry, retry, submit
 from voxelworks.jobs._workers import (
     drain_worker,
     open_session,
@@ -56,7 +56,7 @@ __all__ = [
     "cancel_group", "chain_of", "claim", "cleaned", "count_states", "describe_dataset", "drain_worker",
     "failures", "finish", "foreign_orders", "foreign_runs", "keep_foreign", "lease_dataset", "list_events",
     "list_jobs", "list_workers", "look_at", "metrics", "open_session", "pause_queue", "places_of", "published",
-    "queue_pauses", "quote", "quote_group", "read_log", "reap_all", "reap_next", "release_dataset", "renew",
-    "report_foreign", "resume_queue", "resume_worker", "retry", "revision", "roots_of", "seal", "show",
+    "queue_pauses", "quote", "quote_group", "quote_retry", "read_log", "reap_all", "reap_next", "release_dataset",
+    "renew", "report_foreign", "resume_queue", "resume_worker", "retry", "revision", "roots_of", "seal", "show",
     "submit", "submit_group", "take_cleanup_order", "take_foreign", "take_publish_order", "work_keys_in_use",
 ]  # fmt: skip

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from sqlalchemy import and_, exists, select
 from sqlalchemy.orm import Session, aliased
@@ -18,7 +18,7 @@ from voxelworks.jobs._visibility import seen_by
 from voxelworks.protocol.messages import Json, SealedResult
 from voxelworks.protocol.people import Principal
 from voxelworks.protocol.views import DatasetView
-from voxelworks.workflows import get_workflow
+from voxelworks.workflows import Params, Workflow, get_workflow
 
 _FINDING_AWAITED = (
     select(DependencyRow.job_id, DependencyRow.after_id)
@@ -149,12 +149,21 @@ def made_by(session: Session, job: JobRow) -> DatasetView:
     return found
 
 
-def replaced(value: object, old: str, new: str) -> object:
+def with_jobs(declared: Workflow, params: Json, ids: Mapping[str, str]) -> Params:
+    """Check params, with other jobs where they name jobs: `job:OLD` becomes `job:NEW`."""
+    # Checked first: texts such as `job:OLD/LAYER` are taken apart by that.
+    found: object = declared.parse(params).model_dump(mode="json")
+    for old, new in ids.items():
+        found = _replaced(found, JOB_REF + old, JOB_REF + new)
+    return declared.parse(found)  # type: ignore[arg-type]
+
+
+def _replaced(value: object, old: str, new: str) -> object:
     """Replace a text in JSON wherever it is a whole value."""
     if isinstance(value, dict):
-        return {key: replaced(item, old, new) for key, item in value.items()}
+        return {key: _replaced(item, old, new) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [replaced(item, old, new) for item in value]
+        return [_replaced(item, old, new) for item in value]
     return new if value == old else value
 
 
@@ -162,11 +171,11 @@ def _fill_in_one(session: Session, job: JobRow, other: JobRow) -> None:
     name = JOB_REF + other.id
     params = get_workflow(job.workflow).parse(job.params)
     layers = [ref for ref in layer_refs(params) if ref.dataset == name]
-    if replaced(job.params, name, "") == job.params:
+    if _replaced(job.params, name, "") == job.params:
         return  # it only waits for it
     dataset = made_by(session, other)
     for layer in layers:
         refuse_unfit_layer(dataset, layer)
-    filled: Json = replaced(job.params, name, dataset.name)  # type: ignore[assignment]
+    filled: Json = _replaced(job.params, name, dataset.name)  # type: ignore[assignment]
     job.params = filled
     job.places = {**job.places, dataset.name: dataset.place}

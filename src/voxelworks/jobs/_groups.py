@@ -2,30 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from voxelworks import accounts, credits
+from voxelworks import accounts
 from voxelworks.db import now
 from voxelworks.errors import InvalidInput, NotFound
-from voxelworks.jobs._dependencies import lock_awaited, replaced
+from voxelworks.jobs._dependencies import lock_awaited, with_jobs
 from voxelworks.jobs._finishing import cancel_locked
 from voxelworks.jobs._locks import lock_with_waiting
-from voxelworks.jobs._pricing import priced
 from voxelworks.jobs._reading import job_views
-from voxelworks.jobs._references import JOB_REF, named_jobs, resolve
-from voxelworks.jobs._submission import NewOrder, Placed, charge, digest, new_id, place, take_key
+from voxelworks.jobs._references import named_jobs
+from voxelworks.jobs._submission import (
+    NewOrder,
+    Placed,
+    charge,
+    digest,
+    new_id,
+    place,
+    quote_params,
+    take_key,
+)
 from voxelworks.jobs._tables import JobRow
 from voxelworks.jobs._visibility import require_steering, seen_by
-from voxelworks.protocol.credits import QuoteView
-from voxelworks.protocol.messages import Json, NewJob
+from voxelworks.protocol.messages import NewJob
 from voxelworks.protocol.people import Principal
 from voxelworks.protocol.places import Places
 from voxelworks.protocol.views import GroupQuote, JobView
 from voxelworks.settings import Settings
-from voxelworks.workflows import Params, Workflow, get_workflow
+from voxelworks.workflows import get_workflow
 
 _JOBS_MAX = 1000
 
@@ -68,7 +75,7 @@ def submit_group(
     for job in jobs:
         declared = get_workflow(job.workflow)
         order = NewOrder(
-            declared, _with_ids(declared, job.params, ids), group=group, quote_id=job.quote_id,
+            declared, with_jobs(declared, job.params, ids), group=group, quote_id=job.quote_id,
             after=tuple(ids.get(name, name) for name in job.after), is_foreign=is_foreign,
         )  # fmt: skip
         job_id = new_id()
@@ -94,7 +101,11 @@ def quote_group(
     accounts.require(by, accounts.Action.SUBMIT_JOB)
     # Before the ledger, which a quote may write to: see `_locks`.
     lock_awaited(session, _awaited_outside(jobs), by)
-    quotes = tuple(_quote(session, job, by, places, settings) for job in jobs)
+    quotes = tuple(
+        quote_params(session, declared, declared.parse(job.params), by=by, places=places, settings=settings)
+        for job in jobs
+        for declared in (get_workflow(job.workflow),)
+    )
     known = [found for found in quotes if found is not None]
     total = sum(found.amount for found in known)
     available = min((found.available for found in known), default=None)
@@ -140,20 +151,6 @@ def _members(session: Session, group: str, by: Principal) -> list[JobRow]:
     return own or members
 
 
-def _quote(
-    session: Session, job: NewJob, by: Principal, places: Places, settings: Settings
-) -> QuoteView | None:
-    declared = get_workflow(job.workflow)
-    params = declared.parse(job.params)
-    price = priced(declared, params, resolve(session, declared, params, by=by, places=places))
-    if price is None:
-        return None
-    return credits.quote(
-        session, organization_id=by.organization_id, user_id=by.user_id, price_name=price.price_name,
-        quantity=price.quantity, settings=settings,
-    )  # fmt: skip
-
-
 def _awaited_outside(jobs: Sequence[NewJob]) -> list[str]:
     """Give the ids of the jobs that a group waits for."""
     keys = {job.key for job in jobs}
@@ -179,12 +176,3 @@ def _refuse_unordered(jobs: Sequence[NewJob]) -> None:
             raise InvalidInput(
                 f"job {position + 1} of the group waits for {', '.join(sorted(named))}, which does not come before it"
             )
-
-
-def _with_ids(declared: Workflow, params: Json, ids: Mapping[str, str]) -> Params:
-    """Check params, with the ids of jobs in place of their keys."""
-    # Checked first: texts such as `job:KEY/LAYER` are taken apart by that.
-    found: object = declared.parse(params).model_dump(mode="json")
-    for key, job_id in ids.items():
-        found = replaced(found, JOB_REF + key, JOB_REF + job_id)
-    return declared.parse(found)  # type: ignore[arg-type]

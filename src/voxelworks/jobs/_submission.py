@@ -17,13 +17,22 @@ from voxelworks import accounts, catalog, credits
 from voxelworks.db import insert_into, now
 from voxelworks.errors import IllegalTransition, InvalidInput, InvalidParams, TargetExists
 from voxelworks.jobs import _transitions
-from voxelworks.jobs._dependencies import fill_in, is_done, lane_of, lock_awaited, wait_for
+from voxelworks.jobs._dependencies import (
+    awaited_by,
+    fill_in,
+    is_done,
+    lane_of,
+    lock_awaited,
+    wait_for,
+    with_jobs,
+)
 from voxelworks.jobs._leases import milliseconds
 from voxelworks.jobs._pricing import Priced, priced
 from voxelworks.jobs._reading import job_view
 from voxelworks.jobs._references import Resolved, named_jobs, resolve
+from voxelworks.jobs._repeats import chain_of
 from voxelworks.jobs._tables import IdempotencyKeyRow, JobRow
-from voxelworks.jobs._visibility import find_job, require_steering
+from voxelworks.jobs._visibility import find_job, is_outside, require_steering
 from voxelworks.protocol.credits import QuoteView
 from voxelworks.protocol.messages import Json
 from voxelworks.protocol.people import Principal
@@ -116,13 +125,7 @@ def quote(
     checked = declared.parse(params)
     accounts.require(by, accounts.Action.SUBMIT_JOB)
     lock_awaited(session, named_jobs(checked), by)
-    price = priced(declared, checked, resolve(session, declared, checked, by=by, places=places))
-    if price is None:
-        return None
-    return credits.quote(
-        session, organization_id=by.organization_id, user_id=by.user_id, price_name=price.price_name,
-        quantity=price.quantity, settings=settings,
-    )  # fmt: skip
+    return quote_params(session, declared, checked, by=by, places=places, settings=settings)
 
 
 def retry(
@@ -137,12 +140,15 @@ def retry(
 ) -> JobView:
     """Queue a job that repeats one that failed, was cancelled, or whose result could not be published.
 
-    It belongs to whoever repeats it, and is charged anew at the present price.
+    It stays with its owner, its organization and its group, whoever repeats it: what its params name is looked up
+    there, and the history says who asked. If its owner is no longer a member, it belongs to the member who repeats it.
+    Where it waited for other jobs, it waits for their latest repeats. It is charged anew, at the present price.
 
     Parameters
     ----------
     is_free
-        An operator repeats it at no charge: it stays with its owner, who is not told of a second failure.
+        An operator repeats it at no charge, and its owner is not told of a second failure. This is so in any case for
+        an operator who asks from another organization: nobody spends the credits of an organization from outside.
 
     Raises
     ------
@@ -150,25 +156,82 @@ def retry(
         Also if they may not see it.
     NotAllowed
     IllegalTransition
-        If the job has not ended, or its result is there.
+        If the job has not ended, or its result is there; or if its owner is gone, and an operator asks from outside.
     InvalidInput
-        If what its params name is no longer there.
+        If what its params name is no longer there, or what it waited for will have no result.
+    NotEnoughCredits, StaleQuote, QuotaExceeded
     """
-    job = find_job(session, job_id, by)
-    require_steering(job, by)
+    job, owner = _find_repeatable(session, job_id, by)
     if is_free:
         accounts.require(by, accounts.Action.OPERATE)
+    declared = get_workflow(job.workflow)
+    latest = _latest_awaited(session, job)
+    params = with_jobs(declared, upgraded(job, declared), latest)
+    order = NewOrder(
+        declared, params, after=tuple(latest.values()), group=job.group_id, quote_id=quote_id,
+        is_foreign=job.is_foreign, priority=job.priority, retried_from=job.id,
+        is_free=is_free or is_outside(job, by),
+    )  # fmt: skip
+    return insert(session, order, new_id(), by=owner, who=by.who, places=places, settings=settings)
+
+
+def quote_retry(
+    session: Session, job_id: str, *, by: Principal, places: Places, settings: Settings
+) -> QuoteView | None:
+    """Say what it would cost to repeat a job, for 15 minutes; None if it costs nothing.
+
+    Raises
+    ------
+    NotFound
+    NotAllowed
+    IllegalTransition
+    InvalidInput
+        As `retry` would.
+    """
+    job, owner = _find_repeatable(session, job_id, by)
+    if is_outside(job, by):
+        return None
+    declared = get_workflow(job.workflow)
+    latest = _latest_awaited(session, job)
+    params = with_jobs(declared, upgraded(job, declared), latest)
+    lock_awaited(session, latest.values(), owner)
+    return quote_params(session, declared, params, by=owner, places=places, settings=settings)
+
+
+def quote_params(
+    session: Session, declared: Workflow, params: Params, *, by: Principal, places: Places, settings: Settings
+) -> QuoteView | None:
+    """Quote checked params. The caller has locked the jobs that they name."""
+    price = priced(declared, params, resolve(session, declared, params, by=by, places=places))
+    if price is None:
+        return None
+    return credits.quote(
+        session, organization_id=by.organization_id, user_id=by.user_id, price_name=price.price_name,
+        quantity=price.quantity, settings=settings,
+    )  # fmt: skip
+
+
+def _find_repeatable(session: Session, job_id: str, by: Principal) -> tuple[JobRow, Principal]:
+    """Find a job that somebody may repeat, and give whom the repeat belongs to, with the rights of who asks."""
+    job = find_job(session, job_id, by)
+    require_steering(job, by)
     if not (job.state in ("failed", "cancelled") or job.publication == "failed"):
         raise IllegalTransition(
             f"job {job_id} is {job.state}; only failed and cancelled jobs can be repeated"
         )
-    declared = get_workflow(job.workflow)
-    order = NewOrder(
-        declared, declared.parse(upgraded(job, declared)), quote_id=quote_id, is_foreign=job.is_foreign,
-        priority=job.priority, retried_from=job.id, is_free=is_free,
-    )  # fmt: skip
-    owner = replace(by, user_id=job.user_id, organization_id=job.organization_id) if is_free else by
-    return insert(session, order, new_id(), by=owner, who=by.who, places=places, settings=settings)
+    if accounts.find_principal(session, job.user_id, job.organization_id) is not None:
+        return job, replace(by, user_id=job.user_id, organization_id=job.organization_id)
+    if is_outside(job, by):
+        raise IllegalTransition(
+            f"whoever submitted job {job_id} is no member of {job.organization_id!r} any more; let a member repeat it"
+        )
+    return job, by
+
+
+def _latest_awaited(session: Session, job: JobRow) -> dict[str, str]:
+    """Give the latest repeat of each job that a job waited for."""
+    awaited = awaited_by(session, [job.id]).get(job.id, ())
+    return {other: chain_of(session, other).job_ids[0] for other in awaited}
 
 
 @dataclass(frozen=True)

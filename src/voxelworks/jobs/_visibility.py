@@ -48,7 +48,12 @@ def require_steering(job: JobRow, by: Principal) -> None:
     is_own = job.user_id == by.user_id and job.organization_id == by.organization_id
     if is_own:
         accounts.require(by, accounts.Action.STEER_OWN_JOBS)
-    elif job.organization_id == by.organization_id:
-        accounts.require(by, accounts.Action.STEER_ALL_JOBS)
-    else:
+    elif is_outside(job, by):
         accounts.require(by, accounts.Action.OPERATE)
+    else:
+        accounts.require(by, accounts.Action.STEER_ALL_JOBS)
+
+
+def is_outside(job: JobRow, by: Principal) -> bool:
+    """Whether somebody asks from another organization than that of the job."""
+    return job.organization_id != by.organization_id

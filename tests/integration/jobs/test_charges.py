@@ -1,14 +1,16 @@
 """What a job costs is held, settled or returned in the very transactions that move it."""
 
+from dataclasses import replace
+
 import pytest
 from sqlalchemy import select
 
 from paid_work import PRICE, available, books_differ, installed, with_credits
-from voxelworks import credits, jobs
-from voxelworks.errors import InvalidInput, NotAllowed, NotEnoughCredits, StaleQuote
+from voxelworks import catalog, credits, jobs
+from voxelworks.errors import IllegalTransition, InvalidInput, NotAllowed, NotEnoughCredits, StaleQuote
 from voxelworks.notify._tables import OutboxRow
 from voxelworks.protocol.messages import NewJob
-from voxelworks.testing.queues import at_once
+from voxelworks.testing.queues import DEMO, at_once
 from voxelworks.testing.rounds import rounds
 
 SEGMENT = {"workflow": "segment"}
@@ -114,7 +116,9 @@ def test_a_result_that_cannot_be_published_is_told_as_a_failure_and_paid_back(pa
     with paying.database.read_session() as session:
         told = session.scalars(select(OutboxRow)).one().context
     assert (told["charged"], told["returned"], told["message"]) == (PRICE, PRICE, "the folder exists")
-    assert available(paying) == (10_000, 0)
+    with paying.database.read_session() as session:
+        [bought] = credits.balance(session, "local").grants
+    assert (bought.kind, bought.available, bought.spent, bought.expires_ms) == ("paid", 10_000, 0, None)
     assert paying.show(job.id).job.refunded_millicredits == PRICE
     assert books_differ(paying) == ()
 
@@ -193,6 +197,42 @@ def test_an_operator_repeats_a_job_at_no_charge_and_without_a_second_failure_mai
     paying.succeed(claim)
     paying.publish(claim)
     assert [state for _, _, state in _mails(paying)] == ["failed", "succeeded"]
+
+
+def test_nobody_spends_the_credits_of_another_organization(paying):
+    """An operator who asks from outside repeats at no charge, and has no price to agree to."""
+    demo = {"name": "demo", "place": "data:other/demo", "summary": DEMO}
+    paying.call(catalog.register, organization_id="other", user_id="cleo", **demo)
+    paying.call(credits.grant, "other", PRICE, kind="paid", who="user:local")
+    cleo = paying.principal("cleo")
+    job = paying.submit(**SEGMENT, by=cleo)
+    worker = paying.open_worker()
+    paying.fail(paying.claim_and_start(worker), "user_input")
+    assert paying.call(jobs.quote_retry, job.id, by=paying.operator) is None
+    assert paying.call(jobs.quote_retry, job.id, by=cleo).amount == PRICE
+    again = paying.retry(job.id, by=paying.operator)
+    assert (again.user_id, again.charge_millicredits) == ("cleo", None)
+    paying.fail(paying.claim_and_start(worker), "user_input")
+    assert _mails(paying) == [("cleo@example.org", "due", "failed")]
+    assert paying.retry(again.id, by=cleo).charge_millicredits == PRICE
+
+
+def test_the_quote_of_a_repeat_is_its_charge(paying, tmp_path):
+    job = paying.submit(**SEGMENT)
+    paying.cancel(job.id)
+    with pytest.raises(IllegalTransition):
+        paying.call(jobs.quote_retry, paying.submit(**SEGMENT).id, by=paying.principal("ada"))
+    dearer = tmp_path / "dearer.json"
+    dearer.write_text(
+        '{"version": "dearer", "millicredits_per_gigavoxel": {"infer_neurons": 2000},'
+        ' "millicredits_per_annotated_gigavoxel": {}}'
+    )
+    later = with_credits(paying, 0, price_list=dearer)
+    quote = later.call(jobs.quote_retry, job.id, by=paying.principal("ada"))
+    assert (quote.amount, quote.has_enough) == (2 * PRICE, True)
+    with pytest.raises(NotAllowed):
+        later.call(jobs.quote_retry, job.id, by=replace(paying.principal("ada"), scopes=frozenset({"read"})))
+    assert later.retry(job.id, quote_id=quote.id).charge_millicredits == 2 * PRICE
 
 
 def test_a_group_is_quoted_as_one(paying):

@@ -136,6 +136,47 @@ def test_a_job_cannot_wait_for_one_that_has_no_result(queue):
         queue.submit(after=["nothing"])
 
 
+def test_a_repeat_waits_for_the_repeats_of_what_its_job_waited_for(queue):
+    first = queue.submit_convert("cortex")
+    second = queue.submit(params={"layer": f"job:{first.id}/segmentation"})
+    third = queue.submit(after=[second.id], group="night")
+    queue.cancel(first.id)
+    with pytest.raises(InvalidInput, match=f"job {first.id} is cancelled .* repeat it first"):
+        queue.retry(second.id)
+    firsts = [queue.retry(first.id)]
+    queue.cancel(firsts[0].id)
+    firsts.append(queue.retry(firsts[0].id))
+    again = queue.retry(second.id)
+    assert again.after == (firsts[-1].id,)
+    assert again.params["layer"] == {"dataset": f"job:{firsts[-1].id}", "layer": "segmentation"}
+    last = queue.retry(third.id)
+    assert (last.after, last.group, last.state) == ((again.id,), "night", "queued")
+    worker = queue.open_worker()
+    claim = queue.claim_and_start(worker)
+    assert claim.job_id == firsts[-1].id
+    queue.succeed(claim, CORTEX)
+    queue.call(
+        catalog.register, organization_id="local", user_id="ada", name="cortex", place=CORTEX.place, summary=DEMO
+    )  # fmt: skip
+    queue.publish(claim)
+    claim = queue.claim_and_start(worker)
+    assert (claim.job_id, claim.params["layer"]["dataset"]) == (again.id, "cortex")
+    assert _wait(queue, last.id) == ("after", f"it waits for job {again.id}")
+
+
+def test_a_repeat_does_not_wait_for_what_is_there(queue):
+    first = queue.submit()
+    second = queue.submit(after=[first.id])
+    worker = queue.open_worker()
+    claim = queue.claim_and_start(worker)
+    queue.succeed(claim)
+    queue.publish(claim)
+    queue.cancel(second.id)
+    again = queue.retry(second.id)
+    assert again.after == (first.id,)
+    assert queue.claim(worker).job_id == again.id
+
+
 def test_a_job_cannot_wait_for_one_of_another_organization(queue):
     queue.call(
         catalog.register, organization_id="other", user_id="eve", name="demo", place="data:other/demo", summary=DEMO

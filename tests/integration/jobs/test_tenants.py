@@ -6,7 +6,7 @@ import pytest
 
 from voxelworks import catalog, jobs
 from voxelworks.accounts._tables import MembershipRow
-from voxelworks.errors import DatasetNotFound, LeaseLost, NotAllowed, NotFound
+from voxelworks.errors import DatasetNotFound, IllegalTransition, LeaseLost, NotAllowed, NotFound
 from voxelworks.protocol.messages import PublishedRequest, SealedResult
 from voxelworks.protocol.people import WorkerKeyView
 from voxelworks.protocol.places import dataset_place
@@ -58,6 +58,51 @@ def test_counts_are_of_the_jobs_that_are_seen(queue, owned):
 def test_admins_cancel_jobs_of_their_members(queue, owned):
     assert queue.call(jobs.cancel, owned["ben"], by=queue.principal("ada")).state == "cancelled"
     assert queue.show(owned["ben"]).events[-1].who == "user:ada"
+
+
+def _failed(queue, job_id):
+    """Have a worker take all jobs, and fail one."""
+    worker = queue.open_worker()
+    claims = [queue.claim_and_start(worker) for _ in range(3)]
+    [claim] = [claim for claim in claims if claim.job_id == job_id]
+    queue.fail(claim, "user_input")
+    return job_id
+
+
+def _leave(queue, user_id, organization_id):
+    with queue.database.session() as session:
+        session.delete(session.get(MembershipRow, (user_id, organization_id)))
+
+
+@pytest.mark.parametrize("by", ["ben", "ada", "the operator"])
+def test_a_repeat_stays_with_its_owner_whoever_asks(queue, owned, by):
+    who = queue.operator if by == "the operator" else queue.principal(by)
+    again = queue.retry(_failed(queue, owned["ben"]), by=who)
+    assert (again.user_id, again.organization_id, again.retried_from) == ("ben", "local", owned["ben"])
+    [submitted] = queue.show(again.id).events
+    assert (submitted.who, submitted.why) == (
+        f"user:{who.user_id}",
+        f"submitted to repeat job {owned['ben']}",
+    )
+    assert queue.call(jobs.show, again.id, by=queue.principal("ben")).job.id == again.id
+
+
+def test_an_operator_repeats_a_job_of_another_organization_on_the_data_of_that(queue, owned):
+    again = queue.retry(_failed(queue, owned["eve"]), by=queue.operator)
+    assert (again.user_id, again.organization_id) == ("eve", "other")
+    assert queue.claim(queue.open_worker("second")).places == {"demo": "data:other/demo"}
+
+
+def test_a_job_of_somebody_who_left_is_repeated_for_the_member_who_asks(queue, owned):
+    for name in ("ben", "eve"):
+        queue.call(jobs.cancel, owned[name], by=queue.operator)
+    _leave(queue, "ben", "local")
+    _leave(queue, "eve", "other")
+    assert queue.retry(owned["ben"]).user_id == "ada"
+    with pytest.raises(IllegalTransition, match="is no member of 'other' any more; let a member repeat it"):
+        queue.retry(owned["eve"], by=queue.operator)
+    again = queue.retry(owned["eve"], by=queue.principal("cleo"))
+    assert (again.user_id, again.organization_id) == ("cleo", "other")
 
 
 def test_a_token_that_may_only_read_cannot_cancel(queue, owned):
@@ -154,8 +199,7 @@ def test_nobody_takes_the_name_of_a_worker_of_another_organization(queue, owned)
 
 
 def test_a_job_of_somebody_who_left_does_not_run(queue, owned):
-    with queue.database.session() as session:
-        session.delete(session.get(MembershipRow, ("ben", "local")))
+    _leave(queue, "ben", "local")
     worker = queue.open_worker()
     claimed = {queue.claim(worker).job_id for _ in range(2)}
     assert claimed == {owned["ada"], owned["eve"]}

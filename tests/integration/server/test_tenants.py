@@ -77,6 +77,8 @@ class Case:
     colleague: frozenset[str] | None = None
     """For what belongs to one person: who may about that of another member of the organization."""
     operators_see_all: bool = False
+    is_repeat: bool = False
+    """It makes a job that stays with the owner of the one that it repeats."""
 
 
 def case(may: frozenset[str], things: str = "", **more: Any) -> Case:
@@ -113,7 +115,7 @@ API = {
     "GET /jobs": case(ALL),
     "GET /jobs/{job_id}": own_job(),
     "POST /jobs/{job_id}/cancel": own_job(),
-    "POST /jobs/{job_id}/retry": own_job("ended_job", json={}),
+    "POST /jobs/{job_id}/retry": own_job("ended_job", json={}, is_repeat=True),
     "POST /jobs/{job_id}/help": own_job("failed_job", json={}),
     "GET /jobs/{job_id}/log": own_job("failed_job"),
     "GET /jobs/{job_id}/events": own_job(),
@@ -237,7 +239,7 @@ PAGES = {
     "GET /jobs/{job_id}/log": own_job("failed_job", query="?attempt=1&before=10"),
     "GET /jobs/{job_id}/log.txt": own_job("failed_job", query="?attempt=1"),
     "POST /jobs/{job_id}/cancel": own_job(),
-    "POST /jobs/{job_id}/retry": own_job("ended_job"),
+    "POST /jobs/{job_id}/retry": own_job("ended_job", is_repeat=True),
     "POST /jobs/{job_id}/help": own_job("failed_job"),
     "GET /workflows": case(ALL),
     "GET /workflows/{name}/new": case(ALL, "workflow"),
@@ -325,7 +327,7 @@ FACE = {
     "GET /jobs/getCreditCost": case(ALL, query=GET_COST),
     "GET /jobs/{job_id}": own_job(),
     "PATCH /jobs/{job_id}/cancel": own_job(),
-    "PATCH /jobs/{job_id}/retry": own_job("ended_job"),
+    "PATCH /jobs/{job_id}/retry": own_job("ended_job", is_repeat=True),
     "GET /jobs/{job_id}/export": own_job(ok={404}),
     "GET /auth/token": case(ALL),
     "DELETE /auth/token": case(ALL),
@@ -583,6 +585,8 @@ def test_who_may(world, name, prefix, expected):
         answer = _ask(world, method, prefix + path, expected, values, cookies.get(role))
         if answer.status_code not in _allowed(expected, role, relation):
             wrong.append((role, relation, answer.status_code, answer.text[-300:]))
+        if expected.is_repeat and answer.status_code in DONE:
+            wrong += _strayed(world, values["job_id"], role, relation)
         # What was asked for may stand in the answer; nothing else of the others may.
         told = answer.text
         for value in values.values():
@@ -604,6 +608,21 @@ def _things(
     if relation == "colleague":
         who = make_member(session, world.fresh("c"), who.organization_id, "admin")
     return make(world, session, expected.things, who)
+
+
+def _strayed(world: World, job_id: str, role: str, relation: str) -> list[tuple[str, ...]]:
+    """Find repeats of a job that do not belong to whom it belongs to."""
+    with world.database.read_session() as session:
+        operator = accounts.local_principal(session)
+        first, *repeats = (
+            jobs.show(session, one, by=operator, settings=world.settings).job
+            for one in reversed(jobs.chain_of(session, job_id).job_ids)
+        )
+    assert repeats, "nothing was repeated"
+    whose = {(job.user_id, job.organization_id) for job in repeats}
+    return (
+        [] if whose == {(first.user_id, first.organization_id)} else [(role, relation, "strayed", str(whose))]
+    )
 
 
 def _relations(expected: Case) -> tuple[str, ...]:

@@ -73,7 +73,7 @@ class Repetition(BaseModel):
 
     quote_id: str | None = None
     is_free: bool = False
-    """At no charge and without a second failure mail; for operators."""
+    """At no charge and without a second failure mail; for operators. From outside its organization it is so anyway."""
 
 
 class HelpRequest(BaseModel):
@@ -151,7 +151,7 @@ def cancel(context: Here, who: Who, job_id: str) -> JobView:
 
 @router.post("/{job_id}/retry", status_code=201)
 def retry(context: Here, who: Who, job_id: str, repetition: Repetition | None = None) -> JobView:
-    """Submit the same job anew, at the present price."""
+    """Submit the same job anew, for its owner, at the present price."""
     context.limits.count_for("submission", who)
     how = repetition or Repetition()
     with context.database.session() as session:

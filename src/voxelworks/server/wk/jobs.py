@@ -114,7 +114,7 @@ def cancel(context: Here, who: Who, job_id: str) -> ForeignJob:
 
 @router.patch("/jobs/{job_id}/retry", response_model_exclude_none=True)
 def retry(context: Here, who: Who, job_id: str) -> ForeignJob:
-    """Do a job again that failed or was cancelled. It keeps its id, and is charged anew."""
+    """Do a job again that failed or was cancelled. It keeps its id and its owner, and is charged anew."""
     context.limits.count_for("submission", who)
     with context.database.session() as session:
         latest = _latest(session, context, who, job_id)

@@ -100,6 +100,22 @@ def test_repeats_are_one_job_in_the_list(face: Face, worker: Worker):
         assert list(counts) == ["PENDING", "STARTED", "SUCCESS", "FAILURE", "CANCELLED"]
 
 
+@pytest.mark.parametrize("user", ["ada", "olga"])
+def test_a_job_that_somebody_else_repeats_stays_that_of_its_member(face: Face, worker: Worker, user: str):
+    job_id = face.find_largest("ben")
+    assert worker.ids("to_run") == [job_id]
+    worker.say(job_id, "FAILURE")
+    before = face.job(job_id, "ben")
+    assert before["state"] == "FAILURE"
+    with face.client(user) as client:
+        assert client.patch(f"/jobs/{job_id}/retry").json()["ownerEmail"] == before["ownerEmail"]
+    again = face.job(job_id, "ben")
+    assert (again["state"], again["ownerEmail"]) == ("PENDING", before["ownerEmail"])
+    assert worker.ids("to_run") == [job_id]
+    worker.say(job_id, "SUCCESS", latestRunId=f"{job_id}__command__2", returnValue="5")
+    assert face.job(job_id, "ben")["state"] == "SUCCESS"
+
+
 def test_a_job_is_cancelled_and_retried(face: Face, worker: Worker):
     job_id = face.find_largest()
     with face.client("ada") as client:
