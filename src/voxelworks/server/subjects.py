@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from voxelworks.errors import UnknownWorkflow, VoxelworksError
 from voxelworks.protocol.messages import Json
+from voxelworks.settings import Settings
 from voxelworks.workflows import (
     DatasetRef,
     LayerRef,
@@ -37,6 +38,11 @@ class ParamGroup:
 
     title: str | None
     params: tuple[ParamView, ...]
+
+
+def is_priced(settings: Settings, workflow: Workflow | None) -> bool:
+    """Whether the jobs of a workflow cost credits here."""
+    return settings.credits_enabled and workflow is not None and not workflow.cost.is_free
 
 
 def find_workflow(name: str) -> Workflow | None:

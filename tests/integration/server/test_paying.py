@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import html
+import json
 import re
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import httpx
 import pytest
+from sqlalchemy.orm import Session
 
 from paid_work import CREDITS_ON, PRICE, installed
-from voxelworks import catalog
+from voxelworks import catalog, credits, jobs
 from voxelworks.client import ServerInfo
 from voxelworks.db import open_database
-from voxelworks.protocol.places import dataset_place
+from voxelworks.protocol.places import Places, dataset_place
 from voxelworks.protocol.views import DatasetSummary, LayerSummary
 from voxelworks.settings import Settings
+from voxelworks.testing.people import make_organization
 from voxelworks.testing.server import running_server
 
 LABELS = LayerSummary(
@@ -29,18 +32,51 @@ FORM = {"dataset": "demo", "layer": "labels", "action": "submit", "key": "one"}
 @pytest.fixture
 def site(tmp_path: Path) -> Iterator[tuple[ServerInfo, httpx.Client]]:
     settings = Settings(home=tmp_path, port=0, **CREDITS_ON)
+    with installed(), served(settings) as (info, browser):
+        with stored(settings) as session:
+            add_demo(session, "local", "local")
+        yield info, browser
+
+
+@contextmanager
+def served(settings: Settings) -> Iterator[tuple[ServerInfo, httpx.Client]]:
+    """Run a server, and let a browser in as its operator."""
     with (
-        installed(),
         running_server(settings) as info,
         httpx.Client(base_url=info.url, headers={"Origin": info.url}, trust_env=False) as browser,
     ):
         browser.get("/", params={"token": info.token})
-        with closing(open_database(settings)) as database, database.session() as session:
-            catalog.register(
-                session, organization_id="local", user_id="local", name="demo", place=dataset_place("local", "demo"),
-                summary=DatasetSummary(voxel_size="4,4,40", layers=(LABELS,)),
-            )  # fmt: skip
         yield info, browser
+
+
+@contextmanager
+def stored(settings: Settings) -> Iterator[Session]:
+    """Open what the server stores, beside it."""
+    with closing(open_database(settings)) as database, database.session() as session:
+        yield session
+
+
+def add_demo(session: Session, organization_id: str, user_id: str) -> None:
+    catalog.register(
+        session, organization_id=organization_id, user_id=user_id, name="demo",
+        place=dataset_place(organization_id, "demo"),
+        summary=DatasetSummary(voxel_size="4,4,40", layers=(LABELS,)),
+    )  # fmt: skip
+
+
+def repeats(browser: httpx.Client, job_id: str) -> list[str]:
+    """Give the words of the buttons that repeat a job."""
+    forms = re.findall(
+        rf'(?s)<form method="post" action="/jobs/{job_id}/retry">.*?</form>',
+        browser.get(f"/jobs/{job_id}").text,
+    )
+    return [re.sub(r"(?s)<svg.*?</svg>|<[^>]*>", "", form) for form in forms]
+
+
+def press_retry(browser: httpx.Client, job_id: str) -> httpx.Response:
+    """Press the button that repeats a job at the price that its page shows."""
+    quote = re.search(r'name="quote" value="([^"]+)"', browser.get(f"/jobs/{job_id}").text)
+    return browser.post(f"/jobs/{job_id}/retry", data={"quote": quote[1]} if quote else {})
 
 
 def said(answer: httpx.Response) -> str:
@@ -86,14 +122,99 @@ def test_a_cancelled_job_returns_its_charge_and_says_so(site):
     browser.post(f"/jobs/{job['id']}/cancel")
     page = said(browser.get(f"/jobs/{job['id']}"))
     assert "all returned" in page
-    assert "Retry for 2 credits" in page
-    assert "Retry at no charge" in page
+    assert repeats(browser, job["id"]) == ["Retry at no charge", "Retry for 2 credits"]
     words = said(browser.get("/organization/credits"))
     for expected in ("Job " + job["id"], "Refund " + job["id"]):
         assert expected in words
     free = browser.post(f"/jobs/{job['id']}/retry", data={"is_free": "true"}).headers["location"]
     assert "credits" not in said(browser.get(free)).partition("Submitted")[2].partition("History")[0]
     assert browser.get("/api/v1/organization/credits").json()["available"] == 5000
+
+
+def cancelled(browser: httpx.Client, grants: int = 10) -> str:
+    """Submit a job and cancel it; give its id."""
+    grant(browser, grants)
+    job_id: str = browser.post("/api/v1/jobs", json={"workflow": "segment", "params": PARAMS}).json()["id"]
+    browser.post(f"/jobs/{job_id}/cancel")
+    return job_id
+
+
+def test_a_repeat_costs_what_its_button_says(tmp_path):
+    """The price list was doubled since the job was submitted (I16, I23)."""
+    settings = Settings(home=tmp_path, port=0, **CREDITS_ON)
+    dearer = tmp_path / "dearer.json"
+    names = {"infer_neurons": 2000}
+    dearer.write_text(
+        json.dumps(
+            {
+                "version": "dearer",
+                "millicredits_per_gigavoxel": names,
+                "millicredits_per_annotated_gigavoxel": {},
+            }
+        )
+    )
+    with installed():
+        with served(settings) as (_, browser):
+            with stored(settings) as session:
+                add_demo(session, "local", "local")
+            job_id = cancelled(browser)
+            before = browser.get(f"/jobs/{job_id}").text
+        with served(settings.model_copy(update={"price_list": dearer})) as (_, browser):
+            assert repeats(browser, job_id) == ["Retry at no charge", "Retry for 4 credits"]
+            for refused in ({}, {"quote": "nothing"}):
+                asked = browser.post(f"/jobs/{job_id}/retry", data=refused)
+                assert asked.headers["location"] == f"/jobs/{job_id}?repriced=true"
+                assert "nothing was submitted. To repeat the job costs 4 credits now." in said(
+                    browser.get(asked.headers["location"])
+                )
+            assert len(browser.get("/api/v1/jobs").json()["jobs"]) == 1
+            # What the page showed before holds for 15 minutes.
+            for page, price in ((before, 2000), (browser.get(f"/jobs/{job_id}").text, 4000)):
+                [quote] = re.findall(r'name="quote" value="([^"]+)"', page)
+                made = browser.post(f"/jobs/{job_id}/retry", data={"quote": quote}).headers["location"]
+                assert browser.get(f"/api/v1{made}").json()["job"]["charge_millicredits"] == price
+
+
+def test_a_job_that_was_repeated_at_no_charge_has_its_price_again(site):
+    _, browser = site
+    job_id = cancelled(browser)
+    free = browser.post(f"/jobs/{job_id}/retry", data={"is_free": "true"}).headers["location"]
+    browser.post(f"{free}/cancel")
+    assert repeats(browser, free.rpartition("/")[2]) == ["Retry at no charge", "Retry for 2 credits"]
+    made = press_retry(browser, free.rpartition("/")[2]).headers["location"]
+    assert browser.get(f"/api/v1{made}").json()["job"]["charge_millicredits"] == PRICE
+
+
+def test_a_repeat_that_the_organization_cannot_pay_says_so(site):
+    _, browser = site
+    job_id = cancelled(browser, grants=2)
+    browser.post("/api/v1/jobs", json={"workflow": "segment", "params": PARAMS})
+    assert repeats(browser, job_id) == ["Retry at no charge"]
+    assert "Retry costs 2 credits; 0 are there." in said(browser.get(f"/jobs/{job_id}"))
+
+
+def test_an_operator_spends_no_credits_of_another_organization(site, tmp_path):
+    _, browser = site
+    settings = Settings(home=tmp_path, **CREDITS_ON)
+    free = {"workflow": "find_largest_segment_id", "params": PARAMS}
+    with stored(settings) as session:
+        owner = make_organization(session, "lab")
+        add_demo(session, "lab", owner.user_id)
+        credits.grant(session, "lab", PRICE, who="user:local")
+        made = [
+            jobs.submit(session, by=owner, places=Places.of(settings), settings=settings, **order).id
+            for order in ({"workflow": "segment", "params": PARAMS}, free)
+        ]
+        for job_id in made:
+            jobs.cancel(session, job_id, by=owner)
+    assert [repeats(browser, job_id) for job_id in made] == [["Retry at no charge"], ["Retry"]]
+    again = browser.post(f"/jobs/{made[0]}/retry").headers["location"]
+    job = browser.get(f"/api/v1{again}").json()["job"]
+    assert (job["user_id"], job["organization_id"], job["charge_millicredits"]) == (
+        owner.user_id,
+        "lab",
+        None,
+    )
 
 
 def test_with_credits_switched_off_no_page_speaks_of_them(tmp_path):

@@ -17,7 +17,8 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response, Stream
 from voxelworks import accounts, jobs
 from voxelworks.accounts import Action
 from voxelworks.client import is_settled
-from voxelworks.errors import NotFound
+from voxelworks.errors import NotFound, StaleQuote, VoxelworksError
+from voxelworks.protocol.credits import QuoteView
 from voxelworks.protocol.messages import JobState
 from voxelworks.protocol.people import Principal
 from voxelworks.protocol.views import JobDetail, JobPage, JobView, LogChunk
@@ -30,7 +31,7 @@ from voxelworks.server.context import Context, Here, Who
 from voxelworks.server.results import describe_result, result_line
 from voxelworks.server.security import still_in
 from voxelworks.server.sse import PING_S, Frame, event_stream
-from voxelworks.server.subjects import describe_params, find_workflow, subject, workflow_title
+from voxelworks.server.subjects import describe_params, find_workflow, is_priced, subject, workflow_title
 from voxelworks.workflows import workflows
 
 router = APIRouter()
@@ -119,20 +120,22 @@ def job_page(
     job_id: str,
     attempt: Annotated[int | None, Query(ge=1)] = None,
     asked: bool = False,
+    repriced: bool = False,
 ) -> Response:
+    """Show a job. `repriced` says that its repeat was refused, because its price was out of date."""
     detail = show_job(context, who, job_id)
     shown = attempt if attempt is not None else detail.job.attempt
     log = _read_log(context, who, job_id, shown, None, LOG_TAIL_BYTES) if shown else None
-    workflow = find_workflow(detail.job.workflow)
     values = {
         **_job_values(context, who, detail),
         "params": describe_params(detail.job.workflow, detail.job.params),
         "log": log,
         "log_attempt": shown,
         "follows_last": attempt is None,
-        "workflow": workflow,
+        "workflow": find_workflow(detail.job.workflow),
         "stamp": _stamp(detail),
         "has_asked": asked,
+        "is_repriced": repriced,
     }
     return rendering.page(request, "job.html", **values)
 
@@ -195,8 +198,21 @@ def cancel(context: Here, who: Who, job_id: str) -> Response:
 
 
 @router.post("/jobs/{job_id}/retry")
-def retry(context: Here, who: Who, job_id: str, is_free: Annotated[bool, Form()] = False) -> Response:
-    made = retry_job(context, who, job_id, Repetition(is_free=is_free))
+def retry(
+    context: Here,
+    who: Who,
+    job_id: str,
+    is_free: Annotated[bool, Form()] = False,
+    quote: Annotated[str, Form(max_length=100)] = "",
+) -> Response:
+    """Repeat a job, for the price that its page has shown. Without it, or if it holds no longer, the page asks anew."""
+    asks_anew = RedirectResponse(f"/jobs/{job_id}?repriced=true", status_code=303)
+    if not is_free and not quote and _quote(context, who, show_job(context, who, job_id).job) is not None:
+        return asks_anew
+    try:
+        made = retry_job(context, who, job_id, Repetition(is_free=is_free, quote_id=quote or None))
+    except StaleQuote:
+        return asks_anew
     return RedirectResponse(f"/jobs/{made.id}", status_code=303)
 
 
@@ -267,17 +283,39 @@ async def _list_frames(
 
 def _job_values(context: Context, who: Principal, detail: JobDetail) -> dict[str, Any]:
     job = detail.job
+    workflow = find_workflow(job.workflow)
     is_own = job.user_id == who.user_id
+    may_steer = accounts.is_allowed(who, Action.STEER_OWN_JOBS if is_own else Action.STEER_ALL_JOBS)
     return {
         "viewer": who, "is_own": is_own,
-        "may_steer": accounts.is_allowed(who, Action.STEER_OWN_JOBS if is_own else Action.STEER_ALL_JOBS),
-        "may_operate": accounts.is_allowed(who, Action.OPERATE),
+        "may_steer": may_steer, "may_operate": accounts.is_allowed(who, Action.OPERATE),
+        "is_outside": job.organization_id != who.organization_id,
+        "is_priced": is_priced(context.settings, workflow),
+        "offer": _offer(context, who, job) if may_steer else None,
         "has_help": context.settings.support_email is not None,
         "detail": detail, "job": job, "title": workflow_title(job.workflow),
         "subject": subject(job.workflow, job.params),
         "result": describe_result(context, job), "settings": context.settings,
-        "is_known": find_workflow(job.workflow) is not None,
+        "is_known": workflow is not None,
     }  # fmt: skip
+
+
+def _offer(context: Context, who: Principal, job: JobView) -> QuoteView | None:
+    """Quote the repeat of a job; None if it costs nothing, or cannot be repeated now: whoever tries it is told why."""
+    try:
+        return _quote(context, who, job)
+    except VoxelworksError as error:
+        if error.http_status >= 500:
+            raise
+        return None
+
+
+def _quote(context: Context, who: Principal, job: JobView) -> QuoteView | None:
+    # Most pages need no price, and write nothing.
+    if not (job.can_retry and is_priced(context.settings, find_workflow(job.workflow))):
+        return None
+    with context.database.session() as session:
+        return jobs.quote_retry(session, job.id, by=who, places=context.places, settings=context.settings)
 
 
 JOB_PARTS = ("status", "actions", "result", "attempts", "events", "announcement")

@@ -29,6 +29,7 @@ from voxelworks.server import browse, rendering
 from voxelworks.server.api.jobs import show_job
 from voxelworks.server.context import Context, Here, Who
 from voxelworks.server.forms import Form, Values
+from voxelworks.server.subjects import is_priced
 from voxelworks.workflows import Workflow, get_workflow, workflows
 
 router = APIRouter()
@@ -125,7 +126,7 @@ def _act(
     try:
         params = workflow.collect(form.collected())
         workflow.parse(params)
-        if _is_priced(context, workflow) and not (quote_id and action == "submit"):
+        if is_priced(context.settings, workflow) and not (quote_id and action == "submit"):
             return _offer(request, context, who, form, params, key=key)
         context.limits.count_for("submission", who)
         with context.database.session() as session:
@@ -140,10 +141,6 @@ def _act(
         # A new key: the old one may stand for a job that was submitted from this page before.
         return _answer(request, context, who, form.with_error(error), status=422)
     return RedirectResponse(f"/jobs/{job.id}", status_code=303)
-
-
-def _is_priced(context: Context, workflow: Workflow) -> bool:
-    return context.settings.credits_enabled and not workflow.cost.is_free
 
 
 def _offer(
@@ -184,7 +181,7 @@ def _answer(
     return rendering.page(
         request, "form.html", status=status, form=form, workflow=form.workflow, key=key, copy_of=copy_of,
         datasets=form.datasets, roots=roots, quote=quote, is_new_price=is_new_price,
-        is_priced=_is_priced(context, form.workflow),
+        is_priced=is_priced(context.settings, form.workflow),
     )  # fmt: skip
 
 
