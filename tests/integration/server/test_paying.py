@@ -164,7 +164,7 @@ def test_a_repeat_costs_what_its_button_says(tmp_path):
             for refused in ({}, {"quote": "nothing"}):
                 asked = browser.post(f"/jobs/{job_id}/retry", data=refused)
                 assert asked.headers["location"] == f"/jobs/{job_id}?repriced=true"
-                assert "nothing was submitted. To repeat the job costs 4 credits now." in said(
+                assert "nothing was submitted. Repeating the job costs 4 credits now." in said(
                     browser.get(asked.headers["location"])
                 )
             assert len(browser.get("/api/v1/jobs").json()["jobs"]) == 1
@@ -190,7 +190,7 @@ def test_a_repeat_that_the_organization_cannot_pay_says_so(site):
     job_id = cancelled(browser, grants=2)
     browser.post("/api/v1/jobs", json={"workflow": "segment", "params": PARAMS})
     assert repeats(browser, job_id) == ["Retry at no charge"]
-    assert "Retry costs 2 credits; 0 are there." in said(browser.get(f"/jobs/{job_id}"))
+    assert "Retry costs 2 credits; 0 credits are there." in said(browser.get(f"/jobs/{job_id}"))
 
 
 def test_an_operator_spends_no_credits_of_another_organization(site, tmp_path):
