@@ -6,6 +6,7 @@ Only its JSON is read here, without any array library: the server reads it too. 
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -19,13 +20,16 @@ Read = Callable[[str], bytes | None]
 
 _ZARR2_DTYPE = re.compile(r"[<>|=]?(?P<kind>[uif])(?P<bytes>[1248])")
 _KINDS = {"u": "uint", "i": "int", "f": "float"}
+_RATIO_TOLERANCE = 0.01
+"""Writers that divide the shapes of two levels state 1.998 for 2."""
 
 
 def read_image(read: Read, location: str, name: str) -> DataSource | None:
     """Describe the image of an OME-Zarr group.
 
     The layer takes its name from the image (`color` or `segmentation` if it has none), its voxel size from
-    the finest level. Levels whose scale is no power-of-two multiple of it are left out.
+    the finest level and the scale of the whole image. Levels whose scale is no power-of-two multiple of that of the
+    finest are left out.
 
     Parameters
     ----------
@@ -79,16 +83,20 @@ def _describe(
         raise UnsupportedFormat(f"{location} has axes {', '.join(axes)}; t, c, z, y and x are read")
     units = {str(axis["name"]): axis.get("unit") or "nanometer" for axis in multiscale["axes"]}
     levels = multiscale["datasets"]
-    finest = _scale(levels[0], axes)
+    finest = _level_scale(levels[0], axes)
+    of_all_levels = _scale(multiscale, axes) or dict.fromkeys(axes, 1.0)
     # An image without z is one voxel thick: as thick as wide.
     sizes_nm = [
-        finest.get(axis, finest["x"]) * VoxelSize.in_unit(1, 1, 1, units.get(axis, units["x"])).x
+        finest.get(axis, finest["x"])
+        * of_all_levels.get(axis, of_all_levels["x"])
+        * VoxelSize.in_unit(1, 1, 1, units.get(axis, units["x"])).x
         for axis in "xyz"
     ]
+    voxel_size = VoxelSize(*sizes_nm)
     mags = [
         MagProperties(mag=mag, path=f"./{level['path']}", axis_order={axis: i for i, axis in enumerate(axes)})
         for level in levels
-        if (mag := _mag(_scale(level, axes), finest)) is not None
+        if (mag := _mag(_level_scale(level, axes), finest)) is not None
     ]
     dtype, shape = _array_type(read, location, str(levels[0]["path"]), data_format)
     extent = dict(zip(axes, shape, strict=True))
@@ -103,7 +111,7 @@ def _describe(
         num_channels=channel_count,
         mags=tuple(mags),
     )
-    return DataSource.new(name, VoxelSize(*sizes_nm)).with_layer(layer)
+    return DataSource.new(name, voxel_size).with_layer(layer)
 
 
 def _element_class(dtype_name: str, channel_count: int, category: Category) -> str:
@@ -117,19 +125,34 @@ def _element_class(dtype_name: str, channel_count: int, category: Category) -> s
         return f"{kind}{int(dtype_name.removeprefix(kind)) * channel_count}"
 
 
-def _scale(level: Mapping[str, Any], axes: Sequence[str]) -> dict[str, float]:
-    for transformation in level.get("coordinateTransformations", []):
+def _level_scale(level: Mapping[str, Any], axes: Sequence[str]) -> dict[str, float]:
+    scale = _scale(level, axes)
+    if scale is None:
+        raise InvalidGeometry("a level states no scale")
+    return scale
+
+
+def _scale(scaled: Mapping[str, Any], axes: Sequence[str]) -> dict[str, float] | None:
+    """Give the scale of a level, or of all levels of a multiscale together."""
+    for transformation in scaled.get("coordinateTransformations", []):
         if transformation["type"] == "scale":
             return dict(zip(axes, map(float, transformation["scale"]), strict=True))
-    raise InvalidGeometry("a level states no scale")
+    return None
 
 
 def _mag(scale: Mapping[str, float], finest: Mapping[str, float]) -> Mag | None:
-    ratios = [round(scale[axis] / finest[axis]) if axis in scale else 1 for axis in "xyz"]
+    x, y, z = (_whole(scale[axis] / finest[axis]) if axis in scale else 1 for axis in "xyz")
     try:
-        return Mag(ratios[0], ratios[1], ratios[2])
+        return Mag(x, y, z)
     except InvalidGeometry:
         return None
+
+
+def _whole(ratio: float) -> int:
+    """Give the whole number that a ratio stands for; 0, which no mag has, if it is none."""
+    if math.isfinite(ratio) and math.isclose(ratio, round(ratio), rel_tol=_RATIO_TOLERANCE):
+        return round(ratio)
+    return 0
 
 
 def _array_type(read: Read, location: str, path: str, data_format: str) -> tuple[str, list[int]]:
