@@ -120,6 +120,19 @@ def process(
     return [results[key] for key, _ in items]
 
 
+def are_done(
+    keys: Iterable[str],
+    *,
+    phase: str,
+    checkpoints: Checkpoints,
+    result_type: Any = None,
+    is_intact: Callable[[Result], bool] = lambda _: True,
+) -> bool:
+    """Tell whether `process` would find all blocks with these keys done, and so run none."""
+    wanted = set(keys)
+    return _Archive[Result](checkpoints, phase, result_type).load(wanted, is_intact).keys() == wanted
+
+
 @dataclass(frozen=True)
 class _Attempt:
     key: str

@@ -259,9 +259,21 @@ class Job:
         """Count work that `expect` announced and that turned out to be done already."""
         self._units_done += units
 
-    def is_finished(self, phase: str, items: Sequence[tuple[str, object]]) -> bool:
-        """Tell whether an earlier attempt finished all items of a phase."""
-        return {key for key, _ in items} <= self._checkpoints().load(phase).keys()
+    def is_finished(
+        self,
+        phase: str,
+        items: Sequence[tuple[str, object]],
+        *,
+        result_type: type[Result] | None = None,
+        is_intact: Callable[[Result], bool] = lambda _: True,
+    ) -> bool:
+        """Tell whether an earlier attempt finished all items of a phase, so that `process` will run none of them."""
+        from voxelworks.blocks.processing import are_done
+
+        return are_done(
+            (key for key, _ in items), phase=phase, checkpoints=self._checkpoints(), result_type=result_type,
+            is_intact=is_intact,
+        )  # fmt: skip
 
     def _checkpoints(self) -> Checkpoints:
         from voxelworks.blocks.checkpoints import Checkpoints

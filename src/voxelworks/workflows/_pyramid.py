@@ -108,7 +108,7 @@ def write_blocks(
     levels = tuple(arrays[mag] for mag, _ in group.levels)
     written = job.process(
         phase,
-        block_items(tiles),
+        _block_items(tiles),
         WriteLevels(source, group.source_mag, levels, method, str(job.folder.result)),
         units=units,
         memory_bytes_per_item=group.memory_bytes(levels[0].dtype, levels[0].channel_count),
@@ -120,6 +120,16 @@ def write_blocks(
     return max((block.largest for block in written), default=0)
 
 
+def are_written(job: Job, phase: str, tiles: Iterable[Box]) -> bool:
+    """Tell whether an earlier attempt wrote all these blocks, and their files are still there."""
+    return job.is_finished(
+        phase,
+        _block_items(tiles),
+        result_type=Written,
+        is_intact=partial(_is_intact, job.folder.result),
+    )
+
+
 def _is_intact(root: Path, written: Written) -> bool:
     """Tell whether the files of a block are there and as long as they were."""
     try:
@@ -128,7 +138,7 @@ def _is_intact(root: Path, written: Written) -> bool:
         return False
 
 
-def block_items(tiles: Iterable[Box]) -> list[tuple[str, Box]]:
+def _block_items(tiles: Iterable[Box]) -> list[tuple[str, Box]]:
     """Name blocks by their boxes."""
     return [(str(tile), tile) for tile in tiles]
 

@@ -211,7 +211,7 @@ class _LayerPlan:
 
     def _write_first(self, job: Job, group: LevelGroup) -> int:
         """Read the images; give the largest value."""
-        from voxelworks.workflows._pyramid import block_items, write_blocks, write_group
+        from voxelworks.workflows._pyramid import are_written, write_blocks, write_group
         from voxelworks.workflows._staging import StagedSlab
 
         _, height, width = self.source.shape_zyx
@@ -225,7 +225,7 @@ class _LayerPlan:
             tiles = list(slab_box.tiles((block_width, block_height, block_depth)))
             phase = f"{self._phase(group)}, {_sections(slab_box)}"
             slab = StagedSlab.of(self.source, job.folder.scratch, self.name, slab_box)
-            if job.is_finished(phase, block_items(tiles)):
+            if are_written(job, phase, tiles):
                 job.skip(slab_box.voxel_count)  # without blocks to make there is nothing to decode for
             else:
                 self._decode(job, slab, slab_box)

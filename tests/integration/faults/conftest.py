@@ -17,13 +17,15 @@ import pytest
 
 import voxelworks
 from voxelworks.settings import Settings
-from voxelworks.testing.independent_writers import write_tiff
+from voxelworks.testing.independent_writers import TiffStyle, write_png, write_tiff
 from voxelworks.testing.rounds import rounds
 
 from .fault_site import SHARD_BYTES_MAX, Site, Tree, tree
 
 LARGE_ZYX = rounds((200, 260, 260), (500, 300, 300))
 BLOCK_COUNT = math.prod(-(-extent // 64) for extent in LARGE_ZYX)
+FORMS = ("plain", "png", "deflated")
+"""Forms of the large stack: TIFF that is cut block by block; PNG and compressed TIFF, which are decoded beforehand."""
 LAYER_COUNTS = (2, 8)
 VOXEL_SIZE = "4,4,4"
 
@@ -41,7 +43,7 @@ class Stacks:
 
     folder: Path
     large: Tree
-    """Of `large`, which has `BLOCK_COUNT` blocks in mag 1."""
+    """Of `large-FORM`, each of `FORMS` with the same voxels, which have `BLOCK_COUNT` blocks in mag 1."""
     small: Tree
     """Of `small`, which has 12 blocks in mag 1."""
     almost: Path
@@ -53,11 +55,12 @@ class Stacks:
 @pytest.fixture(scope="session")
 def stacks(tmp_path_factory: pytest.TempPathFactory) -> Stacks:
     folder, made = tmp_path_factory.mktemp("stacks"), tmp_path_factory.mktemp("undisturbed")
-    _write_stack(folder / "large", LARGE_ZYX)
-    _write_stack(folder / "small", (120, 120, 190))
+    for form in FORMS:
+        _write_stack(folder / f"large-{form}", LARGE_ZYX, form)
+    _write_stack(folder / "small", (120, 120, 190), "plain")
     trees: dict[str, Tree] = {}
     layers: dict[int, Tree] = {}
-    for name in ("large", "small"):
+    for name in ("large-plain", "small"):
         undisturbed("convert", **convert_params(folder / name, made / name / "cells"))
         trees[name] = tree(made / name / "cells")
     for count in LAYER_COUNTS:
@@ -68,7 +71,7 @@ def stacks(tmp_path_factory: pytest.TempPathFactory) -> Stacks:
                 shutil.copytree(dataset, made / "almost" / "cells")
             undisturbed("downsample", layer=f"{dataset}/layer{number}", coarsest_mag="4")
         layers[count] = tree(dataset)
-    return Stacks(folder, trees["large"], trees["small"], made / "almost" / "cells", layers)
+    return Stacks(folder, trees["large-plain"], trees["small"], made / "almost" / "cells", layers)
 
 
 def convert_params(source: object, target: object) -> dict[str, Any]:
@@ -89,12 +92,16 @@ def undisturbed(workflow: str, shard_bytes_max: int = SHARD_BYTES_MAX, **params:
     voxelworks.run(workflow, settings=settings, cluster="serial", **params)
 
 
-def _write_stack(folder: Path, shape_zyx: tuple[int, int, int]) -> None:
+def _write_stack(folder: Path, shape_zyx: tuple[int, int, int], form: str) -> None:
     folder.mkdir()
     # No voxel is zero: a shard of zeros would not be stored, and could not be seen to be lost.
     voxels = np.random.default_rng(1).integers(1, 9, shape_zyx, dtype=np.uint8)
     for z, section in enumerate(voxels):
-        write_tiff(folder / f"section{z:04}.tif", section[np.newaxis])
+        if form == "png":
+            write_png(folder / f"section{z:04}.png", section)
+        else:
+            style = TiffStyle(is_deflated=form == "deflated")
+            write_tiff(folder / f"section{z:04}.tif", section[np.newaxis], style)
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ from voxelworks.testing.independent_writers import write_tiff
 from voxelworks.testing.rounds import rounds
 from voxelworks.worker.limits import group_members
 
-from .conftest import BLOCK_COUNT, LARGE_ZYX, VOXEL_SIZE, Stacks, convert_params, undisturbed
+from .conftest import BLOCK_COUNT, FORMS, LARGE_ZYX, VOXEL_SIZE, Stacks, convert_params, undisturbed
 from .fault_site import SHARD_BYTES_MAX, SLOTS, TIMEOUT_S, WORK_FOLDER, Tree, find, tree, watched
 
 RESUMED = "going on where an earlier attempt stopped"
@@ -104,11 +104,16 @@ def convert_command(source: Path, target: Path) -> Command:
 
 
 @pytest.mark.faults("T20", "`voxelworks run`, killed again and again, and repeated")
+@pytest.mark.parametrize("form", rounds(FORMS[2:], FORMS))
 def test_a_killed_run_is_repeated_and_goes_on(
-    tmp_path: Path, stacks: Stacks, dice: random.Random, record_property: Callable[[str, object], None]
+    tmp_path: Path,
+    stacks: Stacks,
+    dice: random.Random,
+    record_property: Callable[[str, object], None],
+    form: str,
 ) -> None:
     kill_count = rounds(1, 12)
-    command = convert_command(stacks.folder / "large", tmp_path / "cells")
+    command = convert_command(stacks.folder / f"large-{form}", tmp_path / "cells")
     for moment in sorted(dice.sample(range(1, BLOCK_COUNT - 10), kill_count)):
         assert command.kill_when(lambda: command.marker_count() >= moment, only_pool=dice)  # noqa: B023
         assert command.kill_when(lambda: command.marker_count() > moment)  # noqa: B023
@@ -191,11 +196,16 @@ def _killed_in_the_middle(folder: Path, stack: Path, dice: random.Random) -> tup
 
 
 @pytest.mark.faults("T21", "Markers and blocks are damaged between kill and repetition")
+@pytest.mark.parametrize("form", rounds(FORMS[:2], FORMS))
 def test_broken_markers_and_half_written_blocks_are_not_believed(
-    tmp_path: Path, stacks: Stacks, dice: random.Random, record_property: Callable[[str, object], None]
+    tmp_path: Path,
+    stacks: Stacks,
+    dice: random.Random,
+    record_property: Callable[[str, object], None],
+    form: str,
 ) -> None:
     """T21. Whole markers are: their blocks are not touched again."""
-    command, work = _killed_in_the_middle(tmp_path, stacks.folder / "large", dice)
+    command, work = _killed_in_the_middle(tmp_path, stacks.folder / f"large-{form}", dice)
     markers = sorted(work.glob("checkpoints/*/*.json"))
     cut, foreign, missing, shortened, lost, *whole = dice.sample(markers, len(markers))
     shards = {marker: _shard(work, marker) for marker in markers}
@@ -234,7 +244,7 @@ def test_what_was_done_with_other_input_is_done_again(
     """T21: one section is replaced, or the shards get another size, between kill and repetition."""
     record_property("changed", change)
     stack = tmp_path / "stack"
-    shutil.copytree(stacks.folder / "large", stack)
+    shutil.copytree(stacks.folder / "large-plain", stack)
     shard_bytes_max = SHARD_BYTES_MAX
     command, _ = _killed_in_the_middle(tmp_path, stack, dice)
     if change == "section":

@@ -33,7 +33,7 @@ def test_a_worker_that_slept_through_its_lease_is_refused(
         name, sleeper, other = f"cells{number}", f"sleeper{number}", f"other{number}"
         site.start_worker(sleeper)
         with site.watched():
-            job_id = site.submit("convert", **convert_params("root:stacks/large", name))
+            job_id = site.submit("convert", **convert_params("root:stacks/large-plain", name))
             moment = dice.randrange(1, BLOCK_COUNT)
             site.wait_while_running(job_id, until=lambda: site.marker_count() >= moment)  # noqa: B023
             asleep = [site.workers[sleeper].pid, *site.group_of(sleeper)]

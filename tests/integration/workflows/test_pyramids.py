@@ -160,3 +160,28 @@ def test_the_largest_id_of_an_empty_layer_is_zero(tmp_path):
     target = tmp_path / "out"
     voxelworks.run("convert", source=stack, target=str(target), category="segmentation", voxel_size="1,1,1")
     assert voxelworks.run("find_largest_segment_id", layer=f"{target}/color")["largest_segment_id"] == 0
+
+
+def test_a_lost_block_of_a_decoded_stack_is_made_again(tmp_path):
+    """All blocks of the slab are marked as done, and one of them is gone: the slab is decoded again."""
+    volume = images((70, 140, 150))
+    (tmp_path / "png").mkdir()
+    for z, section in enumerate(volume):
+        write_png(tmp_path / "png" / f"{z}.png", section)
+    target = tmp_path / "out"
+
+    def stop_at_the_seal(progress):
+        if progress.phase == "sealing":
+            raise KeyboardInterrupt
+
+    params = {"source": str(tmp_path / "png"), "target": str(target), "voxel_size": "4,4,4", "pyramid": False}
+    with pytest.raises(KeyboardInterrupt):
+        voxelworks.run("convert", **params, settings=SMALL_SHARDS, on_progress=stop_at_the_seal)
+    (lost,) = tmp_path.glob(".voxelworks/*/*/result/color/1/c/0/0/1/1")
+    lost.unlink()
+    phases = []
+    voxelworks.run(
+        "convert", **params, settings=SMALL_SHARDS, on_progress=lambda progress: phases.append(progress.phase)
+    )
+    assert (read_mag(target, "color", "1")[0] == volume).all()
+    assert {phase for phase in phases if "decoding" in phase} == {"color: decoding sections 0 to 63"}
