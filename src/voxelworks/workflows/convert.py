@@ -63,7 +63,7 @@ class ConvertParams(Params):
     """Size of a voxel in nanometres, `x,y,z`. Needed unless the images state it."""
 
     fill_missing: bool = False
-    """Fill missing sections with zeros, and pad smaller ones, instead of refusing the stack."""
+    """Fill missing sections with zeros, at most as many as are there, and pad smaller ones, instead of refusing."""
 
     pyramid: bool = True
     """Also make the coarser magnifications."""

@@ -61,7 +61,8 @@ def open_folder(folder: Path, *, fill_missing: bool) -> ImageSource:
     UnsupportedFormat, UnsupportedDtype
         Naming the first file that cannot be read.
     MissingSections
-        If the numbers in the names have gaps, naming the missing files.
+        If the numbers in the names have gaps, naming the missing files; with `fill_missing` only if more are missing
+        than are there: numbers such as dates would make a giant of zeros.
     MixedSections
         If a section differs from the others.
     """
@@ -69,6 +70,7 @@ def open_folder(folder: Path, *, fill_missing: bool) -> ImageSource:
     numbers = section_numbers([os.path.splitext(name)[0] for name in names])
     if numbers is not None:
         _check_numbers(numbers, names, fill_missing=fill_missing)
+        notes += _step_note(numbers, names)
     elif len(names) > 1:
         notes += ("the names do not differ in one number only, so missing sections could not be noticed",)
     files, planes = _read_headers([folder / name for name in names])
@@ -94,10 +96,25 @@ def _check_numbers(numbers: SectionNumbers, names: Sequence[str], *, fill_missin
     suffix = os.path.splitext(names[0])[1]
     missing = [name + suffix for name in numbers.missing_names(10)]
     more = f" and {count - len(missing)} more" if count > len(missing) else ""
-    step = "add them, or ask for missing sections to be filled"
-    if count > len(names):
+    if fill_missing:
+        step = (
+            f"{count} are too many to fill where only {len(names)} are there: rename the files if these are not "
+            "section numbers, or add empty sections if they are"
+        )
+    elif count > len(names):
         step = f"only {len(names)} are there: if these are not section numbers, rename the files"
+    else:
+        step = "add them, or ask for missing sections to be filled"
     raise MissingSections(f"missing between {names[0]} and {names[-1]}: {', '.join(missing)}{more}; {step}")
+
+
+def _step_note(numbers: SectionNumbers, names: Sequence[str]) -> tuple[str, ...]:
+    if numbers.step == 1:
+        return ()
+    first = listed(names, at_most=3)
+    return (
+        f"sections are numbered in steps of {numbers.step}: {first}; numbers between the steps do not count as missing",
+    )
 
 
 def _read_headers(paths: Sequence[Path]) -> tuple[list[SourceFile], list[Plane]]:

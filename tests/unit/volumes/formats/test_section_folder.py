@@ -10,6 +10,8 @@ from voxelworks.geometry import Box, VoxelSize
 from voxelworks.testing.independent_writers import TiffStyle, write_png, write_tiff
 from voxelworks.volumes.formats import open_source, section_folder
 
+BETWEEN = "numbers between the steps do not count as missing"
+
 
 def noise(shape, dtype=np.uint8):
     return np.random.default_rng(8).integers(0, 200, shape).astype(dtype)
@@ -82,11 +84,40 @@ def test_many_headers_are_read_in_order(tmp_path, monkeypatch):
     assert [os.path.basename(path) for path in source.files] == [f"s_{z:03d}.tif" for z in range(len(pages))]
 
 
-@pytest.mark.parametrize(("first", "step"), [(0, 1), (17, 1), (100, 10)])
-def test_sections_may_begin_anywhere_and_step_evenly(tmp_path, first, step):
+@pytest.mark.parametrize("first", [0, 17])
+def test_sections_may_begin_anywhere(tmp_path, first):
     pages = noise((3, 5, 7))
-    write_sections(tmp_path, pages, [first + step * z for z in range(3)])
-    assert np.array_equal(open_source(tmp_path).read(Box((0, 0, 0), (7, 5, 3)))[0], pages)
+    write_sections(tmp_path, pages, [first, first + 1, first + 2])
+    source = open_source(tmp_path)
+    assert np.array_equal(source.read(source.box)[0], pages)
+    assert source.notes == ()
+
+
+@pytest.mark.parametrize(
+    ("numbers", "note"),
+    [
+        ([1, 3, 5], "sections are numbered in steps of 2: s_001.tif, s_003.tif, s_005.tif"),
+        ([1, 4], "sections are numbered in steps of 3: s_001.tif, s_004.tif"),
+        (
+            [100, 110, 120, 130],
+            "sections are numbered in steps of 10: s_100.tif, s_110.tif, s_120.tif and 1 more",
+        ),
+    ],
+)
+def test_sections_that_step_evenly_are_a_whole_stack_and_the_step_is_mentioned(tmp_path, numbers, note):
+    pages = noise((len(numbers), 5, 7))
+    write_sections(tmp_path, pages, numbers)
+    source = open_source(tmp_path)
+    assert np.array_equal(source.read(source.box)[0], pages)
+    assert source.notes == (f"{note}; {BETWEEN}",)
+
+
+def test_the_step_is_mentioned_when_sections_are_missing_too(tmp_path):
+    write_sections(tmp_path, noise((3, 5, 7)), [10, 20, 40])
+    assert open_source(tmp_path, fill_missing=True).notes == (
+        f"sections are numbered in steps of 10: s_010.tif, s_020.tif, s_040.tif; {BETWEEN}",
+        "missing sections filled with zeros: s_030.tif",
+    )
 
 
 def test_missing_sections_are_named(tmp_path):
@@ -109,12 +140,29 @@ def test_missing_sections_are_filled_with_zeros(tmp_path):
 
 def test_numbers_that_are_no_section_numbers_do_not_make_a_giant(tmp_path):
     write_sections(tmp_path, noise((3, 5, 7)), [20240101, 20240102, 20240201])
-    for fill_missing in (False, True):
-        assert refusal(MissingSections, tmp_path, fill_missing=fill_missing) == (
-            "missing between s_20240101.tif and s_20240201.tif: s_20240103.tif, s_20240104.tif, s_20240105.tif, "
-            "s_20240106.tif, s_20240107.tif, s_20240108.tif, s_20240109.tif, s_20240110.tif, s_20240111.tif, "
-            "s_20240112.tif and 88 more; only 3 are there: if these are not section numbers, rename the files"
-        )
+    missing = (
+        "missing between s_20240101.tif and s_20240201.tif: s_20240103.tif, s_20240104.tif, s_20240105.tif, "
+        "s_20240106.tif, s_20240107.tif, s_20240108.tif, s_20240109.tif, s_20240110.tif, s_20240111.tif, "
+        "s_20240112.tif and 88 more; "
+    )
+    assert refusal(MissingSections, tmp_path) == (
+        missing + "only 3 are there: if these are not section numbers, rename the files"
+    )
+    assert refusal(MissingSections, tmp_path, fill_missing=True) == (
+        missing
+        + "98 are too many to fill where only 3 are there: rename the files if these are not section numbers, "
+        "or add empty sections if they are"
+    )
+
+
+def test_as_many_sections_are_filled_as_are_there(tmp_path):
+    write_sections(tmp_path, noise((3, 5, 7)), [1, 2, 6])
+    assert open_source(tmp_path, fill_missing=True).shape_zyx == (6, 5, 7)
+    (tmp_path / "s_006.tif").rename(tmp_path / "s_007.tif")
+    assert refusal(MissingSections, tmp_path, fill_missing=True) == (
+        "missing between s_001.tif and s_007.tif: s_003.tif, s_004.tif, s_005.tif, s_006.tif; 4 are too many to fill "
+        "where only 3 are there: rename the files if these are not section numbers, or add empty sections if they are"
+    )
 
 
 def test_two_files_for_one_section_are_refused(tmp_path):
