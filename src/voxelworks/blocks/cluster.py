@@ -22,7 +22,7 @@ from voxelworks.blocks.executor import (
     perform_packed,
     unpack_outcome,
 )
-from voxelworks.blocks.memory import fit_slots
+from voxelworks.blocks.memory import SMALLER_BLOCKS, fit_slots
 from voxelworks.blocks.threads import limit_threads, thread_environment, threads_per_slot
 from voxelworks.errors import InvalidInput, ResourcesExceeded, ServerUnreachable
 
@@ -116,10 +116,15 @@ class DaskExecutor:
             return self._slots
         return sum(worker["nthreads"] for worker in self._workers()) or self._slots
 
-    def room_for(self, memory_bytes_per_block: int) -> int:
+    def room_for(
+        self, memory_bytes_per_block: int, *, item: str = "block", remedy: str = SMALLER_BLOCKS
+    ) -> int:
         for worker in self._workers():
             threads, limit = worker["nthreads"], worker["memory_limit"]
-            if limit and fit_slots(memory_bytes_per_block, threads, limit) < threads:
+            if (
+                limit
+                and fit_slots(memory_bytes_per_block, threads, limit, item=item, remedy=remedy) < threads
+            ):
                 raise ResourcesExceeded(
                     f"a Dask worker with {limit / 2**20:.0f} MiB of memory runs {threads} blocks at the same time, but "
                     f"each needs {memory_bytes_per_block / 2**20:.0f} MiB; use fewer threads or more memory"

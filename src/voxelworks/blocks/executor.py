@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol, Self
 
-from voxelworks.blocks.memory import fit_slots, free_memory_bytes
+from voxelworks.blocks.memory import SMALLER_BLOCKS, fit_slots, free_memory_bytes
 
 BlockFunction = Callable[[Any], Any]
 """Does one block. It crosses process borders: a function of an importable module, or a `partial` of one."""
@@ -56,8 +56,16 @@ class Executor(Protocol):
     def slots(self) -> int:
         """How many blocks run at the same time, if memory allows."""
 
-    def room_for(self, memory_bytes_per_block: int) -> int:
+    def room_for(
+        self, memory_bytes_per_block: int, *, item: str = "block", remedy: str = SMALLER_BLOCKS
+    ) -> int:
         """Give how many blocks may be started before one of them has ended.
+
+        Parameters
+        ----------
+        memory_bytes_per_block : int
+        item, remedy : str
+            For the error: what one block is, and how to make it smaller.
 
         Raises
         ------
@@ -117,8 +125,11 @@ class SerialExecutor:
         self._thread = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="block")
         self._running: dict[concurrent.futures.Future[Outcome], str] = {}
 
-    def room_for(self, memory_bytes_per_block: int) -> int:
-        return fit_slots(memory_bytes_per_block, 1, free_memory_bytes(self._memory_bytes_max))
+    def room_for(
+        self, memory_bytes_per_block: int, *, item: str = "block", remedy: str = SMALLER_BLOCKS
+    ) -> int:
+        free = free_memory_bytes(self._memory_bytes_max)
+        return fit_slots(memory_bytes_per_block, 1, free, item=item, remedy=remedy)
 
     def start(self, key: str, function: BlockFunction, item: object) -> None:
         self._running[self._thread.submit(perform, function, item)] = key

@@ -32,7 +32,7 @@ from voxelworks.blocks.executor import (
     perform_packed,
     unpack_outcome,
 )
-from voxelworks.blocks.memory import fit_slots, free_memory_bytes
+from voxelworks.blocks.memory import SMALLER_BLOCKS, fit_slots, free_memory_bytes
 from voxelworks.blocks.threads import limit_threads, thread_environment, threads_per_slot
 from voxelworks.ops import cache
 
@@ -88,8 +88,11 @@ class LocalExecutor:
         self._context = _context()
         self._workers: list[_Worker] = []
 
-    def room_for(self, memory_bytes_per_block: int) -> int:
-        return fit_slots(memory_bytes_per_block, self.slots, free_memory_bytes(self._memory_bytes_max))
+    def room_for(
+        self, memory_bytes_per_block: int, *, item: str = "block", remedy: str = SMALLER_BLOCKS
+    ) -> int:
+        free = free_memory_bytes(self._memory_bytes_max)
+        return fit_slots(memory_bytes_per_block, self.slots, free, item=item, remedy=remedy)
 
     def start(self, key: str, function: BlockFunction, item: object) -> None:
         task = pack(function, item)

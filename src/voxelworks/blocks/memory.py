@@ -11,10 +11,24 @@ from voxelworks.errors import ResourcesExceeded
 
 PROCESS_BYTES = 64 * 2**20
 """What a worker process needs besides its block: most of its code is shared with the other workers."""
+SMALLER_BLOCKS = "lower VOXELWORKS_SHARD_BYTES_MAX"
 
 
-def fit_slots(memory_bytes_per_item: int, slots: int, memory_bytes_free: int) -> int:
+def fit_slots(
+    memory_bytes_per_item: int,
+    slots: int,
+    memory_bytes_free: int,
+    *,
+    item: str = "block",
+    remedy: str = SMALLER_BLOCKS,
+) -> int:
     """Give how many blocks may run at the same time: at most `slots`, fewer if memory is short.
+
+    Parameters
+    ----------
+    memory_bytes_per_item, slots, memory_bytes_free : int
+    item, remedy : str
+        For the error: what one item is, and how to make it smaller.
 
     Raises
     ------
@@ -26,8 +40,8 @@ def fit_slots(memory_bytes_per_item: int, slots: int, memory_bytes_free: int) ->
     needed = memory_bytes_per_item + PROCESS_BYTES
     if needed > memory_bytes_free:
         raise ResourcesExceeded(
-            f"one block needs {_mebibytes(needed)} of memory, but only {_mebibytes(memory_bytes_free)} are free; "
-            "lower VOXELWORKS_SHARD_BYTES_MAX, raise VOXELWORKS_MEMORY_BYTES_MAX if it is set, or use a larger machine"
+            f"one {item} needs {_mebibytes(needed)} of memory, but only {_mebibytes(memory_bytes_free)} are free; "
+            f"{remedy}, raise VOXELWORKS_MEMORY_BYTES_MAX if it is set, or use a larger machine"
         )
     return min(slots, memory_bytes_free // needed)
 

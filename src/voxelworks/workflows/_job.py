@@ -198,6 +198,26 @@ class Job:
         """Tell how much work is to come over all phases, so that progress never goes backwards."""
         self._units_total = units
 
+    def require_memory(
+        self, memory_bytes_per_item: int, *, item: str = "block", remedy: str | None = None
+    ) -> None:
+        """Refuse work before it begins if not even one item of it fits into memory.
+
+        Parameters
+        ----------
+        memory_bytes_per_item
+            What `process` will be given.
+        item, remedy
+            For the error: what an item is, and how to make it smaller if not by smaller shards.
+
+        Raises
+        ------
+        ResourcesExceeded
+        """
+        from voxelworks.blocks.memory import SMALLER_BLOCKS
+
+        self.executor.room_for(memory_bytes_per_item, item=item, remedy=remedy or SMALLER_BLOCKS)
+
     def process(
         self,
         phase: str,

@@ -149,6 +149,8 @@ def convert(params: ConvertParams, job: Job) -> ConvertedDataset:
         dataset=str(params.target),
         layers=tuple(layer.layer_name for layer in params.layers),
         voxel_size=str(voxel_size),
+    for plan in plans:
+        plan.require_memory(job)
         mags=tuple(str(mag) for mag in plans[0].mags),
     )
 
@@ -206,6 +208,23 @@ class _LayerPlan:
         for group in rest:
             source = self.arrays[group.source_mag]
             write_group(job, self._phase(group), group, source, self.arrays, self.box, self.method)
+    def require_memory(self, job: Job) -> None:
+        """Refuse the layer before anything is read if a section or a block of it does not fit into memory."""
+        if self._is_staged:
+            _, height, width = self.source.shape_zyx
+            job.require_memory(
+                self._decoding_bytes,
+                item=f"section of layer {self.name} ({width} x {height} voxels, decoded whole)",
+                remedy="save the sections as uncompressed or tiled TIFF",
+            )
+        for group in self.groups:
+            job.require_memory(group.memory_bytes(self.source.dtype, self.source.channel_count))
+
+    @property
+    def _decoding_bytes(self) -> int:
+        """Memory to decode a section: the file, its pixels, and the pixels as voxels."""
+        return 3 * self.source.section_bytes
+
         if self.layer.category == "segmentation":
             self.dataset.source = self.dataset.source.with_largest_segment_id(self.name, largest)
 
@@ -245,7 +264,7 @@ class _LayerPlan:
             [(str(z), z) for z in range(slab.first_z, slab.first_z + slab.depth)],
             StageSection(self.source, slab),
             units=slab_box.voxel_count,
-            memory_bytes_per_item=3 * slab.section_bytes,
+            memory_bytes_per_item=self._decoding_bytes,
             noun="sections",
             is_resumable=False,
         )

@@ -3,6 +3,7 @@
 import sys
 
 import numpy as np
+import psutil
 import pytest
 import tifffile
 
@@ -14,12 +15,15 @@ from voxelworks.errors import (
     LayerNotFound,
     MissingSections,
     MixedSections,
+    ResourcesExceeded,
     SourceNotFound,
     TargetExists,
     TargetNotWritable,
     UnsupportedDtype,
     WrongCategory,
 )
+from voxelworks.settings import Settings
+from voxelworks.testing.independent_writers import write_png
 
 SECTION = np.arange(48, dtype=np.uint8).reshape(6, 8)
 
@@ -189,3 +193,24 @@ def test_a_remote_dataset_can_only_be_read(tmp_path, dataset):
         target="s3://bucket/out",
         voxel_size="4,4,40",
     )
+
+
+def test_sections_that_are_too_large_to_decode_are_refused_before_anything_is_read(tmp_path, stack):
+    (tmp_path / "wide").mkdir()
+    write_png(tmp_path / "wide" / "0.png", np.zeros((8000, 8000), np.uint8))
+    held = psutil.Process().memory_info().rss
+    phases = []
+    with pytest.raises(ResourcesExceeded) as caught:
+        voxelworks.run(
+            "convert", source=[stack, str(tmp_path / "wide")], layer_name=["small", "wide"],
+            target=str(tmp_path / "out"), voxel_size="4,4,40", on_progress=phases.append,
+            settings=Settings(shard_bytes_max=2**18, slots=2, memory_bytes_max=held + 150 * 2**20),
+        )  # fmt: skip
+    assert str(caught.value).startswith(
+        "one section of layer wide (8000 x 8000 voxels, decoded whole) needs 247 MiB of memory, but only "
+    )
+    assert str(caught.value).endswith(
+        "are free; save the sections as uncompressed or tiled TIFF, raise VOXELWORKS_MEMORY_BYTES_MAX if it is set, or "
+        "use a larger machine"
+    )
+    assert phases == []
