@@ -60,7 +60,9 @@ def properties(dataset: Path) -> dict:
 
 
 def tree(folder: Path) -> dict[str, bytes]:
-    """All files below a folder with their bytes."""
-    return {
-        p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()
-    }
+    """All files below a folder with their bytes; folders, also empty ones, are named with a slash at the end."""
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        found[f"{name}/" if path.is_dir() else name] = b"" if path.is_dir() else path.read_bytes()
+    return found

@@ -55,7 +55,7 @@ def refused(tmp_path, error, *words, workflow="convert", **params):
     assert all(word in message for word in words), message
     assert caught.value.exit_status == 2
     assert tree(tmp_path) == before
-    assert not (tmp_path / ".voxelworks").exists()
+    assert list(tmp_path.rglob(".voxelworks")) == []
 
 
 def test_a_missing_section_is_named(tmp_path):
