@@ -48,7 +48,7 @@ class Segmented(LayerAddition):
 
 
 @workflow(
-    version=1, cost=PerGigavoxel("infer_neurons", of=lambda _params, _layers: 2 * 10**9), group="Test",
+    version=1, cost=PerGigavoxel("infer_neurons", of=lambda _params, _inputs: 2 * 10**9), group="Test",
     example={"layer": "demo/segmentation"},
 )  # fmt: skip
 def segment(params: SegmentParams, job: Job) -> Segmented:

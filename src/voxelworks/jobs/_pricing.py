@@ -27,4 +27,4 @@ def priced(declared: Workflow, params: Params, resolved: Resolved) -> Priced | N
     """
     if declared.cost.price is None:
         return None
-    return Priced(declared.cost.price, declared.cost.measure(params, resolved.layer))
+    return Priced(declared.cost.price, declared.cost.measure(params, resolved))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,8 @@ from voxelworks.workflows import (
     references,
 )
 
+_LOOKED_AT_MIN = 500
+"""Of a larger folder at least so many files are looked at, and less than twice as many."""
 JOB_REF = "job:"
 """`job:ID` in place of a dataset means: the one that this job makes or adds to."""
 
@@ -42,6 +45,8 @@ class Resolved:
     """Reference -> dataset that is there."""
     new_place: str | None
     """Of the dataset that the job makes."""
+    sources: Mapping[str, Path]
+    """Reference -> file or folder of images on this machine."""
 
     def layer(self, ref: LayerRef) -> LayerSummary:
         """Give what is known of a layer, for the price.
@@ -59,6 +64,11 @@ class Resolved:
             )
         (found,) = [item for item in dataset.summary.layers if item.name == ref.layer]
         return found
+
+    def source_bytes(self, ref: SourceRef) -> int:
+        """Tell about how much the files of a source take, in bytes; 0 if it is remote or cannot be looked at."""
+        path = self.sources.get(ref)
+        return 0 if path is None else _stored_bytes(path)
 
 
 def resolve(
@@ -78,10 +88,14 @@ def resolve(
     own = places.for_organization(by.organization_id)
     found: dict[str, str] = {}
     datasets: dict[str, DatasetView] = {}
+    sources: dict[str, Path] = {}
     new_place = None
     for ref in references(params):
         if isinstance(ref, SourceRef):
-            found[ref] = _source_place(ref, own)
+            found[ref] = str(ref)
+            path = _source_path(ref, own)
+            if path is not None:
+                sources[ref] = path
         elif isinstance(ref, NewDatasetRef):
             _refuse_path(ref)
             found[ref] = new_place = _new_place(session, check_name("dataset", ref), by, own)
@@ -95,7 +109,7 @@ def resolve(
     for layer in layer_refs(params):
         if layer.dataset in datasets:
             refuse_unfit_layer(datasets[layer.dataset], layer)
-    return Resolved({str(ref): place for ref, place in found.items()}, datasets, new_place)
+    return Resolved({str(ref): place for ref, place in found.items()}, datasets, new_place, sources)
 
 
 def layer_refs(value: object) -> Iterator[LayerRef]:
@@ -134,15 +148,32 @@ def refuse_unfit_layer(dataset: DatasetView, ref: LayerRef) -> None:
     ref.require_category(known[ref.layer])
 
 
-def _source_place(ref: SourceRef, places: Places) -> str:
+def _source_path(ref: SourceRef, places: Places) -> Path | None:
+    """Find a source; None if it is remote."""
     if ref.startswith("data:"):
         raise UnsafeReference(
             f"{ref!r} is not a source; name images below an import root, as root:NAME/folder"
         )
     located = places.locate(ref)
-    if not is_remote(ref) and not Path(located).exists():
+    if is_remote(ref):
+        return None
+    path = Path(located)
+    if not path.exists():
         raise SourceNotFound(f"there is nothing at {ref!r}; look at the folders below the import root")
-    return str(ref)
+    return path
+
+
+def _stored_bytes(path: Path) -> int:
+    """Add up the files of a folder, or as many as there is time for in a transaction, and take these for all."""
+    try:
+        if path.is_file():
+            return path.stat().st_size
+        with os.scandir(path) as entries:
+            files = [entry for entry in entries if entry.is_file()]
+        looked_at = files[:: max(1, len(files) // _LOOKED_AT_MIN)]
+        return sum(file.stat().st_size for file in looked_at) * len(files) // max(1, len(looked_at))
+    except OSError:
+        return 0  # the job will say what is wrong with it
 
 
 def _new_place(session: Session, name: str, by: Principal, places: Places) -> str:

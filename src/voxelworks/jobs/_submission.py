@@ -384,9 +384,11 @@ def _check_quota(
     """Refuse a job whose result the organization has no room for, as far as its size can be told before."""
     if order.declared.outcome_type.kind == "value":
         return
+    if catalog.storage_usage(session, by.organization_id, settings=settings).max_bytes is None:
+        return  # nothing to measure for
     estimate = order.declared.result_bytes
     try:
-        more_bytes = 0 if estimate is None else estimate(order.params, resolved.layer)
+        more_bytes = 0 if estimate is None else estimate(order.params, resolved)
     except InvalidInput:  # another job makes its input; the size is known when that has ended
         more_bytes = 0
     catalog.check_quota(session, by.organization_id, more_bytes, settings=settings)

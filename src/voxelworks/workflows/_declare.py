@@ -13,6 +13,7 @@ from typing import (
     Any,
     ClassVar,
     Literal,
+    Protocol,
     TypeVar,
     Union,
     get_args,
@@ -66,9 +67,17 @@ class LayerAddition(Outcome):
     """The layer that was added to."""
 
 
-Layers = Callable[[LayerRef], "LayerSummary"]
-"""Gives what is known of a layer that params name."""
-Measure = Callable[[Any, Layers], int]
+class Inputs(Protocol):
+    """What a server knows of the data that params name, before a job runs."""
+
+    def layer(self, ref: LayerRef) -> LayerSummary:
+        """Describe a layer; `InvalidInput` if another job must make it first."""
+
+    def source_bytes(self, ref: SourceRef) -> int:
+        """Tell about how much the files of a source take, in bytes; 0 if that cannot be told."""
+
+
+Measure = Callable[[Any, Inputs], int]
 """Measures a job with these params."""
 
 
@@ -84,9 +93,9 @@ class Cost:
     def is_free(self) -> bool:
         return self.price is None
 
-    def measure(self, params: Params, layers: Layers) -> int:
+    def measure(self, params: Params, inputs: Inputs) -> int:
         """Give the voxels to charge for; 0 if free."""
-        return 0 if self.quantity is None else self.quantity(params, layers)
+        return 0 if self.quantity is None else self.quantity(params, inputs)
 
 
 FREE = Cost()
@@ -107,11 +116,11 @@ def PerGigavoxel(price: str, *, of: str | Measure | None = None) -> Cost:  # noq
     return Cost(price, of if callable(of) else partial(_voxels_in_mag, of))
 
 
-def _voxels_in_mag(mag_param: str | None, params: Any, layers: Layers) -> int:
+def _voxels_in_mag(mag_param: str | None, params: Any, inputs: Inputs) -> int:
     box: Box | None = getattr(params, "box", None)
     mag: Mag | None = getattr(params, mag_param) if mag_param is not None else None
     if box is None or mag is None:
-        layer = layers(params.layer)
+        layer = inputs.layer(params.layer)
         box = box or Box.parse(layer.box)
         mag = mag or Mag.parse(layer.mags[0] if layer.mags else "1")
     return box.in_mag(mag).voxel_count

@@ -14,6 +14,7 @@ from voxelworks.workflows import (
     FREE,
     ForeignName,
     ForeignResult,
+    Inputs,
     Job,
     Mag,
     NewDataset,
@@ -91,6 +92,12 @@ class ConvertedDataset(NewDataset):
     """Magnifications of the first layer, finest first."""
 
 
+def _result_bytes(params: ConvertParams, inputs: Inputs) -> int:
+    """Estimate the layers by their images, which are about as compressible, and the pyramid as a seventh of that."""
+    images_bytes = sum(inputs.source_bytes(layer.source) for layer in params.layers)
+    return images_bytes * 8 // 7 if params.pyramid else images_bytes
+
+
 def _args_of(params: ConvertParams) -> Json:
     # Not where the images are: workers of WEBKNOSSOS look for them at a place of their own.
     return {
@@ -115,6 +122,7 @@ def _outcome_of(params: ConvertParams, result: ForeignResult) -> ConvertedDatase
     version=1,
     cost=FREE,
     priority_class="short",
+    result_bytes=_result_bytes,
     example={"layers": [{"source": "root:demo/raw"}], "target": "my-dataset", "voxel_size": "10,10,10"},
     foreign=[ForeignName("convert_to_wkw", args_of=_args_of, outcome_of=_outcome_of)],
 )
@@ -141,6 +149,8 @@ def convert(params: ConvertParams, job: Job) -> ConvertedDataset:
         _LayerPlan(params, layer, source, dataset, job)
         for layer, source in zip(params.layers, sources, strict=True)
     ]
+    for plan in plans:
+        plan.require_memory(job)
     job.expect(sum(plan.units for plan in plans))
     for plan in plans:
         plan.write(job)
@@ -149,8 +159,6 @@ def convert(params: ConvertParams, job: Job) -> ConvertedDataset:
         dataset=str(params.target),
         layers=tuple(layer.layer_name for layer in params.layers),
         voxel_size=str(voxel_size),
-    for plan in plans:
-        plan.require_memory(job)
         mags=tuple(str(mag) for mag in plans[0].mags),
     )
 
@@ -200,14 +208,6 @@ class _LayerPlan:
         _, block_height, block_width = self.groups[0].block_zyx
         return not self.source.has_random_access and (width > block_width or height > block_height)
 
-    def write(self, job: Job) -> None:
-        from voxelworks.workflows._pyramid import write_group
-
-        first, *rest = self.groups
-        largest = self._write_first(job, first)
-        for group in rest:
-            source = self.arrays[group.source_mag]
-            write_group(job, self._phase(group), group, source, self.arrays, self.box, self.method)
     def require_memory(self, job: Job) -> None:
         """Refuse the layer before anything is read if a section or a block of it does not fit into memory."""
         if self._is_staged:
@@ -225,6 +225,14 @@ class _LayerPlan:
         """Memory to decode a section: the file, its pixels, and the pixels as voxels."""
         return 3 * self.source.section_bytes
 
+    def write(self, job: Job) -> None:
+        from voxelworks.workflows._pyramid import write_group
+
+        first, *rest = self.groups
+        largest = self._write_first(job, first)
+        for group in rest:
+            source = self.arrays[group.source_mag]
+            write_group(job, self._phase(group), group, source, self.arrays, self.box, self.method)
         if self.layer.category == "segmentation":
             self.dataset.source = self.dataset.source.with_largest_segment_id(self.name, largest)
 

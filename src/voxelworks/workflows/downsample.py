@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from voxelworks.errors import InvalidParams
-from voxelworks.workflows import FREE, Job, LayerAddition, LayerRef, Layers, Mag, Params, raw_bytes, workflow
+from voxelworks.workflows import FREE, Inputs, Job, LayerAddition, LayerRef, Mag, Params, raw_bytes, workflow
 from voxelworks.workflows.publishing import LayerChange
 
 
@@ -29,9 +29,9 @@ class AddedMags(LayerAddition):
     """The new magnifications, finest first."""
 
 
-def _result_bytes(params: DownsampleParams, layers: Layers) -> int:
+def _result_bytes(params: DownsampleParams, inputs: Inputs) -> int:
     """Estimate the pyramid: an eighth of the layer, an eighth of that, and so on."""
-    return raw_bytes(layers(params.layer)) // 7
+    return raw_bytes(inputs.layer(params.layer)) // 7
 
 
 @workflow(

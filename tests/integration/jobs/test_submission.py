@@ -8,6 +8,7 @@ from voxelworks.errors import (
     InvalidParams,
     LayerNotFound,
     NotFound,
+    QuotaExceeded,
     SourceNotFound,
     TargetExists,
     UnknownWorkflow,
@@ -200,6 +201,54 @@ def test_a_refused_submission_does_not_use_up_its_key(queue):
     with pytest.raises(TargetExists):
         queue.submit_convert("demo", idempotency_key="k1")
     assert queue.submit_convert("cortex", idempotency_key="k1").state == "queued"
+
+
+def _limited(queue, bytes_max):
+    return queue.settings.model_copy(update={"storage_bytes_max": bytes_max})
+
+
+def _write_sections(queue, count, size_bytes):
+    for z in range(count):
+        (queue.settings.home / "scope" / "raw" / f"{z}.tif").write_bytes(bytes(size_bytes))
+
+
+def test_a_conversion_that_the_organization_has_no_room_for_is_refused(queue):
+    _write_sections(queue, 2, 700)
+    with pytest.raises(QuotaExceeded) as refused:
+        queue.submit_convert("cortex", settings=_limited(queue, 1599))
+    assert str(refused.value) == (
+        "1.6 KiB are needed, and the organization has 1.6 KiB of 1.6 KiB left; delete datasets and empty the trash, or "
+        "ask the operator for more room"
+    )
+    assert _count(queue) == 0
+    assert queue.submit_convert("cortex", settings=_limited(queue, 1600)).state == "queued"
+    assert queue.submit_convert("cortex2").state == "queued"  # without a limit
+
+
+def test_a_file_of_images_counts_for_the_quota_too(queue):
+    _write_sections(queue, 1, 700)
+    params = {"layers": [{"source": "root:scope/raw/0.tif"}], "target": "cortex"}
+    with pytest.raises(QuotaExceeded):
+        queue.submit(workflow="convert", params=params, settings=_limited(queue, 799))
+    assert queue.submit(workflow="convert", params=params, settings=_limited(queue, 800)).state == "queued"
+
+
+def test_a_large_folder_is_measured_by_some_of_its_files(queue, monkeypatch):
+    monkeypatch.setattr("voxelworks.jobs._references._LOOKED_AT_MIN", 3)
+    _write_sections(queue, 14, 50)
+    with pytest.raises(QuotaExceeded):
+        queue.submit_convert("cortex", settings=_limited(queue, 799))
+    assert queue.submit_convert("cortex", settings=_limited(queue, 800)).state == "queued"
+
+
+def test_an_addition_that_the_organization_has_no_room_for_is_refused(queue):
+    needed = 64**3 * 4 // 7
+    params = {"layer": "demo/segmentation"}
+    with pytest.raises(QuotaExceeded):
+        queue.submit(workflow="downsample", params=params, settings=_limited(queue, needed - 1))
+    assert (
+        queue.submit(workflow="downsample", params=params, settings=_limited(queue, needed)).state == "queued"
+    )
 
 
 def _retry(queue, job_id):

@@ -3,11 +3,19 @@ from pydantic import BaseModel
 
 from voxelworks.geometry import Box, Mag
 from voxelworks.protocol.views import LayerSummary
-from voxelworks.workflows import FREE, PerGigavoxel, raw_bytes
+from voxelworks.workflows import FREE, PerGigavoxel, get_workflow, raw_bytes
 
 LAYER = LayerSummary(
     name="color", category="color", dtype="uint16", channel_count=3, box="0,0,0,64,64,32", mags=("2-2-1", "4-4-2"),
 )  # fmt: skip
+
+
+class Known:
+    def layer(self, _ref):
+        return LAYER
+
+    def source_bytes(self, _ref):
+        return 1400
 
 
 class Params(BaseModel):
@@ -19,7 +27,7 @@ class Params(BaseModel):
 
 
 def _measure(cost, **params):
-    return cost.measure(Params(**params), lambda _ref: LAYER)
+    return cost.measure(Params(**params), Known())
 
 
 def test_free_workflows_have_no_quantity():
@@ -47,7 +55,7 @@ def test_without_a_mag_the_finest_of_the_layer_counts():
 
 
 def test_a_function_may_count():
-    assert _measure(PerGigavoxel("train_neuron_model", of=lambda params, _layers: 7)) == 7
+    assert _measure(PerGigavoxel("train_neuron_model", of=lambda params, _inputs: 7)) == 7
 
 
 def test_the_layer_is_not_asked_for_when_box_and_mag_say_all():
@@ -57,3 +65,17 @@ def test_the_layer_is_not_asked_for_when_box_and_mag_say_all():
 
 def test_raw_bytes_are_those_of_the_finest_mag():
     assert raw_bytes(LAYER) == 32 * 32 * 32 * 3 * 2
+
+
+@pytest.mark.parametrize(
+    ("workflow", "params", "result_bytes"),
+    [
+        ("convert", {"layers": [{"source": "a"}], "target": "t"}, 1600),
+        ("convert", {"layers": [{"source": "a"}], "target": "t", "pyramid": False}, 1400),
+        ("convert", {"layers": [{"source": "a"}, {"source": "b", "layer_name": "b"}], "target": "t"}, 3200),
+        ("downsample", {"layer": "demo/color"}, 32 * 32 * 32 * 3 * 2 // 7),
+    ],
+)
+def test_workflows_estimate_what_their_result_takes(workflow, params, result_bytes):
+    declared = get_workflow(workflow)
+    assert declared.result_bytes(declared.parse(params), Known()) == result_bytes
