@@ -222,7 +222,7 @@ class _LayerPlan:
 
     @property
     def _decoding_bytes(self) -> int:
-        """Memory to decode a section: the file, its pixels, and the pixels as voxels."""
+        """Memory to decode a section at most: the file, its pixels, and the pixels as voxels (measured)."""
         return 3 * self.source.section_bytes
 
     def write(self, job: Job) -> None:
