@@ -9,7 +9,8 @@ import threading
 import time
 
 from voxelworks.client import Client
-from voxelworks.errors import LeaseLost, LogGap, NotFound, ServerUnreachable
+from voxelworks.errors import LeaseLost, LogGap, VoxelworksError
+from voxelworks.worker.lease import may_pass
 
 CHUNK_BYTES = 256 * 2**10
 SEND_EVERY_S = 0.5
@@ -71,13 +72,14 @@ class LogForwarder(threading.Thread):
         self._is_ending = False
         self._give_up_at = float("inf")
         self._is_refused = False
+        self._has_ended = False
 
     def finish(self, timeout_s: float) -> bool:
         """Say that nothing more will be printed, and wait until the server has everything; say whether it has."""
         with self._changed:
             self._is_ending = True
             self._changed.notify_all()
-            self._changed.wait_for(lambda: self._is_sent, timeout_s)
+            self._changed.wait_for(lambda: self._is_sent or self._has_ended, timeout_s)
             return self._is_sent
 
     def stop(self, timeout_s: float) -> None:
@@ -88,20 +90,29 @@ class LogForwarder(threading.Thread):
             self.join(timeout_s)
 
     def run(self) -> None:
-        while not self._is_over():
-            if self._offset == self._spool.size:
-                with self._changed:
-                    self._changed.wait(SEND_EVERY_S)
-                continue
-            try:
-                self._send()
-            except ServerUnreachable:
+        try:
+            while not self._is_over():
+                self._go_on()
+        finally:
+            # Also if it ends by a defect: nobody waits for what will never be sent.
+            with self._changed:
+                self._has_ended = True
+                self._changed.notify_all()
+
+    def _go_on(self) -> None:
+        """Send what is new, or wait for it."""
+        if self._offset == self._spool.size:
+            with self._changed:
+                self._changed.wait(SEND_EVERY_S)
+            return
+        try:
+            self._send()
+        except VoxelworksError as error:
+            if may_pass(error):
                 time.sleep(min(RETRY_S, max(0.0, self._give_up_at - time.monotonic())))
-            except (LeaseLost, NotFound) as error:
-                _logger.warning("job %s: the server takes no more log: %s", self._job_id, error)
-                self._is_refused = True
-        with self._changed:
-            self._changed.notify_all()
+                return
+            _logger.warning("job %s: the server takes no more log: %s", self._job_id, error)
+            self._is_refused = True
 
     @property
     def _is_sent(self) -> bool:

@@ -11,13 +11,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from voxelworks.client import Client
-from voxelworks.errors import LeaseLost, LogGap, ServerUnreachable
+from voxelworks.errors import LeaseLost, LogGap, ServerUnreachable, StorageFailed, VoxelworksError
 from voxelworks.worker import logs
 from voxelworks.worker.logs import LogForwarder, LogSpool
 
 
 class UnreliableServer:
-    """Takes a log as the real one does, but sometimes does not answer, before or after it has taken something."""
+    """Takes a log as the real one does, but sometimes fails, before or after it has taken something."""
+
+    FAILURES = (
+        ServerUnreachable("no answer"),
+        StorageFailed("the database does not answer"),
+        VoxelworksError("a defect of the server"),
+    )
 
     def __init__(self, seed: int, failures: int) -> None:
         self.log = b""
@@ -28,14 +34,14 @@ class UnreliableServer:
         fault = self._random.choice(["before", "after", "restart", "none"]) if self._failures else "none"
         self._failures -= fault != "none"
         if fault == "before":
-            raise ServerUnreachable("no answer")
+            raise self._random.choice(self.FAILURES)
         if fault == "restart":
             self.log = self.log[: len(self.log) // 2]
         if offset > len(self.log):
             raise LogGap("a gap", len(self.log))
         self.log = self.log[:offset] + data if offset + len(data) > len(self.log) else self.log
         if fault == "after":
-            raise ServerUnreachable("no answer")
+            raise self._random.choice(self.FAILURES)
         return len(self.log)
 
 
@@ -44,7 +50,7 @@ class UnreliableServer:
     pieces=st.lists(st.binary(max_size=200), max_size=8),
     failures=st.integers(0, 6),
 )
-def test_the_server_gets_every_byte_once_whatever_the_network_does(
+def test_the_server_gets_every_byte_once_whatever_network_and_server_do(
     seed: int, pieces: list[bytes], failures: int
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
@@ -75,6 +81,24 @@ def test_a_server_that_takes_no_more_is_not_asked_for_ever() -> None:
     assert forwarder.finish(10)
     forwarder.join(10)
     assert not forwarder.is_alive()
+    spool.close()
+
+
+class BrokenServer:
+    def append_log(self, *_: object) -> int:
+        raise KeyError("offset")
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_nobody_waits_for_a_forwarder_that_has_died() -> None:
+    spool = LogSpool(10**6)
+    spool.write(b"never sent")
+    forwarder = LogForwarder(spool, cast(Client, BrokenServer()), "job", 1, "token")
+    forwarder.start()
+    began_at = time.monotonic()
+    assert not forwarder.finish(30)
+    forwarder.stop(30)
+    assert time.monotonic() - began_at < 10
     spool.close()
 
 
