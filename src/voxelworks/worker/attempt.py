@@ -76,6 +76,7 @@ class Attempt:
         self._lease = Lease(client, claim, progress_every_s=progress_every_s, on_order=self._on_order)
         self._log = LogSpool(settings.log_bytes_max)
         self._forwarder = LogForwarder(self._log, client, claim.job_id, claim.attempt, claim.token)
+        self._oom = limits.OomWatch()
         self._is_interrupted = threading.Event()
         self._process: JobProcess | None = None
         self._stopped: StopReason | None = None
@@ -118,7 +119,6 @@ class Attempt:
 
     def _run_process(self) -> FinishRequest:
         _logger.info("%s: starts", self)
-        oom_kills = limits.oom_kill_count()
         self._forwarder.start()
         try:
             self._make_homes()
@@ -135,7 +135,7 @@ class Attempt:
             raise LeaseLost("another attempt holds it; what this one made is never published")
         ending = Ending(
             exit_code, self._sealed, self._failed, self._stopped,
-            was_oom_killed=limits.oom_kill_count() != oom_kills,
+            was_oom_killed=self._oom.has_just_killed(),
             peak_memory_bytes=process.peak_memory_bytes, memory_bytes_max=self._memory_bytes_max,
             last_lines=self._log.last_lines(),
         )  # fmt: skip
@@ -220,6 +220,7 @@ class Attempt:
     def _check_memory(self, process: JobProcess) -> float:
         """Stop a job that uses too much; give the time of the next look."""
         began_at = time.monotonic()
+        self._oom.look()
         if process.measure() > self._memory_bytes_max:
             self._stop(process, "memory")
         now = time.monotonic()

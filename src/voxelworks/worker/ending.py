@@ -6,7 +6,7 @@ import signal
 from dataclasses import dataclass
 from typing import Literal
 
-from voxelworks.errors import Cancelled, FailureClass, Interrupted, ResourcesExceeded
+from voxelworks.errors import BlockKilled, Cancelled, FailureClass, Interrupted, ResourcesExceeded
 from voxelworks.protocol.messages import ChildFailed, FinishRequest, SealedResult
 
 StopReason = Literal["interrupt", "cancel", "memory", "lost"]
@@ -25,7 +25,7 @@ class Ending:
     stopped: StopReason | None = None
     """What the worker did to it."""
     was_oom_killed: bool = False
-    """The system killed something for want of memory meanwhile."""
+    """The system has just killed something for want of memory."""
     peak_memory_bytes: int = 0
     memory_bytes_max: int = 0
     last_lines: str = ""
@@ -49,12 +49,20 @@ class Ending:
                 message="the worker was stopped; the job goes on elsewhere",
             )  # fmt: skip
         if self.stopped is None and self.failed is not None:
-            return FinishRequest(token=token, **self.failed.model_dump(exclude={"type"}))
+            return FinishRequest(token=token, **self._told(self.failed).model_dump(exclude={"type"}))
         failure_class, code, message = self._crash()
         said = f". Its last log lines:\n{self.last_lines}" if self.last_lines else "; it had printed nothing"
         return FinishRequest(
             token=token, outcome="failed", failure_class=failure_class, code=code, message=message + said
         )
+
+    def _told(self, failed: ChildFailed) -> ChildFailed:
+        """Give the reason that the process told; it cannot know who has killed the processes of its blocks."""
+        if failed.code == BlockKilled.code and self.was_oom_killed:
+            message = f"{failed.message}: the machine ran out of memory"
+            facts = {"failure_class": "resources", "code": ResourcesExceeded.code, "message": message}
+            return failed.model_copy(update=facts)
+        return failed
 
     def _crash(self) -> tuple[FailureClass, str, str]:
         if self.stopped == "memory":

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import os
 import resource
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -13,6 +15,9 @@ import psutil
 
 STACK_ALLOWANCE_BYTES = 2 * 2**30
 """Address space that threads reserve for stacks and heaps without using it."""
+
+OOM_RECENT_S = 30.0
+"""How long before the end of a job the system may have killed something for want of memory to be the cause."""
 
 _CGROUPS = Path("/sys/fs/cgroup")
 
@@ -65,6 +70,31 @@ def oom_kill_count() -> int | None:
         if count is not None:
             return count
     return _read_field(Path("/proc/vmstat"), "oom_kill")
+
+
+class OomWatch:
+    """Notices that the system kills processes for want of memory.
+
+    It counts them for the control group or the whole machine, others' among them: only what it has counted shortly
+    before a process died says why that one did. The counter must be looked at now and then.
+    """
+
+    def __init__(
+        self, read: Callable[[], int | None] = oom_kill_count, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._read = read
+        self._clock = clock
+        self._count = read()
+        self._rose_at_s = -math.inf
+
+    def look(self) -> None:
+        count = self._read()
+        if count != self._count:
+            self._count, self._rose_at_s = count, self._clock()
+
+    def has_just_killed(self) -> bool:
+        self.look()
+        return self._clock() - self._rose_at_s <= OOM_RECENT_S
 
 
 def _group_of(pid: int) -> int | None:

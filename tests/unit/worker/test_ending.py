@@ -6,6 +6,7 @@ import signal
 
 import pytest
 
+from voxelworks.errors import FailureClass
 from voxelworks.protocol.messages import ChildFailed, FinishRequest, SealedResult
 from voxelworks.worker.ending import Ending
 
@@ -28,6 +29,30 @@ def test_what_the_process_told_of_its_failure_is_passed_on() -> None:
         token="token", outcome="failed", failure_class="user_input", code="layer-not-found",
         message="no layer 'x'", exit_code=1,
     )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("was_oom_killed", "failure_class", "code", "message"),
+    [
+        (False, "infrastructure", "block-killed", "block 7 was killed"),
+        (True, "resources", "resources-exceeded", "block 7 was killed: the machine ran out of memory"),
+    ],
+)
+def test_blocks_that_the_system_killed_for_want_of_memory_are_resources(
+    was_oom_killed: bool, failure_class: FailureClass, code: str, message: str
+) -> None:
+    killed = ChildFailed(
+        outcome="failed", failure_class="infrastructure", code="block-killed", message="block 7 was killed"
+    )
+    report = Ending(1, failed=killed, was_oom_killed=was_oom_killed).report("token")
+    assert report == FinishRequest(
+        token="token", outcome="failed", failure_class=failure_class, code=code, message=message, exit_code=1
+    )
+
+
+def test_another_failure_is_not_blamed_on_memory_that_others_ran_out_of() -> None:
+    report = Ending(1, failed=FAILED, was_oom_killed=True).report("token")
+    assert (report.failure_class, report.message) == ("user_input", "no layer 'x'")
 
 
 @pytest.mark.parametrize("exit_code", [1, -signal.SIGKILL])

@@ -62,6 +62,27 @@ def test_a_process_that_asks_for_far_too_much_gets_a_memory_error() -> None:
     assert printed == "refused\n"
 
 
+@pytest.mark.parametrize(
+    ("killed_at_s", "is_blamed"), [(7200.0, False), (17_980.0, True), (18_000.0, True), (None, False)]
+)
+def test_only_a_recent_kill_for_want_of_memory_explains_a_death(
+    killed_at_s: float | None, is_blamed: bool
+) -> None:
+    now_s = 0.0
+    watch = limits.OomWatch(
+        read=lambda: 4 + (killed_at_s is not None and now_s >= killed_at_s), clock=lambda: now_s
+    )
+    for second in range(0, 18_000, 2):
+        now_s = float(second)
+        watch.look()
+    now_s = 18_000.0
+    assert watch.has_just_killed() == is_blamed
+
+
+def test_a_system_that_does_not_count_explains_no_death() -> None:
+    assert not limits.OomWatch(read=lambda: None).has_just_killed()
+
+
 def test_temporary_files_lie_where_sockets_find_room(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     long = tmp_path / ("long" * 20)
     long.mkdir()
