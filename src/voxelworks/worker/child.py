@@ -154,7 +154,8 @@ def _run(spec: JobSpec, reporter: _Messages) -> SealedResult:
         stop.set(_why_stopped())
 
     signal.signal(signal.SIGTERM, stop_job)
-    settings = Settings(**spec.settings)
+    # What fits is planned with the limit that is enforced, which may be less than what the worker gives to other jobs.
+    settings = Settings(**{**spec.settings, "memory_bytes_max": spec.memory_bytes_max})
     workflow = get_workflow(spec.workflow)
     return run_attempt(
         workflow,

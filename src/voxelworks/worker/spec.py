@@ -49,6 +49,7 @@ class JobSpec(Message):
     attempt: int
     cluster: str | None
     memory_bytes_max: int
+    """Limit of this attempt, for all its processes together: enforced, and what it plans with."""
     confinement: Confinement | None = None
     """None for a job that is not isolated."""
     settings: Json

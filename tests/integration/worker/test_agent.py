@@ -172,6 +172,14 @@ def test_too_much_memory_is_resources(site: Site) -> None:
     wait_for(lambda: is_gone(site.wait_until_it_works()), "its processes to go")
 
 
+def test_a_job_plans_with_the_memory_that_its_attempt_is_given(site: Site) -> None:
+    site.worker(SLOTS="3", MEMORY_BYTES_MAX=str(4 * 2**30))
+    detail = site.wait_until_ended(site.client.submit("probe_room", {"block_bytes": 450 * 2**20}).id)
+    assert detail.attempts[0].memory_bytes_max == 2**30
+    assert detail.job.result is not None
+    assert detail.job.result.value == {"found": "1"}
+
+
 def test_a_crash_is_a_program_error_told_with_the_last_log_lines(site: Site) -> None:
     site.worker()
     detail = site.wait_until_ended(site.submit("crash"))

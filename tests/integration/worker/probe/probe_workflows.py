@@ -13,7 +13,7 @@ from typing import Literal
 from voxelworks.errors import InvalidInput
 from voxelworks.geometry import VoxelSize
 from voxelworks.protocol.messages import Progress
-from voxelworks.workflows import FREE, Job, NewDataset, NewDatasetRef, Params, workflow
+from voxelworks.workflows import FREE, Job, Needs, NewDataset, NewDatasetRef, Params, workflow
 from voxelworks.workflows._declare import Outcome
 
 Deed = Literal[
@@ -64,6 +64,19 @@ def probe(params: ProbeParams, job: Job) -> ProbeOutcome:
             os.write(1 + start % 2, data[start : start + 7001])
     _work(params.seconds, job)
     return ProbeOutcome(found=" ".join(sorted(os.environ)) if params.deed == "environment" else "nothing")
+
+
+class ProbeRoomParams(Params):
+    """How much one block takes."""
+
+    block_bytes: int
+    """Memory of a block."""
+
+
+@workflow(version=1, cost=FREE, example={"block_bytes": 1}, group="Test", needs=Needs(memory_bytes=2**30))
+def probe_room(params: ProbeRoomParams, job: Job) -> ProbeOutcome:
+    """Tell how many blocks fit into memory side by side."""
+    return ProbeOutcome(found=str(job.executor.room_for(params.block_bytes)))
 
 
 class ProbeDatasetParams(Params):
