@@ -25,7 +25,8 @@
     │   ├── InvalidAnnotation        a file that is no annotation
     │   ├── QuotaExceeded            the organization has no room left for it
     │   └── NetworkFileSystem        SQLite on a file system without working locks
-    ├── ResourcesExceeded            memory, disk or walltime
+    ├── ResourcesExceeded            memory or disk
+    ├── TimedOut                     an attempt ran longer than its workflow allows
     ├── StorageFailed                a file or a remote store did not answer
     ├── IsolationFailed              a job could not be shut in, and was not run
     ├── BlockFailed                  a block failed in every try
@@ -187,6 +188,13 @@ class ResourcesExceeded(VoxelworksError):
     http_status = 507
     exit_status = 3
     failure_class = "resources"
+
+
+class TimedOut(VoxelworksError):
+    code = "timed-out"
+    http_status = 504
+    exit_status = 3
+    failure_class = "timed_out"
 
 
 class StorageFailed(VoxelworksError):

@@ -116,7 +116,7 @@ class Settings(BaseSettings):
     retries_infrastructure: int = Field(default=3, ge=0)
     """Automatic retries after lost workers and storage failures."""
     retries_resources: int = Field(default=2, ge=0)
-    """Automatic retries after running out of memory, disk or time."""
+    """Automatic retries after running out of memory or disk."""
     lost_leases_max: int = Field(default=3, ge=1)
     """A job that lost its lease this often is failed as poison."""
     backoff_base_s: float = Field(default=30.0, gt=0)

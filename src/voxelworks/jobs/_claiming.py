@@ -194,7 +194,7 @@ def hand_over(
         job_id=job.id, attempt=job.attempt, token=token, workflow=job.workflow, version=job.version, params=job.params,
         places=job.places, work_key=job.id, lease_s=settings.lease_s, renew_s=settings.renew_s,
         cancel_grace_s=settings.cancel_grace_s, organization_id=job.organization_id,
-        memory_bytes_max=job.memory_bytes, job_token=mint_token(session, job, at_ms),
+        memory_bytes_max=job.memory_bytes, walltime_s=job.walltime_s, job_token=mint_token(session, job, at_ms),
     )  # fmt: skip
 
 

@@ -110,6 +110,8 @@ class Claim(Message):
     organization_id: str = ""
     memory_bytes_max: int | None = None
     """Memory limit of this attempt, in bytes; None: as much as the worker gives to one job."""
+    walltime_s: int | None = None
+    """Time that this attempt may take, in seconds; None: as long as it wants."""
     job_token: str | None = None
     """API token of the submitter, for reading, that ends with the attempt."""
 

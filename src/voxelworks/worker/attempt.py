@@ -137,7 +137,7 @@ class Attempt:
             exit_code, self._sealed, self._failed, self._stopped,
             was_oom_killed=self._oom.has_just_killed(),
             peak_memory_bytes=process.peak_memory_bytes, memory_bytes_max=self._memory_bytes_max,
-            last_lines=self._log.last_lines(),
+            walltime_s=self.claim.walltime_s, last_lines=self._log.last_lines(),
         )  # fmt: skip
         return ending.report(self.claim.token)
 
@@ -176,14 +176,19 @@ class Attempt:
     def _supervise(self, process: JobProcess) -> None:
         """Handle what happens until the process has ended."""
         measure_at = time.monotonic()
+        time_over_at = math.inf if self.claim.walltime_s is None else measure_at + self.claim.walltime_s
         while True:
             if time.monotonic() >= measure_at:
                 measure_at = self._check_memory(process)
+            if time.monotonic() >= time_over_at:
+                self._stop(process, "walltime")
+                time_over_at = math.inf
             if time.monotonic() >= self._kill_at:
                 process.kill()
                 self._kill_at = math.inf
             try:
-                event = self._events.get(timeout=max(0.0, min(measure_at, self._kill_at) - time.monotonic()))
+                next_at = min(measure_at, time_over_at, self._kill_at)
+                event = self._events.get(timeout=max(0.0, next_at - time.monotonic()))
             except queue.Empty:
                 continue
             if isinstance(event, Exited):
@@ -214,7 +219,7 @@ class Attempt:
         if reason in ("memory", "lost"):
             process.kill()
             return
-        process.ask_to_stop(is_cancelled=reason == "cancel")
+        process.ask_to_stop(reason)
         self._kill_at = min(self._kill_at, time.monotonic() + self.claim.cancel_grace_s)
 
     def _check_memory(self, process: JobProcess) -> float:

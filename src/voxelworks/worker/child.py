@@ -20,7 +20,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from voxelworks.errors import Cancelled, FailureClass, Interrupted, ResourcesExceeded, VoxelworksError
+from voxelworks.errors import (
+    Cancelled,
+    FailureClass,
+    Interrupted,
+    ResourcesExceeded,
+    TimedOut,
+    VoxelworksError,
+)
 from voxelworks.protocol.messages import (
     ChildFailed,
     ChildMessage,
@@ -32,7 +39,7 @@ from voxelworks.protocol.messages import (
 from voxelworks.protocol.places import Places
 from voxelworks.settings import Settings
 from voxelworks.worker import limits, namespaces
-from voxelworks.worker.spec import CANCEL, SCRATCH_PREFIX, JobSpec
+from voxelworks.worker.spec import CANCEL, SCRATCH_PREFIX, TIME_OVER, JobSpec
 
 if TYPE_CHECKING:
     from voxelworks.workflows import Params, Workflow
@@ -179,8 +186,11 @@ def parse(workflow: Workflow, spec: JobSpec) -> Params:
 
 def _why_stopped() -> VoxelworksError:
     readable, _, _ = select.select([0], [], [], 0)
-    if readable and os.read(0, len(CANCEL)) == CANCEL:
+    word = os.read(0, len(CANCEL) + len(TIME_OVER)) if readable else b""
+    if CANCEL in word:
         return Cancelled("the job was cancelled")
+    if TIME_OVER in word:
+        return TimedOut("the job has taken all the time that its workflow allows")
     return Interrupted("the worker was asked to stop; the job goes on elsewhere")
 
 

@@ -6,10 +6,10 @@ import signal
 from dataclasses import dataclass
 from typing import Literal
 
-from voxelworks.errors import BlockKilled, Cancelled, FailureClass, Interrupted, ResourcesExceeded
+from voxelworks.errors import BlockKilled, Cancelled, FailureClass, Interrupted, ResourcesExceeded, TimedOut
 from voxelworks.protocol.messages import ChildFailed, FinishRequest, SealedResult
 
-StopReason = Literal["interrupt", "cancel", "memory", "lost"]
+StopReason = Literal["interrupt", "walltime", "cancel", "memory", "lost"]
 """Why a worker stops a job's process, weakest first: a stronger reason replaces a weaker one."""
 
 
@@ -28,6 +28,7 @@ class Ending:
     """The system has just killed something for want of memory."""
     peak_memory_bytes: int = 0
     memory_bytes_max: int = 0
+    walltime_s: int | None = None
     last_lines: str = ""
     """End of the log."""
 
@@ -70,6 +71,11 @@ class Ending:
             advice = "give it fewer slots or smaller shards, or raise VOXELWORKS_MEMORY_BYTES_MAX"
             message = f"the job used {used} of memory, {allowed} are allowed; {advice}"
             return "resources", ResourcesExceeded.code, message
+        if self.stopped == "walltime":
+            message = (
+                f"the job ran for {self.walltime_s} s, which is all that its workflow allows, and was stopped"
+            )
+            return "timed_out", TimedOut.code, f"{message}; give it less data or more slots"
         if self.exit_code == -signal.SIGKILL and self.was_oom_killed:
             message = "the system killed the job: the machine ran out of memory"
             return "resources", ResourcesExceeded.code, message

@@ -25,7 +25,7 @@ from voxelworks.protocol.messages import ChildMessage
 from voxelworks.worker import limits
 from voxelworks.worker.ending import StopReason
 from voxelworks.worker.logs import LogSpool
-from voxelworks.worker.spec import CANCEL, SCRATCH_PREFIX, JobSpec
+from voxelworks.worker.spec import CANCEL, SCRATCH_PREFIX, TIME_OVER, JobSpec
 
 GONE_S = 10.0
 """How long killed processes may take to disappear, in seconds; longer only in the middle of a failing file system."""
@@ -40,6 +40,9 @@ _PASSED_ON = frozenset({
 """Environment variables that a job gets. All others stay out: keys and addresses of databases live in such."""
 _PROXIES = frozenset({"HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"})
 """Passed on too, unless they carry a password."""
+
+_WORDS: dict[StopReason, bytes] = {"cancel": CANCEL, "walltime": TIME_OVER}
+"""What a job is told when it is asked to stop."""
 
 _messages: TypeAdapter[ChildMessage] = TypeAdapter(Annotated[ChildMessage, Field(discriminator="type")])
 _logger = logging.getLogger(__name__)
@@ -108,10 +111,9 @@ class JobProcess:
         self.peak_memory_bytes = max(self.peak_memory_bytes, used)
         return used
 
-    def ask_to_stop(self, *, is_cancelled: bool) -> None:
+    def ask_to_stop(self, reason: StopReason) -> None:
         """Send SIGTERM to the first process; it stops those that it started in the right order itself."""
-        if is_cancelled:
-            self._write(CANCEL)
+        self._write(_WORDS.get(reason, b""))
         with suppress(ProcessLookupError):
             os.kill(self._popen.pid, signal.SIGTERM)
 

@@ -8,6 +8,9 @@ from voxelworks.settings import SECRET_NAMES, Settings
 CANCEL = b"cancel\n"
 """Written to the job's standard input before SIGTERM, if a person cancelled it; a bare SIGTERM interrupts it."""
 
+TIME_OVER = b"time over\n"
+"""Written there if the job has taken all the time that its workflow allows."""
+
 SCRATCH_PREFIX = "voxelworks-job-"
 """How the names of folders for temporary files begin; a job starts in its own."""
 

@@ -141,7 +141,7 @@ class Needs:
     memory_bytes: int | None = None
     """Memory that the first attempt gets, in bytes; by default all that the worker gives to one job."""
     walltime_s: int | None = None
-    """Time that a job takes at most, in seconds: workers that must leave earlier do not get it."""
+    """Time that an attempt may take, in seconds: workers that must leave earlier do not get it. Then it is stopped."""
 
 
 FieldKind = Literal[

@@ -180,6 +180,22 @@ def test_a_job_plans_with_the_memory_that_its_attempt_is_given(site: Site) -> No
     assert detail.job.result.value == {"found": "1"}
 
 
+def test_an_attempt_that_takes_longer_than_its_workflow_allows_is_stopped(site: Site) -> None:
+    site.worker()
+    detail = site.wait_until_ended(site.client.submit("probe_hurry", {"note": str(site.note())}).id)
+    assert (detail.job.state, detail.job.failure_class, detail.job.code) == (
+        "failed",
+        "timed_out",
+        "timed-out",
+    )
+    assert detail.job.message is not None
+    assert detail.job.message.startswith(
+        "the job ran for 8 s, which is all that its workflow allows, and was stopped"
+    )
+    assert [attempt.exit_code for attempt in detail.attempts] == [1]
+    assert is_gone(site.wait_until_it_works())
+
+
 def test_a_crash_is_a_program_error_told_with_the_last_log_lines(site: Site) -> None:
     site.worker()
     detail = site.wait_until_ended(site.submit("crash"))

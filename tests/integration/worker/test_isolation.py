@@ -21,6 +21,7 @@ from voxelworks.protocol.messages import ChildFailed, ChildSealed, Claim, Json
 from voxelworks.protocol.places import Places
 from voxelworks.settings import ImportRoot, Settings
 from voxelworks.worker import confinement, isolation, kernels
+from voxelworks.worker.ending import StopReason
 from voxelworks.worker.isolation import Isolation
 from voxelworks.worker.limits import group_members
 from voxelworks.worker.logs import LogSpool
@@ -426,17 +427,19 @@ def test_a_job_that_ends_takes_along_what_it_left_behind(bench: Bench, tmp_path:
     assert not _running(marker)
 
 
-@pytest.mark.parametrize("is_cancelled", [True, False])
-def test_a_job_that_is_asked_to_stop_hears_it_and_why(bench: Bench, is_cancelled: bool) -> None:
+@pytest.mark.parametrize(
+    ("reason", "code"), [("cancel", "cancelled"), ("walltime", "timed-out"), ("interrupt", "interrupted")]
+)
+def test_a_job_that_is_asked_to_stop_hears_it_and_why(bench: Bench, reason: StopReason, code: str) -> None:
     note = "note"  # in the scratch of the job
     process, events = bench.start("probe", {"note": note, "seconds": 600})
     while isinstance(events.get(timeout=TIMEOUT_S), Exited):
         pytest.fail("it ended too early")
     assert process.measure() > 5_000_000
-    process.ask_to_stop(is_cancelled=is_cancelled)
+    process.ask_to_stop(reason)
     ended = bench.wait(process, events)
     assert ended.failed is not None
-    assert ended.failed.outcome == ("cancelled" if is_cancelled else "interrupted")
+    assert ended.failed.code == code
     assert ended.status == 1
 
 

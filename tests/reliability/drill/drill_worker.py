@@ -51,8 +51,8 @@ class DrillProcess:
     def measure(self) -> int:
         return 1
 
-    def ask_to_stop(self, *, is_cancelled: bool) -> None:
-        self._stop.set(Cancelled("the job was cancelled") if is_cancelled else Interrupted("stopped"))
+    def ask_to_stop(self, reason: str) -> None:
+        self._stop.set(Cancelled("the job was cancelled") if reason == "cancel" else Interrupted("stopped"))
 
     def kill(self) -> None:
         self._stop.set(Interrupted("killed"))

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from voxelworks.errors import BlockFailed, Cancelled, Interrupted, LayerNotFound, StorageFailed
+from voxelworks.errors import BlockFailed, Cancelled, Interrupted, LayerNotFound, StorageFailed, TimedOut
 from voxelworks.worker.child import describe, parse
 from voxelworks.worker.spec import JobSpec
 from voxelworks.workflows import get_workflow
@@ -25,6 +25,7 @@ def caused(error: BaseException, cause: BaseException) -> BaseException:
         (StorageFailed("no answer"), "failed", "infrastructure", "storage-failed"),
         (Cancelled("cancelled"), "cancelled", "cancelled", "cancelled"),
         (Interrupted("stopped"), "interrupted", "infrastructure", "interrupted"),
+        (TimedOut("too long"), "failed", "timed_out", "timed-out"),
         (MemoryError(), "failed", "resources", "resources-exceeded"),
         (OSError(errno.ENOSPC, "No space left on device"), "failed", "resources", "resources-exceeded"),
         (OSError(errno.EIO, "Input/output error"), "failed", "infrastructure", "storage-failed"),

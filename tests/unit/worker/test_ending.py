@@ -77,6 +77,14 @@ def test_an_interrupted_job_is_interrupted_even_if_it_had_to_be_killed() -> None
             ),
         ),
         (
+            Ending(1, failed=FAILED, stopped="walltime", walltime_s=7200, last_lines="block 7"),
+            "timed_out",
+            (
+                "the job ran for 7200 s, which is all that its workflow allows, and was stopped; give it less data or "
+                "more slots. Its last log lines:\nblock 7"
+            ),
+        ),
+        (
             Ending(-signal.SIGKILL, was_oom_killed=True),
             "resources",
             "the system killed the job: the machine ran out of memory; it had printed nothing",

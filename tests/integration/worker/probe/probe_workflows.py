@@ -79,6 +79,21 @@ def probe_room(params: ProbeRoomParams, job: Job) -> ProbeOutcome:
     return ProbeOutcome(found=str(job.executor.room_for(params.block_bytes)))
 
 
+class ProbeHurryParams(Params):
+    """Where to leave a note."""
+
+    note: str
+    """File for notes."""
+
+
+@workflow(version=1, cost=FREE, example={"note": "note.txt"}, group="Test", needs=Needs(walltime_s=8))
+def probe_hurry(params: ProbeHurryParams, job: Job) -> ProbeOutcome:
+    """Take longer than it may."""
+    _note(params, str(os.getpid()))
+    _work(600, job)
+    return ProbeOutcome(found="nothing")
+
+
 class ProbeDatasetParams(Params):
     """Which dataset to make."""
 
@@ -118,6 +133,6 @@ def _eat(job: Job) -> None:
         time.sleep(0.02)
 
 
-def _note(params: ProbeParams | ProbeDatasetParams, line: str) -> None:
+def _note(params: ProbeParams | ProbeHurryParams | ProbeDatasetParams, line: str) -> None:
     with Path(params.note).open("a") as note:
         note.write(line + "\n")
