@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, lru_cache
 from typing import Any
 
@@ -46,6 +46,7 @@ def claim(
     *,
     key: WorkerKeyView | None = None,
     free: Mapping[PriorityClass, int] | None = None,
+    gpus_free: int | None = None,
     settings: Settings,
 ) -> Claim | None:
     """Give a worker the next job that it can run, if there is one; see `_order`.
@@ -56,6 +57,8 @@ def claim(
         That the worker has shown; None inside the server.
     free
         Slots that the worker says are free. What it holds is counted here too.
+    gpus_free
+        GPUs that the worker says are free; by default all that it has.
 
     Raises
     ------
@@ -67,11 +70,13 @@ def claim(
     worker = lock_worker(session, session_id, key)
     if worker.drained_ms is not None:
         raise WorkerDrained(f"worker {worker.name} shall take no more jobs; start it anew when it may again")
-    workflows = _capable_of(worker)
+    has_gpu = (worker.gpus if gpus_free is None else gpus_free) > 0
+    workflows = _capable_of(worker, has_gpu)
     offered = tuple(
         name for name in PRIORITY_CLASSES if worker.slots.get(name, 0) > 0 and _may_take(free, name)
     )
-    found = _look_around(session, worker, Shape.of(worker, workflows, offered, settings))
+    shape = Shape.of(worker, workflows, offered, settings, has_gpu=has_gpu)
+    found = _look_around(session, worker, shape)
     at_ms = found.at_ms
     touch(worker, at_ms, settings)
     classes = [name for name in offered if found.can_serve(worker, name)]
@@ -79,7 +84,7 @@ def claim(
     if worker.paused_ms is not None or has_left or not classes or not found.has_work:
         return None
     _take_turn(session)
-    taking = claiming(Shape.of(worker, workflows, tuple(classes), settings))
+    taking = claiming(replace(shape, classes=tuple(classes)))
     for _ in range(_REFUSALS_MAX):
         job: JobRow | None = session.scalar(
             taking, {**values(worker), NOW.key: at_ms},
@@ -147,19 +152,23 @@ def _take_turn(session: Session) -> None:
         session.execute(_TAKING_TURN)
 
 
-def _capable_of(worker: WorkerSessionRow) -> dict[str, int]:
-    """Give the workflows that the worker runs and that need nothing it does not have.
+def _capable_of(worker: WorkerSessionRow, has_gpu: bool) -> dict[str, int]:
+    """Give the workflows that the worker runs and that need nothing it does not have now.
 
     Without this a worker without a GPU would look through every job of a lane that needs one, at each of its polls.
     """
-    return {name: version for name, version in worker.workflows.items() if meets(worker, _needs_of(name))}
+    return {
+        name: version
+        for name, version in worker.workflows.items()
+        if _meets(worker, has_gpu, _needs_of(name))
+    }
 
 
-def meets(worker: WorkerSessionRow, needs: Needs) -> bool:
+def _meets(worker: WorkerSessionRow, has_gpu: bool, needs: Needs) -> bool:
     has_memory = (
         needs.memory_bytes is None or worker.memory_bytes is None or needs.memory_bytes <= worker.memory_bytes
     )
-    return has_memory and (worker.gpus > 0 or not needs.gpu)
+    return has_memory and (has_gpu or not needs.gpu)
 
 
 def _needs_of(workflow: str) -> Needs:

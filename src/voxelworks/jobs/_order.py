@@ -86,9 +86,11 @@ class Shape:
         workflows: dict[str, int],
         classes: tuple[PriorityClass, ...],
         settings: Settings,
+        *,
+        has_gpu: bool,
     ) -> Shape:
         return cls(
-            workflows=tuple(sorted(workflows.items())), classes=classes, has_gpu=worker.gpus > 0,
+            workflows=tuple(sorted(workflows.items())), classes=classes, has_gpu=has_gpu,
             knows_memory=worker.memory_bytes is not None, must_leave=worker.leaves_ms is not None,
             is_of_one_organization=worker.organization_id is not None, limits=Limits.from_settings(settings),
             ageing_ms=max(1, milliseconds(settings.ageing_s)),

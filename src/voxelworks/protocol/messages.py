@@ -89,6 +89,8 @@ class ClaimRequest(Message):
 
     free: dict[PriorityClass, int] | None = None
     """Slots that are free at the worker now; None: the server counts what it holds."""
+    gpus_free: int | None = None
+    """GPUs that no job of the worker has: each that needs one has one for itself. None: not told."""
 
 
 class Claim(Message):

@@ -70,6 +70,7 @@ class Agent:
             "short": settings.job_slots,
             "long": settings.job_slots_long,
         }
+        self._gpus = capabilities.gpu_count(settings)
         self._leaves_at = math.inf
         if settings.walltime_s is not None:
             # Early enough for its jobs to stop and to say so, and not at the same moment as other workers.
@@ -130,7 +131,7 @@ class Agent:
         left_s = self._leaves_at - time.monotonic()
         request = SessionRequest(
             name=self._name, version=__version__, workflows=known, job_slots=sum(self._slots.values()),
-            slots=self._slots, gpus=capabilities.gpu_count(self._settings),
+            slots=self._slots, gpus=self._gpus,
             memory_bytes=capabilities.memory_bytes(self._settings),
             walltime_s=None if math.isinf(left_s) else max(0.0, left_s), isolation=self._isolation.text,
         )  # fmt: skip
@@ -171,7 +172,8 @@ class Agent:
         if not any(free.values()):
             return False
         try:
-            claim = self._client.claim(self._session_id, ClaimRequest(free=free))
+            request = ClaimRequest(free=free, gpus_free=self._free_gpus())
+            claim = self._client.claim(self._session_id, request)
         except WorkerDrained as error:
             self._drain(str(error))
             return False
@@ -184,6 +186,10 @@ class Agent:
         """Count the slots of each class that no job of this worker takes."""
         classes = [get_workflow(attempt.claim.workflow).priority_class for attempt in self._running.values()]
         return {name: max(0, slots - classes.count(name)) for name, slots in self._slots.items()}
+
+    def _free_gpus(self) -> int:
+        taken = sum(get_workflow(attempt.claim.workflow).needs.gpu for attempt in self._running.values())
+        return max(0, self._gpus - taken)
 
     def _drain(self, why: str) -> None:
         """Take no new jobs, and end when those that run have ended: the operator wants it so."""

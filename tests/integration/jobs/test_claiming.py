@@ -242,6 +242,20 @@ def test_a_job_that_needs_a_gpu_goes_to_a_worker_that_has_one(queue, needing):
     assert queue.claim(queue.open_worker_with("gpu", gpus=1)).job_id == job.id
 
 
+def test_a_worker_whose_gpus_are_taken_gets_what_needs_none(queue, needing):
+    needing(gpu=True)
+    first = queue.submit(**SEGMENT)
+    queue.advance(1)
+    second = queue.submit(**SEGMENT)
+    queue.advance(1)
+    plain = queue.submit()
+    worker = queue.open_worker_with("gpu", gpus=1, slots={"short": 1, "long": 2})
+    assert queue.call(jobs.claim, worker, free={"long": 2}, gpus_free=1).job_id == first.id
+    assert queue.call(jobs.claim, worker, free={"short": 1, "long": 1}, gpus_free=0).job_id == plain.id
+    assert queue.call(jobs.claim, worker, free={"long": 1}, gpus_free=0) is None
+    assert queue.call(jobs.claim, worker, free={"long": 1}, gpus_free=1).job_id == second.id
+
+
 def test_a_worker_without_the_memory_gets_the_jobs_behind(queue, needing):
     needing(memory_bytes=8 * 2**30)
     queue.submit(**SEGMENT)

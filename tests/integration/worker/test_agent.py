@@ -209,6 +209,14 @@ def test_a_crash_is_a_program_error_told_with_the_last_log_lines(site: Site) -> 
     assert b"about to crash" in site.log(detail.job.id, 1)
 
 
+def test_jobs_that_need_a_gpu_share_none(site: Site) -> None:
+    ids = [site.client.submit("probe_gpu", {"seconds": 1}).id for _ in range(2)]
+    site.worker(GPUS="1", JOB_SLOTS_LONG="2")
+    first, second = (site.wait_until_ended(job_id).attempts[0] for job_id in ids)
+    assert first.ended_ms is not None
+    assert first.ended_ms <= second.claimed_ms
+
+
 @pytest.mark.parametrize(
     ("deed", "failure_class", "message"),
     [

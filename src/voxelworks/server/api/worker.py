@@ -51,11 +51,18 @@ async def claim(
     context: Here, key: Worker, session_id: str, response: Response, request: ClaimRequest | None = None
 ) -> Claim | None:
     """Take the next job that this worker can run, among those that it has free slots for."""
-    free = request.free if request is not None else None
+    told = request or ClaimRequest()
 
     def take() -> Claim | None:
         with context.database.session() as session:
-            return jobs.claim(session, session_id, key=key, free=free, settings=context.settings)
+            return jobs.claim(
+                session,
+                session_id,
+                key=key,
+                free=told.free,
+                gpus_free=told.gpus_free,
+                settings=context.settings,
+            )
 
     # Claims follow each other. Those that wait for their turn leave threads and connections to other requests.
     claimed = await run_sync(take, limiter=context.claims)

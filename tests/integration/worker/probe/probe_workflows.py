@@ -94,6 +94,20 @@ def probe_hurry(params: ProbeHurryParams, job: Job) -> ProbeOutcome:
     return ProbeOutcome(found="nothing")
 
 
+class ProbeGpuParams(Params):
+    """How long to work."""
+
+    seconds: float = 0.0
+    """How long to work."""
+
+
+@workflow(version=1, cost=FREE, example={"seconds": 1}, group="Test", needs=Needs(gpu=True))
+def probe_gpu(params: ProbeGpuParams, job: Job) -> ProbeOutcome:
+    """Keep a GPU."""
+    _work(params.seconds, job)
+    return ProbeOutcome(found="nothing")
+
+
 class ProbeDatasetParams(Params):
     """Which dataset to make."""
 
