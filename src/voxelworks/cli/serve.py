@@ -11,6 +11,7 @@ from rich.text import Text
 from voxelworks import __version__, logs
 from voxelworks.cli import _show
 from voxelworks.cli._embedded import EmbeddedWorker
+from voxelworks.cli._private import keep_memory_private
 from voxelworks.cli._server import only_server_of
 from voxelworks.cli._settings import (
     data_dir_option,
@@ -64,6 +65,8 @@ def serve(
 def run_server(settings: Settings, *, worker: EmbeddedWorker | None) -> None:
     """Serve until Ctrl-C or SIGTERM; jobs that run then are interrupted and go on at the next start."""
     from voxelworks.server import serve as serve_until_stopped  # slow import: only for this command
+
+    keep_memory_private()
 
     def on_ready(info: ServerInfo) -> None:
         _print_address(info, settings, has_worker=worker is not None)

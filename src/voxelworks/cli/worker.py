@@ -15,6 +15,7 @@ from pathlib import Path
 import click
 
 from voxelworks import logs
+from voxelworks.cli._private import keep_memory_private
 from voxelworks.cli._settings import (
     cluster_option,
     data_dir_option,
@@ -68,6 +69,7 @@ def worker(
     files as those of the server. SIGTERM or Ctrl-C lets it end its jobs and take no new ones; a second one
     interrupts them, and they go on elsewhere.
     """
+    keep_memory_private()
     settings = load_settings(
         home=home,
         data_dir=data_dir,

@@ -53,10 +53,14 @@ class Site:
         self.client = Client(info.url, info.token)
 
     def worker(
-        self, *options: str, environment: Mapping[str, str] = MappingProxyType({}), **settings: str
+        self,
+        *options: str,
+        environment: Mapping[str, str] = MappingProxyType({}),
+        before: Callable[[], None] | None = None,
+        **settings: str,
     ) -> subprocess.Popen[bytes]:
         own = {f"VOXELWORKS_{name}": value for name, value in settings.items()}
-        return self._start("worker", *options, environment={**environment, **own})
+        return self._start("worker", *options, environment={**environment, **own}, before=before)
 
     def note(self, name: str = "note") -> Path:
         """Name a file that no other test uses."""
@@ -96,12 +100,16 @@ class Site:
             _end(process)
 
     def _start(
-        self, *arguments: str, environment: Mapping[str, str] = MappingProxyType({})
+        self,
+        *arguments: str,
+        environment: Mapping[str, str] = MappingProxyType({}),
+        before: Callable[[], None] | None = None,
     ) -> subprocess.Popen[bytes]:
         with (self.home / f"{arguments[0]}.txt").open("ab") as output:
             process = subprocess.Popen(
                 [sys.executable, "-m", "voxelworks", *arguments],
                 stdin=subprocess.PIPE, stdout=output, stderr=output, env=self._environment | dict(environment),
+                preexec_fn=before,
             )  # fmt: skip
         self._processes.append(process)
         return process

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import random
 import signal
@@ -48,6 +49,21 @@ def test_a_job_gets_no_secret_in_its_environment(site: Site) -> None:
     names = detail.job.result.value["found"].split()
     assert [name for name in names if name.startswith("VOXELWORKS")] == []
     assert {"PATH", "TMPDIR"} <= set(names)
+
+
+def test_a_job_cannot_read_the_key_in_the_environment_of_its_worker(site: Site) -> None:
+    site.worker(WORKER_KEY=(site.home / "worker.key").read_text(), before=without_right_to_look)
+    detail = site.wait_until_ended(site.submit("spy"))
+    assert detail.job.result is not None
+    assert detail.job.result.value == {"found": "refused"}
+
+
+def without_right_to_look() -> None:
+    """Give up the rights by which root looks into every process: a test that root runs is to see what users see."""
+    drop_from_bounding_set = 24
+    sys_ptrace, sys_admin, perfmon = 19, 21, 38
+    for right in (sys_ptrace, sys_admin, perfmon):
+        ctypes.CDLL(None).prctl(drop_from_bounding_set, right, 0, 0, 0)
 
 
 def test_a_cancelled_job_ends_with_all_its_processes(site: Site) -> None:

@@ -17,7 +17,7 @@ from voxelworks.workflows import FREE, Job, Needs, NewDataset, NewDatasetRef, Pa
 from voxelworks.workflows._declare import Outcome
 
 Deed = Literal[
-    "work", "ignore-sigterm", "family", "memory", "crash", "error", "refuse", "print", "environment"
+    "work", "ignore-sigterm", "family", "memory", "crash", "error", "refuse", "print", "environment", "spy"
 ]
 
 
@@ -62,6 +62,8 @@ def probe(params: ProbeParams, job: Job) -> ProbeOutcome:
         data = Path(params.note).with_suffix(".bytes").read_bytes()
         for start in range(0, len(data), 7001):
             os.write(1 + start % 2, data[start : start + 7001])
+    if params.deed == "spy":
+        return ProbeOutcome(found=_spy(os.getppid()))
     _work(params.seconds, job)
     return ProbeOutcome(found=" ".join(sorted(os.environ)) if params.deed == "environment" else "nothing")
 
@@ -137,6 +139,14 @@ def _work(seconds: float, job: Job) -> None:
         job.check()
         job._reporter.progress(Progress(phase="probing", done=step, total=steps))
         time.sleep(seconds / steps)
+
+
+def _spy(pid: int) -> str:
+    try:
+        environment = Path(f"/proc/{pid}/environ").read_text()
+    except PermissionError:
+        return "refused"
+    return environment.replace("\0", " ")
 
 
 def _eat(job: Job) -> None:
