@@ -14,6 +14,7 @@ import click
 from voxelworks.cli._settings import home_option, load_settings
 from voxelworks.client import Client, find_server
 from voxelworks.errors import InvalidInput, TargetNotWritable
+from voxelworks.settings import Settings
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -51,16 +52,22 @@ def connect(*, server: str | None, token: str | None, home: Path | None) -> Clie
 
 
 @contextmanager
-def only_server_of(home: Path) -> Iterator[None]:
+def only_server_of(settings: Settings) -> Iterator[None]:
     """Keep a second server away from the same home; the system gives it free when this process ends in any way.
 
     Raises
     ------
+    NetworkFileSystem
+        If SQLite would lie on a network file system: before anything is written there.
     TargetNotWritable
         If the folder cannot be made or written.
     InvalidInput
         If a server of this home runs already.
     """
+    from voxelworks.db import require_local_database  # slow import: not for those who only look for a server
+
+    require_local_database(settings)
+    home = settings.home
     path = home / "server.lock"
     try:
         home.mkdir(parents=True, exist_ok=True)

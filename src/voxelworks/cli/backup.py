@@ -44,7 +44,7 @@ def restore(file: Path, may_replace: bool, home: Path | None) -> None:
     from voxelworks.server.backup import restore_backup  # slow import: only for this command
 
     settings = load_settings(home=home)
-    with only_server_of(settings.home):
+    with only_server_of(settings):
         manifest, put_aside = restore_backup(settings, file, may_replace=may_replace)
     facts = {
         "restored": file,

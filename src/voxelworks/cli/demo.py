@@ -114,7 +114,7 @@ class Demo:
         from voxelworks.server import serve  # slow import: only for this command
 
         home = self._settings.home
-        with only_server_of(home):
+        with only_server_of(self._settings):
             self._settings.datasets_dir.mkdir(parents=True, exist_ok=True)
             self._greet()
             _log_to(home / "server.log")

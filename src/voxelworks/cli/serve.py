@@ -54,6 +54,7 @@ def serve(
 
     Prints the address of the jobs page. It carries the start-up token once; who has it may do everything.
     """
+    keep_memory_private()
     settings = load_settings(
         home=home, data_dir=data_dir, host=host, port=port, import_roots=parse_import_roots(import_roots),
         slots=slots, job_slots=job_slots,
@@ -66,14 +67,12 @@ def run_server(settings: Settings, *, worker: EmbeddedWorker | None) -> None:
     """Serve until Ctrl-C or SIGTERM; jobs that run then are interrupted and go on at the next start."""
     from voxelworks.server import serve as serve_until_stopped  # slow import: only for this command
 
-    keep_memory_private()
-
     def on_ready(info: ServerInfo) -> None:
         _print_address(info, settings, has_worker=worker is not None)
         if worker is not None:
             worker.start()
 
-    with only_server_of(settings.home):
+    with only_server_of(settings):
         make_data_folder(settings)
         serve_until_stopped(settings, on_ready=on_ready, on_stop=worker.stop if worker is not None else None)
 

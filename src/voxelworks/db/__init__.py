@@ -26,12 +26,12 @@ from voxelworks.db._dump import (
 from voxelworks.db._engine import Database, open_database
 from voxelworks.db._insert import dialect_of, insert_into
 from voxelworks.db._migrate import is_up_to_date, migrate
-from voxelworks.db._mounts import Mount, refuse_network_file_system
+from voxelworks.db._mounts import Mount, refuse_network_file_system, require_local_database
 from voxelworks.db._secrets import SecretBox
 
 __all__ = [
     "APPEND_ONLY", "Base", "Database", "Mount", "NullableJson", "SecretBox", "among", "append_only_statements",
     "changes_let_through", "dialect_of", "dump_postgresql", "dump_sqlite", "insert_into", "is_up_to_date", "migrate",
     "now", "now_ms", "open_database", "refuse_changes", "refuse_network_file_system", "require_known",
-    "restore_postgresql", "revision_of", "texts",
+    "require_local_database", "restore_postgresql", "revision_of", "texts",
 ]  # fmt: skip

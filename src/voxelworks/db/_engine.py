@@ -27,7 +27,7 @@ from sqlalchemy.orm import Session
 from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection
 
 from voxelworks.db._migrate import migrate
-from voxelworks.db._mounts import refuse_network_file_system
+from voxelworks.db._mounts import require_local_database
 from voxelworks.errors import InvalidInput, StorageFailed, TargetNotWritable
 from voxelworks.settings import Settings
 
@@ -146,10 +146,10 @@ def open_database(settings: Settings) -> Database:
     StorageFailed
         If the database does not answer, or a newer version made it.
     """
+    require_local_database(settings)
     if settings.database_url is not None:
         database = Database(settings.database_url.get_secret_value())
     else:
-        refuse_network_file_system(settings.sqlite_path.parent)
         _make_private_file(settings.sqlite_path)
         database = Database(URL.create("sqlite", database=str(settings.sqlite_path)))
     try:

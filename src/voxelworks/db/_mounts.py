@@ -9,6 +9,7 @@ from typing import NamedTuple
 import psutil
 
 from voxelworks.errors import NetworkFileSystem
+from voxelworks.settings import Settings
 
 _NETWORK_KINDS = frozenset(
     {
@@ -50,6 +51,17 @@ def refuse_network_file_system(folder: Path, mounts: Sequence[Mount] | None = No
             f"{folder} lies on {mount.folder}, a network file system ({mount.kind}), where SQLite can lose data; "
             "set VOXELWORKS_HOME to a local folder, or VOXELWORKS_DATABASE_URL to a PostgreSQL database"
         )
+
+
+def require_local_database(settings: Settings) -> None:
+    """Refuse to keep a SQLite database on a network file system.
+
+    Raises
+    ------
+    NetworkFileSystem
+    """
+    if settings.database_url is None:
+        refuse_network_file_system(settings.sqlite_path.parent)
 
 
 def _mount_of(folder: Path, mounts: Sequence[Mount]) -> Mount | None:
