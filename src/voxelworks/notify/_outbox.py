@@ -103,16 +103,19 @@ def alert(
         recipients.append(("webhook", OPERATOR_WEBHOOK))
     at_ms = now(session)
     prefix = f"alert/{condition}/"
-    told_ms = session.scalars(
-        select(OutboxRow.created_ms).where(OutboxRow.key.startswith(prefix, autoescape=True))
+    told = session.execute(
+        select(OutboxRow.key, OutboxRow.created_ms).where(OutboxRow.key.startswith(prefix, autoescape=True))
     ).all()
-    if told_ms and max(told_ms) > at_ms - cool_down_s * 1000:
+    if any(row.created_ms > at_ms - cool_down_s * 1000 for row in told):
         return False
     message = Alert(title=title, text=text, path=path)
-    # Counted, so that of two servers that look at the same time only one tells it.
+    # Numbered, so that of two servers that look at the same time only one tells it; after the last that is still
+    # there, as old ones are removed.
+    numbers = [row.key.removeprefix(prefix).partition("/")[0] for row in told]
+    number = 1 + max((int(part) for part in numbers if part.isdecimal()), default=-1)
     written = [
         add_row(
-            session, message, key=f"{prefix}{len(told_ms)}/{recipient}", channel=channel, state="due",
+            session, message, key=f"{prefix}{number}/{recipient}", channel=channel, state="due",
             recipient=recipient, template=ALERT_EVENT, at_ms=at_ms,
         )
         for channel, recipient in recipients

@@ -295,6 +295,21 @@ def test_an_alert_is_told_once_within_its_cool_down(post, inbox):
     assert [mail["To"] for mail in inbox.stored] == ["op@example.org"] * 3
 
 
+def test_an_alert_is_told_again_after_old_ones_were_removed(post, inbox):
+    told = post.settings.model_copy(update={"operator_email": "op@example.org", "mail_keep_days": 90})
+
+    def tell():
+        return post.call(notify.alert, settings=told, condition="disk-full", title="Full", text="3 GB")
+
+    days = []
+    for wait_days in (0, 60, 35, 1, 95, 1):
+        post.advance(wait_days * 86_400 + 1)
+        days.append(tell())
+        post.sender(mail_keep_days=90).run_round()
+    assert days == [True] * 6
+    assert len(inbox.stored) == 6
+
+
 def test_without_anybody_to_tell_an_alert_is_not_written(silent_post):
     assert not silent_post.call(
         notify.alert, settings=silent_post.settings, condition="c", title="t", text="x"
