@@ -267,6 +267,9 @@ class Client:
     def open_session(self, request: SessionRequest) -> SessionAnswer:
         return self._worker_post("sessions", request, SessionAnswer)
 
+    def leave(self, session_id: str) -> None:
+        self._post(f"worker/sessions/{_part(session_id)}/leave", {})
+
     def claim(self, session_id: str, request: ClaimRequest | None = None) -> Claim | None:
         body = (request or ClaimRequest()).model_dump(mode="json")
         answer = self._post(f"worker/sessions/{_part(session_id)}/claim", body)

@@ -41,8 +41,10 @@ from voxelworks.jobs._publication import (
 from voxelworks.jobs._reading import list_events, list_jobs, list_workers, revision, show
 from voxelworks.jobs._repeats import Root, chain_of, count_states, places_of, roots_of
 from voxelworks.jobs._submission import quote, quote_retry, retry, submit
+from voxelworks.jobs._waiting import Stranded, stranded
 from voxelworks.jobs._workers import (
     drain_worker,
+    leave,
     open_session,
     pause_queue,
     queue_pauses,
@@ -52,11 +54,12 @@ from voxelworks.jobs._workers import (
 
 __all__ = [
     "CLAIMS_PER_POLL", "ForeignOrder", "ForeignRunView", "ForeignWorker", "MadeDataset", "Remains", "Root",
-    "append_log", "attach_foreign_dataset", "attach_foreign_workflow", "awaited_place", "cancel",
-    "cancel_group", "chain_of", "claim", "cleaned", "count_states", "describe_dataset", "drain_worker",
-    "failures", "finish", "foreign_orders", "foreign_runs", "keep_foreign", "lease_dataset", "list_events",
+    "Stranded", "append_log", "attach_foreign_dataset", "attach_foreign_workflow", "awaited_place", "cancel",
+    "cancel_group", "chain_of", "claim", "cleaned", "count_states", "describe_dataset", "drain_worker", "failures",
+    "finish", "foreign_orders", "foreign_runs", "keep_foreign", "lease_dataset", "leave", "list_events",
     "list_jobs", "list_workers", "look_at", "metrics", "open_session", "pause_queue", "places_of", "published",
     "queue_pauses", "quote", "quote_group", "quote_retry", "read_log", "reap_all", "reap_next", "release_dataset",
     "renew", "report_foreign", "resume_queue", "resume_worker", "retry", "revision", "roots_of", "seal", "show",
-    "submit", "submit_group", "take_cleanup_order", "take_foreign", "take_publish_order", "work_keys_in_use",
+    "stranded", "submit", "submit_group", "take_cleanup_order", "take_foreign", "take_publish_order",
+    "work_keys_in_use",
 ]  # fmt: skip

@@ -166,14 +166,14 @@ def _unrunnable(session: Session, since_ms: int) -> JobRow | None:
         JobRow.priority_class.not_in(select(PauseRow.priority_class)),
     )  # fmt: skip
     # Thousands may wait, and need only a few different things.
-    needed = session.execute(select(*_NEEDS).where(*waiting).distinct()).all()
+    needed = session.execute(select(*NEEDS).where(*waiting).distinct()).all()
     if not needed:
         return None
     workers = session.scalars(select(WorkerSessionRow).where(WorkerSessionRow.seen_ms >= since_ms)).all()
     for needs in needed:
         if any(could_run(worker, needs) for worker in workers):
             continue
-        same = [column.is_not_distinct_from(need) for column, need in zip(_NEEDS, needs, strict=True)]
+        same = [column.is_not_distinct_from(need) for column, need in zip(NEEDS, needs, strict=True)]
         job: JobRow | None = session.scalar(
             select(JobRow)
             .where(*waiting, *same)
@@ -187,10 +187,11 @@ def _unrunnable(session: Session, since_ms: int) -> JobRow | None:
     return None
 
 
-_NEEDS = (
+NEEDS = (
     JobRow.workflow, JobRow.version, JobRow.organization_id, JobRow.needs_gpu, JobRow.memory_bytes,
     JobRow.priority_class,
 )  # fmt: skip
+"""What decides which workers can run a job."""
 
 
 def could_run(worker: WorkerSessionRow, job: JobRow | Row[*tuple[Any, ...]]) -> bool:
@@ -199,7 +200,7 @@ def could_run(worker: WorkerSessionRow, job: JobRow | Row[*tuple[Any, ...]]) -> 
     Parameters
     ----------
     job
-        A job, or what jobs need: `_NEEDS`.
+        A job, or what jobs need: `NEEDS`.
     """
     return (
         worker.workflows.get(job.workflow, 0) >= job.version

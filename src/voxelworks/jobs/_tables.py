@@ -55,7 +55,7 @@ class WorkerSessionRow(Base):
     paused_ms: Mapped[int | None]
     paused_why: Mapped[str | None]
     drained_ms: Mapped[int | None]
-    """When the operator asked it to take no more jobs."""
+    """When the operator asked it to take no more jobs, or it said that it ends."""
 
 
 class JobRow(Base):

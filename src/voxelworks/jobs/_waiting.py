@@ -1,14 +1,17 @@
-"""Why a queued job does not run yet, and how many go before it (R17)."""
+"""Why a queued job does not run yet, how many go before it, and which jobs nobody runs (R17)."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
-from sqlalchemy import func, select, tuple_
+from sqlalchemy import Row, func, select, tuple_
 from sqlalchemy.orm import Session
 
+from voxelworks.db import now
 from voxelworks.jobs._dependencies import unfinished
-from voxelworks.jobs._leases import could_run
+from voxelworks.jobs._leases import NEEDS, could_run, milliseconds
 from voxelworks.jobs._order import Limits, is_queued, is_within_limits
 from voxelworks.jobs._tables import JobRow, PauseRow, WorkerSessionRow
 from voxelworks.protocol.views import WaitCode, WaitView
@@ -20,6 +23,45 @@ def wait_of(session: Session, job: JobRow, at_ms: int, settings: Settings) -> Wa
     ahead = 0 if job.lane is None else _ahead(session, job, at_ms)
     code, reason = _reason(session, job, ahead, at_ms, settings)
     return WaitView(ahead=ahead, code=code, reason=reason)
+
+
+@dataclass(frozen=True)
+class Stranded:
+    """Jobs of a workflow that wait, and no connected worker takes them."""
+
+    workflow: str
+    count: int
+    oldest_s: float
+    """How long the oldest could have been given away."""
+    reasons: tuple[str, ...]
+
+
+def stranded(session: Session, *, waited_s: float, settings: Settings) -> tuple[Stranded, ...]:
+    """Find the jobs that have waited for so long, that nobody paused, and that no connected worker takes."""
+    at_ms = now(session)
+    workers = _online(session, at_ms, settings)
+    # Thousands may wait, and need only a few different things.
+    waiting = session.execute(
+        select(*NEEDS, func.count().label("number"), func.min(JobRow.available_ms).label("since_ms"))
+        .where(
+            is_queued(), JobRow.lane.is_not(None), JobRow.available_ms < at_ms - milliseconds(waited_s),
+            JobRow.priority_class.not_in(select(PauseRow.priority_class)),
+        )
+        .group_by(*NEEDS)
+        .order_by(*NEEDS)
+    ).all()  # fmt: skip
+    found: dict[str, Stranded] = {}
+    for needs in waiting:
+        reason = _nobody(workers, needs)
+        if reason is None:
+            continue
+        oldest_s = (at_ms - needs.since_ms) / 1000
+        known = found.get(needs.workflow, Stranded(needs.workflow, 0, 0.0, ()))
+        found[needs.workflow] = Stranded(
+            needs.workflow, known.count + needs.number, max(known.oldest_s, oldest_s),
+            known.reasons if reason in known.reasons else (*known.reasons, reason),
+        )  # fmt: skip
+    return tuple(found.values())
 
 
 def _ahead(session: Session, job: JobRow, at_ms: int) -> int:
@@ -53,7 +95,7 @@ def _reason(
     if pause is not None:
         why = f": {pause.why}" if pause.why else ""
         return "paused", f"the operator has paused the queue of {job.priority_class} jobs{why}"
-    nobody = _nobody(session, job, at_ms, settings)
+    nobody = _nobody(_online(session, at_ms, settings), job)
     if nobody is not None:
         return "nobody", nobody
     if job.available_ms > at_ms:
@@ -71,13 +113,18 @@ def _after(others: Sequence[JobRow]) -> str:
     return f"it waits for {'job' if len(others) == 1 else f'{len(others)} jobs:'} {ids}"
 
 
-def _nobody(session: Session, job: JobRow, at_ms: int, settings: Settings) -> str | None:
-    """Say what is missing if no connected worker could run the job."""
-    online = [
-        worker
-        for worker in session.scalars(select(WorkerSessionRow).where(WorkerSessionRow.replaced_ms.is_(None)))
-        if at_ms - worker.seen_ms <= settings.silent_after_s * 1000
-    ]
+def _online(session: Session, at_ms: int, settings: Settings) -> Sequence[WorkerSessionRow]:
+    """Give the workers that were heard from lately."""
+    return session.scalars(
+        select(WorkerSessionRow).where(
+            WorkerSessionRow.replaced_ms.is_(None),
+            WorkerSessionRow.seen_ms >= at_ms - milliseconds(settings.silent_after_s),
+        )
+    ).all()
+
+
+def _nobody(online: Sequence[WorkerSessionRow], job: JobRow | Row[*tuple[Any, ...]]) -> str | None:
+    """Say what is missing if no connected worker could run a job, or one that needs the same: `NEEDS`."""
     running = [
         worker
         for worker in online
@@ -98,7 +145,7 @@ def _nobody(session: Session, job: JobRow, at_ms: int, settings: Settings) -> st
     return None
 
 
-def _needs(job: JobRow) -> str:
+def _needs(job: JobRow | Row[*tuple[Any, ...]]) -> str:
     needs = [f"a slot for {job.priority_class} jobs"]
     if job.needs_gpu:
         needs.append("a GPU")

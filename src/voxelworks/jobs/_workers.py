@@ -11,7 +11,7 @@ from voxelworks import __version__, accounts
 from voxelworks.db import insert_into, now
 from voxelworks.errors import NotAllowed, NotFound, OutdatedWorker
 from voxelworks.jobs._failures import Failure
-from voxelworks.jobs._leases import held_by, lose, milliseconds
+from voxelworks.jobs._leases import held_by, lock_worker, lose, milliseconds
 from voxelworks.jobs._tables import AttemptRow, JobRow, PauseRow, WorkerSessionRow
 from voxelworks.protocol.messages import (
     PRIORITY_CLASSES,
@@ -89,6 +89,18 @@ def judge(attempt: AttemptRow, failure: Failure | None, *, at_ms: int, settings:
     if number >= settings.worker_failures_max and worker.paused_ms is None:
         worker.paused_ms = at_ms
         worker.paused_why = f"{number} different jobs in a row failed on it; the last one: {failure.message}"
+
+
+def leave(session: Session, session_id: str, *, key: WorkerKeyView | None = None) -> None:
+    """Take in that a worker ends in good order: that it falls silent is no trouble then.
+
+    Raises
+    ------
+    LeaseLost
+        If its session was replaced, is not known, or was opened with another key.
+    """
+    worker = lock_worker(session, session_id, key)
+    worker.drained_ms = worker.drained_ms or now(session)
 
 
 def drain_worker(session: Session, name: str, *, by: Principal) -> None:

@@ -234,7 +234,7 @@ class WorkerView(Message):
     """Since when it gets no jobs, because too many failed on it in a row; None: it gets some."""
     paused_why: str | None
     is_draining: bool
-    """It ends as soon as its jobs have ended."""
+    """It ends as soon as its jobs have ended, or has ended in good order."""
     job_ids: tuple[str, ...]
     """Jobs that it holds."""
 

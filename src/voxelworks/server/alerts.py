@@ -15,7 +15,7 @@ from voxelworks.server.readiness import free_bytes
 LOOK_BACK_S = 3600.0
 """Failures that lie further back were told before, or the server was not there to see them."""
 WAIT_MAX_S = 600.0
-"""Jobs that wait for longer, with no worker to be heard, need somebody."""
+"""Jobs that wait for longer, and that no worker to be heard takes, need somebody."""
 MAILS_LOOK_BACK_S = 24 * 3600.0
 
 
@@ -52,10 +52,9 @@ def _program_errors(session: Session) -> Iterator[Trouble]:
     for group in jobs.failures(session, since_s=LOOK_BACK_S):
         if group.failure_class != "program_error":
             continue
-        count = f"{group.count} job{'s' if group.count != 1 else ''}"
         yield Trouble(
             f"program-error/{group.workflow}/{group.code}",
-            f"{count} of {group.workflow} failed because of a program error",
+            f"{_jobs(group.count)} of {group.workflow} failed because of a program error",
             f"{group.message}\n\nThe latest: {', '.join(group.job_ids)}",
             f"/jobs/{group.job_ids[0]}",
         )
@@ -70,20 +69,39 @@ def _workers(session: Session, context: Context) -> Iterator[Trouble]:
                 f"{worker.paused_why or 'Too many jobs failed on it in a row.'} Look at its machine, then resume it.",
                 "/operator/workers",
             )  # fmt: skip
-        elif worker.job_ids and not worker.is_online:
+        # A worker that was asked to end, or said goodbye, may be silent.
+        elif not (context.has_just_started or worker.is_online) and (
+            worker.job_ids or not worker.is_draining
+        ):
+            held = f" and holds {', '.join(worker.job_ids)}" if worker.job_ids else ""
             yield Trouble(
-                f"worker-silent/{worker.name}", f"Worker {worker.name} is not heard from, and holds jobs",
-                f"It was last heard from {worker.heard_s:.0f} s ago and holds {', '.join(worker.job_ids)}."
-                " They go to others when their leases end.",
+                f"worker-silent/{worker.name}",
+                f"Worker {worker.name} is not heard from{', and holds jobs' if held else ''}",
+                f"It was last heard from {worker.heard_s:.0f} s ago{held}, and did not say that it ends."
+                f"{' Its jobs go to others when their leases end.' if held else ''}",
                 "/operator/workers",
             )  # fmt: skip
-    waits_s = [depth.oldest_s for depth in jobs.metrics(session).depths if depth.oldest_s is not None]
-    if max(waits_s, default=0.0) > WAIT_MAX_S and not any(worker.is_online for worker in workers):
+    if context.has_just_started:
+        return
+    stranded = jobs.stranded(session, waited_s=WAIT_MAX_S, settings=context.settings)
+    if stranded and not any(worker.is_online for worker in workers):
+        oldest_s = max(item.oldest_s for item in stranded)
         yield Trouble(
             "no-worker", "Jobs wait, and no worker is there",
-            f"The oldest has waited for {max(waits_s):.0f} s. Start a worker: `voxelworks worker`.",
-            "/operator/workers",
+            f"The oldest has waited for {oldest_s:.0f} s. Start a worker: `voxelworks worker`.", "/operator/workers",
         )  # fmt: skip
+        return
+    for item in stranded:
+        yield Trouble(
+            f"nobody-runs/{item.workflow}",
+            f"{_jobs(item.count)} of {item.workflow} {'waits' if item.count == 1 else 'wait'}, and no worker takes"
+            f" {'it' if item.count == 1 else 'them'}",
+            f"The oldest has waited for {item.oldest_s:.0f} s: {'; '.join(item.reasons)}.", "/operator/workers",
+        )  # fmt: skip
+
+
+def _jobs(count: int) -> str:
+    return f"{count} job{'s' if count != 1 else ''}"
 
 
 def _mails(session: Session) -> Iterator[Trouble]:

@@ -44,6 +44,11 @@ class Context:
     started_s: float = field(default_factory=time.monotonic)
     """By the monotonic clock."""
 
+    @property
+    def has_just_started(self) -> bool:
+        """Whether even a worker that is there may not have been heard from since the server was away."""
+        return time.monotonic() - self.started_s < self.settings.silent_after_s
+
 
 def context_of(request: Request) -> Context:
     context: Context = request.app.state.context

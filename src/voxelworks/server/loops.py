@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -46,9 +45,7 @@ class Loop:
 
 def reap(context: Context) -> None:
     """End what nobody holds any more (rule R16)."""
-    # Until then even a worker that is there may not have been heard from since the server was away.
-    has_just_started = time.monotonic() - context.started_s < context.settings.silent_after_s
-    jobs.reap_all(context.database, settings=context.settings, has_just_started=has_just_started)
+    jobs.reap_all(context.database, settings=context.settings, has_just_started=context.has_just_started)
 
 
 def send(context: Context) -> None:

@@ -125,6 +125,14 @@ class Agent:
                 _logger.warning("%s; asking again in %.0f s", error, wait_s)
             self._wake.wait(wait_s)
             self._wake.clear()
+        self._say_goodbye()
+
+    def _say_goodbye(self) -> None:
+        """Let nobody look for this worker; a server that cannot be told may take it for lost."""
+        try:
+            self._client.leave(self._session_id)
+        except VoxelworksError as error:
+            _logger.info("the server was not told that this worker ends: %s", error)
 
     def _open_session(self) -> None:
         known = {name: workflow.version for name, workflow in workflows().items()}

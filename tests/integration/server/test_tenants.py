@@ -202,7 +202,7 @@ API = {
 }  # fmt: skip
 WORKERS = (
     "POST /worker/sessions", "POST /worker/sessions/{session_id}/claim",
-    "POST /worker/sessions/{session_id}/publish-order",
+    "POST /worker/sessions/{session_id}/publish-order", "POST /worker/sessions/{session_id}/leave",
     "POST /worker/sessions/{session_id}/cleanup-order", "POST /worker/attempts/{job_id}/{attempt}/renew",
     "POST /worker/attempts/{job_id}/{attempt}/log", "POST /worker/attempts/{job_id}/{attempt}/seal",
     "POST /worker/attempts/{job_id}/{attempt}/finish", "POST /worker/attempts/{job_id}/{attempt}/published",

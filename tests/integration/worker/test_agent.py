@@ -117,6 +117,15 @@ def test_an_idle_worker_that_is_drained_leaves(site: Site) -> None:
     assert worker.wait(60) == 0
 
 
+def test_a_worker_that_is_stopped_says_goodbye(site: Site) -> None:
+    worker = site.worker("--name", "polite")
+    wait_for(lambda: any(view.name == "polite" for view in site.client.list_workers()), "the worker")
+    worker.send_signal(signal.SIGTERM)
+    assert worker.wait(60) == 0
+    [polite] = [view for view in site.client.list_workers() if view.name == "polite"]
+    assert polite.is_draining
+
+
 def test_a_worker_whose_time_is_over_leaves_and_its_job_goes_on_elsewhere(site: Site) -> None:
     hurried = site.worker("--name", "hurried", WALLTIME_S="6")
     job_id = site.submit(seconds=30.0)

@@ -95,6 +95,13 @@ def take_cleanup_order(
     return order
 
 
+@router.post("/sessions/{session_id}/leave", status_code=204)
+def leave(context: Here, key: Worker, session_id: str) -> None:
+    """Say that this worker ends, so that nobody looks for it."""
+    with context.database.session() as session:
+        jobs.leave(session, session_id, key=key)
+
+
 @router.post("/attempts/{job_id}/{attempt}/renew")
 def renew(context: Here, job_id: str, attempt: int, request: RenewRequest) -> RenewAnswer:
     """Keep the lease, tell the progress, and hear what to do. The first renewal starts the work."""
