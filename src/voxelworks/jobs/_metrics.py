@@ -1,8 +1,8 @@
-"""What an operator watches: depths, counts, and failures that are alike (R25)."""
+"""What an operator watches: depths and counts (R25)."""
 
 from __future__ import annotations
 
-from sqlalchemy import func, select, text
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from voxelworks.db import now
@@ -10,9 +10,7 @@ from voxelworks.jobs._counts import counted
 from voxelworks.jobs._order import is_held, is_queued
 from voxelworks.jobs._tables import JobRow
 from voxelworks.protocol.messages import PriorityClass
-from voxelworks.protocol.views import FailureGroup, QueueDepth, QueueMetrics
-
-_EXAMPLES = 5
+from voxelworks.protocol.views import QueueDepth, QueueMetrics
 
 
 def metrics(session: Session) -> QueueMetrics:
@@ -48,50 +46,6 @@ def metrics(session: Session) -> QueueMetrics:
         lost_leases=counts.get("lost_leases", 0), reaper_actions=counts.get("reaper_actions", 0),
         refunds=counts.get("refunds", 0), refunded_millicredits=counts.get("refunded_millicredits", 0),
     )  # fmt: skip
-
-
-def failures(
-    session: Session,
-    *,
-    since_s: float = 7 * 86_400.0,
-    organization_id: str | None = None,
-    limit: int = 100,
-) -> tuple[FailureGroup, ...]:
-    """Group the failed jobs of all organizations, or of one, by what went wrong; the most frequent first."""
-    wanted = [JobRow.state == "failed", JobRow.ended_ms > now(session) - round(since_s * 1000)]
-    if organization_id is not None:
-        wanted.append(JobRow.organization_id == organization_id)
-    groups = session.execute(
-        select(
-            JobRow.failure_class, JobRow.code, JobRow.workflow, func.count().label("number"),
-            func.count(JobRow.organization_id.distinct()), func.max(JobRow.ended_ms),
-        )
-        .where(*wanted)
-        .group_by(JobRow.failure_class, JobRow.code, JobRow.workflow)
-        .order_by(text("number DESC"), JobRow.workflow, JobRow.code)
-        .limit(limit)
-    ).all()  # fmt: skip
-    found = []
-    for failure_class, code, workflow, number, organization_count, last_ms in groups:
-        latest = session.execute(
-            select(JobRow.id, JobRow.message)
-            .where(
-                *wanted,
-                JobRow.failure_class == failure_class,
-                JobRow.code == code,
-                JobRow.workflow == workflow,
-            )
-            .order_by(JobRow.ended_ms.desc(), JobRow.id)
-            .limit(_EXAMPLES)
-        ).all()
-        found.append(
-            FailureGroup(
-                failure_class=failure_class, code=code, workflow=workflow, message=latest[0].message or "",
-                count=number, organization_count=organization_count, last_ms=last_ms,
-                job_ids=tuple(row.id for row in latest),
-            )
-        )  # fmt: skip
-    return tuple(found)
 
 
 def work_keys_in_use(session: Session) -> frozenset[str]:

@@ -276,8 +276,10 @@ class QueueMetrics(Message):
 
 
 class FailureGroup(Message):
-    """Failed jobs that failed alike."""
+    """Jobs that failed alike, or whose results could not be published for the same reason."""
 
+    id: str
+    """Names what they have in common."""
     failure_class: FailureClass
     code: str
     workflow: str

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -9,6 +10,7 @@ from sqlalchemy.orm import Session
 
 from voxelworks import jobs, notify
 from voxelworks.db import now
+from voxelworks.protocol.views import FailureGroup
 from voxelworks.server.context import Context
 from voxelworks.server.readiness import free_bytes
 
@@ -16,6 +18,8 @@ LOOK_BACK_S = 3600.0
 """Failures that lie further back were told before, or the server was not there to see them."""
 WAIT_MAX_S = 600.0
 """Jobs that wait for longer, and that no worker to be heard takes, need somebody."""
+ERRORS_MAX = 5
+"""More different program errors of one code are told as one: only their messages may differ, and not what broke."""
 MAILS_LOOK_BACK_S = 24 * 3600.0
 
 
@@ -49,15 +53,27 @@ def look(context: Context) -> int:
 
 
 def _program_errors(session: Session) -> Iterator[Trouble]:
-    for group in jobs.failures(session, since_s=LOOK_BACK_S):
-        if group.failure_class != "program_error":
+    alike: defaultdict[tuple[str, str], list[FailureGroup]] = defaultdict(list)
+    for group in jobs.failures(session, since_s=LOOK_BACK_S, with_repeated=True):
+        if group.failure_class == "program_error":
+            alike[group.workflow, group.code].append(group)
+    for (workflow, code), groups in alike.items():
+        if len(groups) > ERRORS_MAX:
+            count = sum(group.count for group in groups)
+            yield Trouble(
+                f"program-errors/{workflow}/{code}",
+                f"{_jobs(count)} of {workflow} failed because of {len(groups)} program errors",
+                "\n".join(f"{group.message} (job {group.job_ids[0]})" for group in groups[:ERRORS_MAX]),
+                "/operator/failures",
+            )
             continue
-        yield Trouble(
-            f"program-error/{group.workflow}/{group.code}",
-            f"{_jobs(group.count)} of {group.workflow} failed because of a program error",
-            f"{group.message}\n\nThe latest: {', '.join(group.job_ids)}",
-            f"/jobs/{group.job_ids[0]}",
-        )
+        for group in groups:
+            yield Trouble(
+                f"program-error/{group.id}",
+                f"{_jobs(group.count)} of {workflow} failed because of a program error",
+                f"{group.message}\n\nThe latest: {', '.join(group.job_ids)}",
+                f"/jobs/{group.job_ids[0]}",
+            )
 
 
 def _workers(session: Session, context: Context) -> Iterator[Trouble]:

@@ -490,22 +490,6 @@ def test_metrics_count_what_happens(queue):
     assert all(item.oldest_s >= 0 for item in seen.depths)
 
 
-def test_failures_are_grouped_by_what_went_wrong(both):
-    worker = both.open_worker()
-    for name, message in [("ada", "no space on /a"), ("eve", "no space on /b"), ("ada", "no space on /c")]:
-        both.submit(by=both.principal(name))
-        both.fail(both.claim_and_start(worker), "program_error", message=message)
-        both.advance(1)
-    both.submit()
-    both.fail(both.claim_and_start(worker), "user_input", message="empty")
-    first, second = both.call(jobs.failures)
-    assert (first.failure_class, first.count, first.organization_count, first.message) == (
-        "program_error", 3, 2, "no space on /c",
-    )  # fmt: skip
-    assert (second.failure_class, second.count) == ("user_input", 1)
-    assert [group.count for group in both.call(jobs.failures, organization_id="other")] == [1]
-
-
 def test_a_job_of_a_workflow_that_the_server_does_not_know_keeps_waiting(queue):
     job = queue.submit(**SEGMENT)
     with queue.database.session() as session:

@@ -146,3 +146,31 @@ def test_mails_that_could_not_be_sent_are_told(queue: Queue, context: Context) -
     with queue.database.session() as session:
         session.execute(update(OutboxRow).values(state="failed", done_ms=OutboxRow.created_ms))
     assert told(context) == ["1 mails or webhooks could not be sent"]
+
+
+def test_each_program_error_is_told_once(queue: Queue, context: Context) -> None:
+    def fail(message: str) -> str:
+        job = queue.submit()
+        worker = queue.open_worker(f"of {job.id}")
+        queue.fail(queue.claim_and_start(worker), "program_error", message)
+        queue.call(jobs.leave, worker)
+        return job.id
+
+    first = fail("no element 7")
+    assert told(context) == ["1 job of find_largest_segment_id failed because of a program error"]
+    assert f"no element 7\n\nThe latest: {first}" in latest_text(context)
+    fail("no element 8")
+    assert told(context) == []
+    other = fail("unknown dtype")
+    assert told(context) == ["1 job of find_largest_segment_id failed because of a program error"]
+    assert f"unknown dtype\n\nThe latest: {other}" in latest_text(context)
+
+
+def test_many_different_program_errors_are_told_as_one(queue: Queue, context: Context) -> None:
+    for name in "abcdefg":
+        job = queue.submit()
+        worker = queue.open_worker(f"of {job.id}")
+        queue.fail(queue.claim_and_start(worker), "program_error", f"no element {name}")
+        queue.call(jobs.leave, worker)
+    assert told(context) == ["7 jobs of find_largest_segment_id failed because of 7 program errors"]
+    assert told(context) == []

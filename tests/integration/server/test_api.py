@@ -170,6 +170,30 @@ def test_cancel_and_retry(served):
     assert served.client.show(job_id).retries == (again.id,)
 
 
+def test_all_jobs_that_failed_alike_are_repeated_and_refusals_hold_up_none(served):
+    worker = served.worker()
+    failed = [served.convert(f"alike-{number}") for number in range(7)]
+    for job_id in failed:
+        take(worker, job_id)
+        worker.fail("user_input", "alike", f"section {job_id} is missing")
+    taken = served.convert("alike-3")
+    [group] = [
+        one for one in served.browser.get("/api/v1/operator/failures").json() if one["code"] == "alike"
+    ]
+    assert (group["count"], group["job_ids"]) == (7, failed[:1:-1])
+    page = served.browser.post("/operator/failures/repeat", data={"group": group["id"], "days": 1}).text
+    assert "6 jobs are queued again, at no charge." in page
+    assert "1 job could not be repeated." in page
+    repeats = [served.client.show(job_id).retries for job_id in failed]
+    assert [len(later) for later in repeats] == [1, 1, 1, 0, 1, 1, 1]
+    again = served.browser.post("/api/v1/operator/failures/repeat", json={"group": group["id"]}).json()
+    reason = f"the name 'alike-3' is taken (job {taken} is making it); choose another name"
+    assert again == {"queued": [], "refused": [{"job_id": failed[3], "reason": reason}], "left": 0}
+    served.client.cancel(taken)
+    last = served.browser.post("/api/v1/operator/failures/repeat", json={"group": group["id"]}).json()
+    assert last == {"queued": list(served.client.show(failed[3]).retries), "refused": [], "left": 0}
+
+
 def test_a_worker_without_the_right_token_is_refused(served):
     job_id = served.convert("held")
     worker = served.worker("holder", convert=1)

@@ -155,10 +155,11 @@ def retry(context: Here, who: Who, job_id: str, repetition: Repetition | None = 
     context.limits.count_for("submission", who)
     how = repetition or Repetition()
     with context.database.session() as session:
+        if how.is_free:
+            return jobs.repeat_free(session, job_id, by=who, places=context.places, settings=context.settings)
         return jobs.retry(
-            session, job_id, by=who, places=context.places, settings=context.settings, quote_id=how.quote_id,
-            is_free=how.is_free,
-        )  # fmt: skip
+            session, job_id, by=who, places=context.places, settings=context.settings, quote_id=how.quote_id
+        )
 
 
 @router.post("/{job_id}/help", status_code=204)

@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 from voxelworks import accounts, credits, jobs
 from voxelworks import notify as notifications
 from voxelworks.accounts import Action
-from voxelworks.errors import NotFound
+from voxelworks.errors import NotFound, VoxelworksError
 from voxelworks.notify import Channel, MailPage, MailText, MailView, OutboxState
 from voxelworks.protocol.credits import MILLICREDITS, Balance, GrantView, OrderState, OrderView
 from voxelworks.protocol.messages import Message, PriorityClass
@@ -27,6 +27,8 @@ def _require_operator(who: Who) -> None:
 
 router = APIRouter(prefix="/operator", tags=["operator"], dependencies=[Depends(_require_operator)])
 
+REPEATS_MAX = 500
+"""Most failed jobs that one request repeats: more would take too long for an answer."""
 Name = Annotated[str, Field(min_length=1, max_length=200)]
 Comment = Annotated[str, Field(max_length=2000)]
 Money = Annotated[Decimal, Field(ge=0, max_digits=14, decimal_places=2)]
@@ -122,6 +124,34 @@ class QueuePause(BaseModel):
     priority_class: PriorityClass | None = None
     """None: the whole queue."""
     why: Annotated[str, Field(max_length=500)] = ""
+
+
+class GroupRepetition(BaseModel):
+    """Which failed jobs are repeated: all that are listed as one."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    group: Annotated[str, Field(max_length=100)]
+    """Its `id` in the list of failures."""
+    days: Annotated[int, Field(ge=1, le=365)] = 7
+    """Those that failed in this time, as in the list."""
+
+
+class RefusedRepeat(Message):
+    """A job that was not repeated."""
+
+    job_id: str
+    reason: str
+
+
+class Repeats(Message):
+    """What became of repeating failed jobs."""
+
+    queued: tuple[str, ...]
+    """Ids of the new jobs."""
+    refused: tuple[RefusedRepeat, ...]
+    left: int
+    """Jobs that were too many for one request: ask again."""
 
 
 # Organizations and users
@@ -272,6 +302,26 @@ def list_failures(
     """List the failures of all organizations, equal ones as one."""
     with context.database.read_session() as session:
         return jobs.failures(session, since_s=days * 86400, organization_id=organization_id, limit=limit)
+
+
+@router.post("/failures/repeat")
+def repeat_failures(context: Here, who: Who, wanted: GroupRepetition) -> Repeats:
+    """Repeat jobs that failed alike, at no charge, and without a second failure mail should they fail again."""
+    context.limits.count_for("submission", who)
+    with context.database.read_session() as session:
+        job_ids = jobs.failed_alike(session, wanted.group, since_s=wanted.days * 86400)
+    queued, refused = [], []
+    # Each on its own: one that cannot be repeated, as its input is gone, is no reason against the others.
+    for job_id in job_ids[:REPEATS_MAX]:
+        try:
+            with context.database.session() as session:
+                made = jobs.repeat_free(
+                    session, job_id, by=who, places=context.places, settings=context.settings
+                )
+                queued.append(made.id)
+        except VoxelworksError as error:
+            refused.append(RefusedRepeat(job_id=job_id, reason=error.message))
+    return Repeats(queued=tuple(queued), refused=tuple(refused), left=len(job_ids[REPEATS_MAX:]))
 
 
 # Mails

@@ -16,8 +16,6 @@ from voxelworks.db import now
 from voxelworks.notify import OutboxState
 from voxelworks.server import rendering
 from voxelworks.server.api import operator as api
-from voxelworks.server.api.jobs import Repetition
-from voxelworks.server.api.jobs import retry as retry_job
 from voxelworks.server.context import Context, Here, Who
 from voxelworks.server.pages.acting import act, read
 from voxelworks.server.pages.organization import audit_people
@@ -80,20 +78,16 @@ def resume_queue(context: Here, who: Who) -> Response:
 
 @router.get("/failures", response_class=HTMLResponse)
 def failures_page(context: Here, request: Request, days: Annotated[int, Query(ge=1, le=365)] = 7) -> Response:
-    found = api.list_failures(context, days, None, 200)
-    with context.database.read_session() as session:
-        as_of_ms = now(session)
-    return rendering.page(
-        request, "failures.html", found=found, days=days, as_of_ms=as_of_ms, workflow_title=workflow_title
-    )
+    return _failures_page(context, request, days)
 
 
-@router.post("/failures/repeat")
-def repeat_failures(context: Here, who: Who, job_id: Annotated[list[str], Form(max_length=500)]) -> Response:
-    """Repeat failed jobs at no charge, and without a second failure mail should they fail again."""
-    for one in job_id:
-        retry_job(context, who, one, Repetition(is_free=True))
-    return RedirectResponse("/jobs?state=queued", status_code=303)
+@router.post("/failures/repeat", response_class=HTMLResponse)
+def repeat_failures(
+    context: Here, request: Request, who: Who, group: Text, days: Annotated[int, Form(ge=1, le=365)] = 7
+) -> Response:
+    """Repeat jobs that failed alike, and say what became of it."""
+    repeats = api.repeat_failures(context, who, read(api.GroupRepetition, {"group": group, "days": days}))
+    return _failures_page(context, request, days, repeats)
 
 
 @router.get("/workers", response_class=HTMLResponse)
@@ -306,6 +300,18 @@ def _act_on_orders(context: Context, request: Request, action: Callable[[], obje
         back="/operator/orders",
         done=done,
     )
+
+
+def _failures_page(
+    context: Context, request: Request, days: int, repeats: api.Repeats | None = None
+) -> Response:
+    found = api.list_failures(context, days, None, 200)
+    with context.database.read_session() as session:
+        as_of_ms = now(session)
+    return rendering.page(
+        request, "failures.html", found=found, days=days, repeats=repeats, as_of_ms=as_of_ms,
+        workflow_title=workflow_title,
+    )  # fmt: skip
 
 
 def _workers_page(
