@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import html
+
 import pytest
 
 from voxelworks.client import Client, worker_key_file
@@ -192,6 +194,28 @@ def test_all_jobs_that_failed_alike_are_repeated_and_refusals_hold_up_none(serve
     served.client.cancel(taken)
     last = served.browser.post("/api/v1/operator/failures/repeat", json={"group": group["id"]}).json()
     assert last == {"queued": list(served.client.show(failed[3]).retries), "refused": [], "left": 0}
+
+
+@pytest.mark.parametrize("written", ["10 GB", "nan", "inf", "1e400", "1e999999999", "-1", "9e18"])
+def test_a_storage_limit_that_is_no_size_is_bad_input(served, written):
+    answer = served.browser.post("/operator/organizations/local/storage", data={"gibibytes": written})
+    assert answer.status_code == 422
+    assert f"'{written}' is not a size; write GiB as a number, such as 100 or 0.5" in html.unescape(
+        answer.text
+    )
+
+
+def test_a_storage_limit_is_set_and_lifted(served):
+    def limit(written):
+        served.browser.post("/operator/organizations/local/storage", data={"gibibytes": written})
+        [organization] = served.browser.get("/api/v1/operator/organizations").json()
+        return organization["storage_bytes_max"]
+
+    assert [limit(written) for written in ("100", "0,5", " ")] == [100 * 2**30, 2**29, None]
+    too_large = served.browser.patch(
+        "/api/v1/operator/organizations/local", json={"storage_bytes_max": 2**63}
+    )
+    assert too_large.status_code == 422
 
 
 def test_a_worker_without_the_right_token_is_refused(served):

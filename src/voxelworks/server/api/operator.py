@@ -27,6 +27,8 @@ def _require_operator(who: Who) -> None:
 
 router = APIRouter(prefix="/operator", tags=["operator"], dependencies=[Depends(_require_operator)])
 
+STORAGE_BYTES_MAX = 2**63 - 1
+"""What the database can hold."""
 REPEATS_MAX = 500
 """Most failed jobs that one request repeats: more would take too long for an answer."""
 Name = Annotated[str, Field(min_length=1, max_length=200)]
@@ -49,7 +51,7 @@ class NewOrganization(BaseModel):
 class StorageLimit(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
-    storage_bytes_max: Annotated[int | None, Field(ge=0)]
+    storage_bytes_max: Annotated[int | None, Field(ge=0, le=STORAGE_BYTES_MAX)]
     """None: no limit of its own."""
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
+from decimal import Decimal, InvalidOperation
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Form, Query
@@ -13,6 +15,7 @@ from voxelworks import accounts, jobs
 from voxelworks import notify as notifications
 from voxelworks.accounts import Action
 from voxelworks.db import now
+from voxelworks.errors import InvalidInput
 from voxelworks.notify import OutboxState
 from voxelworks.server import rendering
 from voxelworks.server.api import operator as api
@@ -152,8 +155,7 @@ def limit_storage(
     context: Here, request: Request, who: Who, organization_id: str, gibibytes: Text = ""
 ) -> Response:
     def limit() -> None:
-        wanted = gibibytes.strip().replace(",", ".")
-        most = int(float(wanted) * GIBIBYTE) if wanted else None
+        most = _bytes_of(gibibytes)
         api.limit_storage(context, who, organization_id, read(api.StorageLimit, {"storage_bytes_max": most}))
 
     return _act_on_organizations(context, request, limit, "limit")
@@ -361,6 +363,26 @@ def _orders_page(
         request, "orders.html", status=status, note=note, problem=problem, orders=orders, people=people,
         organizations={item.id: item for item in api.list_organizations(context)}, as_of_ms=as_of_ms,
     )  # fmt: skip
+
+
+def _bytes_of(gibibytes: str) -> int | None:
+    """Read what a form says of a size; None if it says nothing.
+
+    Raises
+    ------
+    InvalidInput
+    """
+    written = gibibytes.strip().replace(",", ".")
+    if not written:
+        return None
+    with suppress(InvalidOperation):
+        size = Decimal(written)
+        # Compared before it is multiplied: `1e999999999` would be a number of a billion digits.
+        if size.is_finite() and 0 <= size < api.STORAGE_BYTES_MAX // GIBIBYTE:
+            return int(size * GIBIBYTE)
+    raise InvalidInput(
+        f"{gibibytes!r} is not a size; write GiB as a number, such as 100 or 0.5, or nothing for no limit"
+    )
 
 
 def _settings_facts(settings: Settings) -> list[tuple[str, str]]:
