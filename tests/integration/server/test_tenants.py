@@ -17,7 +17,7 @@ import pytest
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from voxelworks import accounts, catalog, credits, jobs
+from voxelworks import __version__, accounts, catalog, credits, jobs
 from voxelworks import notify as notifications
 from voxelworks.db import Database, SecretBox, open_database
 from voxelworks.jobs._tables import WorkerSessionRow
@@ -684,10 +684,17 @@ def _allowed(expected: Case, role: str, relation: str) -> frozenset[int]:
 
 
 def _ask(
-    world: World, method: str, path: str, expected: Case, values: dict[str, str], cookie: str | None
+    world: World,
+    method: str,
+    path: str,
+    expected: Case,
+    values: dict[str, str],
+    cookie: str | None = None,
+    token: str | None = None,
 ) -> httpx.Response:
     port = httpx.URL(world.url).port
     headers = {"Origin": world.url} | ({"Cookie": f"voxelworks-{port}={cookie}"} if cookie else {})
+    headers |= {"Authorization": f"Bearer {token}"} if token else {}
     address = _filled(path, values) + expected.query
     world.client.cookies.clear()
     if path.endswith(("/events", "/live")):
@@ -720,6 +727,34 @@ def _calm(world: World) -> None:
             jobs.cancel(session, job.id, by=operator)
 
 
+UNCHANGED = {
+    "POST /workflows/find_largest_segment_id/jobs of /api/v1": 422,  # the layer is looked at first, and has no ids
+    "POST /workflows/{name}/new of ": 422,  # shows the form again, as fields are missing
+    "POST /account/organization of /api/v1": 422, "POST /account/organization of ": 422, "POST /logout of ": 303,
+    "POST /userToken/generate of /api": 200,
+}  # fmt: skip
+"""What a token that may only read hears of routes that do nothing for tokens: the last gives it itself."""
+CHANGES = [
+    (name, prefix, expected)
+    for name, prefix, expected in rows()
+    if not name.startswith("GET ") and not expected.is_open
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "prefix", "expected"), CHANGES, ids=[f"{name} of {prefix or 'pages'}" for name, prefix, _ in CHANGES]
+)  # fmt: skip
+def test_a_token_that_may_only_read_changes_nothing(world, name, prefix, expected):
+    method, _, path = name.partition(" ")
+    with world.database.session() as session:
+        people = _people(world, session)
+        values = _things(world, session, expected, people, "operator", "mine")
+        token, _ = accounts.create_api_token(session, people["operator"], world.fresh("t"), ["read"], 1)
+    answer = _ask(world, method, prefix + path, expected, values, token=token)
+    _calm(world)
+    assert answer.status_code == UNCHANGED.get(f"{name} of {prefix}", 403), answer.text[-300:]
+
+
 @pytest.mark.parametrize("name", WORKERS)
 def test_workers_routes_are_closed_to_people(world, name):
     method, _, path = name.partition(" ")
@@ -729,6 +764,29 @@ def test_workers_routes_are_closed_to_people(world, name):
     values = {"session_id": "x", "job_id": "x", "attempt": "1"}
     asked = [_ask(world, method, f"/api/v1{path}", Case(ALL, json={}), values, cookie) for cookie in cookies]
     assert {answer.status_code for answer in asked} == {401}
+
+
+def test_who_asks_for_help_sends_the_job_its_log_and_the_versions(world):
+    with world.database.session() as session:
+        owner = _people(world, session)["owner"]
+        job_id = _failed(world, session, owner, world.fresh())
+        cookie = world.cookie(session, owner)
+    asking = Case(ALL, json={"question": "What does it mean?"})
+    answer = _ask(world, "POST", f"/api/v1/jobs/{job_id}/help", asking, {}, cookie)
+    assert answer.status_code == 204
+    with world.database.read_session() as session:
+        [mail] = notifications.list_mails(session, limit=1).mails
+        text = notifications.read_mail(session, mail.id, settings=world.settings).text
+    assert (mail.recipient, mail.subject, mail.job_id) == (
+        "help@example.org", f"Help wanted: Convert, job {job_id}", job_id,
+    )  # fmt: skip
+    for part in (
+        "What does it mean?",
+        "user_input: no",
+        "a line of a log",
+        f"Voxelworks {__version__}, convert version 1",
+    ):
+        assert part in text
 
 
 def test_how_jobs_of_others_failed_on_a_worker_is_not_told(world):

@@ -13,8 +13,9 @@ from starlette.requests import Request
 from starlette.responses import StreamingResponse
 
 import voxelworks
-from voxelworks import jobs
+from voxelworks import accounts, jobs
 from voxelworks import notify as notifications
+from voxelworks.accounts import Action
 from voxelworks.client import is_settled
 from voxelworks.errors import IllegalTransition, NotFound
 from voxelworks.protocol.credits import QuoteView
@@ -165,6 +166,8 @@ def retry(context: Here, who: Who, job_id: str, repetition: Repetition | None = 
 @router.post("/{job_id}/help", status_code=204)
 def ask_for_help(context: Here, who: Who, job_id: str, request: HelpRequest) -> None:
     """Send a failed job to the support address: its id, the end of its log, and the versions."""
+    # As who may repeat it: a token that may only read says nothing to others, such as the one that a job is given.
+    accounts.require(who, Action.STEER_OWN_JOBS)
     support = context.settings.support_email
     if support is None:
         raise NotFound("nobody has been named whom to ask; the operator sets VOXELWORKS_SUPPORT_EMAIL")
@@ -224,10 +227,11 @@ async def follow(context: Here, who: Who, request: Request, job_id: str) -> Stre
 
 def _help_facts(context: Context, who: Principal, detail: JobDetail, question: str) -> dict[str, object]:
     job = detail.job
+    what = job.failure_class or "not published"
     return {
         "job_id": job.id, "title": workflow_title(job.workflow), "organization_id": job.organization_id,
         "user_name": who.name, "user_email": who.email, "question": question.strip() or None,
-        "failure": f"{job.failure_class}: {job.publish_error or job.message or 'no reason is known'}",
+        "failure": f"{what}: {job.publish_error or job.message or 'no reason is known'}",
         "log_tail": _log_tail(context, who, job) or None,
         "versions": f"Voxelworks {voxelworks.__version__}, {job.workflow} version {job.version}",
         "path": f"/jobs/{job.id}",
