@@ -14,7 +14,6 @@ from voxelworks import accounts
 from voxelworks import credits as ledger
 from voxelworks.cli import _show
 from voxelworks.cli._accounts import (
-    Office,
     date,
     json_option,
     limit_option,
@@ -132,13 +131,14 @@ def grant(
     home: Path | None,
 ) -> None:
     """Give credits to an organization."""
+    from voxelworks.server import granting  # slow import: only for this command
+
+    payment = granting.Payment(_money(paid), currency, comment, _instant(expires))
     with office(home, organization_id) as here:
-        accounts.find_organization(here.session, organization_id)
-        made = ledger.grant(
-            here.session, organization_id, _millicredits(count), kind="compensation" if compensation else "paid",
-            expires_ms=_instant(expires), paid=_money(paid), currency=currency, comment=comment, who=here.by.who,
+        made = granting.grant_credits(
+            here.session, here.by, organization_id, _millicredits(count), payment,
+            kind="compensation" if compensation else "paid",
         )  # fmt: skip
-        _audit(here, "credits.granted", organization_id, str(made.id), in_credits(made.amount))
         available = ledger.balance(here.session, organization_id).available
     _show.output().print(
         f"{organization_id} got {in_credits(made.amount)} credits; {in_credits(available)} can be spent now",
@@ -183,12 +183,11 @@ def grant_order(
     home: Path | None,
 ) -> None:
     """Give the credits that were ordered."""
+    from voxelworks.server import granting  # slow import: only for this command
+
+    payment = granting.Payment(_money(paid), currency, comment, _instant(expires))
     with office(home) as here:
-        order = ledger.grant_order(
-            here.session, order_id, paid=_money(paid), currency=currency, comment=comment,
-            expires_ms=_instant(expires), who=here.by.who,
-        )  # fmt: skip
-        _audit(here, "credits.granted", order.organization_id, order.id, str(order.credits))
+        order = granting.grant_order(here.session, here.by, order_id, payment)
     _show.output().print(f"{order.organization_id} got {order.credits} credits", markup=False)
 
 
@@ -198,9 +197,10 @@ def grant_order(
 @home_option
 def decline_order(order_id: str, reason: str, home: Path | None) -> None:
     """Refuse an order."""
+    from voxelworks.server import granting  # slow import: only for this command
+
     with office(home) as here:
-        order = ledger.decline_order(here.session, order_id, reason=reason, who=here.by.who)
-        _audit(here, "credits.declined", order.organization_id, order.id, str(order.credits))
+        order = granting.decline_order(here.session, here.by, order_id, reason)
     _show.output().print(
         f"the order of {order.organization_id} for {order.credits} credits is declined", markup=False
     )
@@ -229,12 +229,6 @@ def check(organization_id: str | None, home: Path | None, as_json: bool) -> int:
     ]
     print_views(differences, rows, as_json=as_json, none="The books are right.")
     return 1 if differences else 0
-
-
-def _audit(here: Office, action: str, organization_id: str, about: str, count: str) -> None:
-    accounts.audit(
-        here.session, here.by, action, organization_id, organization_id=organization_id, about=about, credits=count
-    )  # fmt: skip
 
 
 def _millicredits(text: str) -> int:

@@ -177,6 +177,20 @@ class CreditsGranted(Told):
         return f"New credits for {self.organization_name}"
 
 
+class CreditsDeclined(Told):
+    """The operator refused an order of credits."""
+
+    organization_name: str
+    credits: int
+    """Whole credits."""
+    reason: str
+    path: str | None = None
+
+    @property
+    def subject(self) -> str:
+        return f"The order of {self.credits:,} credits for {self.organization_name} was declined"
+
+
 class HelpRequest(Told):
     """Somebody does not know what to do about a failed job."""
 
@@ -221,12 +235,12 @@ class TestMessage(Told):
 
 
 Template = Literal[
-    "job", "digest", "invitation", "password_reset", "credits_ordered", "credits_granted", "help_request", "alert",
-    "test",
+    "job", "digest", "invitation", "password_reset", "credits_ordered", "credits_granted", "credits_declined",
+    "help_request", "alert", "test",
 ]  # fmt: skip
 MESSAGES: dict[Template, type[Told]] = {
     "job": JobEnd, "digest": Digest, "invitation": Invitation, "password_reset": PasswordReset,
-    "credits_ordered": CreditsOrdered, "credits_granted": CreditsGranted, "help_request": HelpRequest,
-    "alert": Alert, "test": TestMessage,
+    "credits_ordered": CreditsOrdered, "credits_granted": CreditsGranted,
+    "credits_declined": CreditsDeclined, "help_request": HelpRequest, "alert": Alert, "test": TestMessage,
 }  # fmt: skip
 """Template -> what it is filled in with."""

@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner
 from sqlalchemy import text
 
-from voxelworks import accounts
+from voxelworks import accounts, notify
 from voxelworks import credits as ledger
 from voxelworks.cli.credits import credits
 from voxelworks.db import open_database
@@ -138,3 +138,19 @@ def test_senseless_grants_are_refused(home, options, message):
 def test_an_unknown_organization_is_not_found(home, command):
     with pytest.raises(NotFound, match="nowhere"):
         _run(home, *command, "--organization", "nowhere")
+
+
+def test_the_owner_is_told_of_grants_and_of_declined_orders(home):
+    with _session(home) as session:
+        owner = accounts.owner_of(session, "local")
+        session.execute(text("UPDATE users SET email = 'ada@example.org' WHERE id = :id"), {"id": owner.id})
+        first, second = (ledger.order(session, "local", owner.id, count).id for count in (5, 7))
+    _run(home, "grant", "--credits", "2.5")
+    _run(home, "grant-order", first)
+    _run(home, "decline-order", second, "--reason", "no money came")
+    with _session(home) as session:
+        mails = notify.list_mails(session).mails[::-1]
+    assert [(mail.recipient, mail.template) for mail in mails] == [
+        ("ada@example.org", "credits_granted"), ("ada@example.org", "credits_granted"),
+        ("ada@example.org", "credits_declined"),
+    ]  # fmt: skip

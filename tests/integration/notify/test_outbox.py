@@ -233,6 +233,7 @@ def test_every_other_mail_can_be_sent(post, inbox):
             "ordered_by_email": "ada@example.org", "comment": "for\ntwo months", "path": "/operator/orders/1",
         },
         "credits_granted": {"organization_name": "Lab", "amount": 5_000_000, "comment": "paid 500 EUR", "path": "/c"},
+        "credits_declined": {"organization_name": "Lab", "credits": 5000, "reason": "no\nmoney came", "path": "/c"},
         "help_request": {
             "job_id": "j1", "title": "Convert", "organization_id": "lab", "user_name": "Ada", "log_tail": "a\nb",
             "user_email": "ada@example.org", "question": "why?", "failure": "broke", "versions": "0.1", "path": "/j",
@@ -249,12 +250,12 @@ def test_every_other_mail_can_be_sent(post, inbox):
             context=context,
             reply_to=reply_to,
         )
-    assert post.sender().run_round() == 5
+    assert post.sender().run_round() == 6
     assert [mail["Subject"] for mail in inbox.stored] == [
-        "Lab orders 5,000 credits", "New credits for Lab", "Help wanted: Convert, job j1", "Alert: The disk is full",
-        "Test message of Voxelworks",
+        "Lab orders 5,000 credits", "New credits for Lab", "The order of 5,000 credits for Lab was declined",
+        "Help wanted: Convert, job j1", "Alert: The disk is full", "Test message of Voxelworks",
     ]  # fmt: skip
-    assert [mail["Reply-To"] for mail in inbox.stored] == [None, None, "ada@example.org", None, None]
+    assert [mail["Reply-To"] for mail in inbox.stored] == [None, None, None, "ada@example.org", None, None]
     assert all(mail["List-Unsubscribe"] is None for mail in inbox.stored)
 
 

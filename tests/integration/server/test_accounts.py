@@ -293,6 +293,17 @@ def test_credits_are_ordered_by_the_owner_granted_by_the_operator_and_shown(site
     assert csv.headers["content-type"].startswith("text/csv")
     assert "80.50" in csv.text
     assert owner.post(f"/operator/orders/{order['id']}/grant", data=values).status_code == 409
+    told = wait_for_mail(owner, "credits_granted")
+    assert "got 100 credits" in owner.get(f"/operator/mails/{told}").text
+
+
+def test_who_ordered_credits_is_told_why_they_were_declined(site):
+    owner = site.set_up()
+    owner.post("/organization/credits/order", data={"credits": "100"})
+    [order] = owner.get("/api/v1/operator/orders").json()
+    owner.post(f"/operator/orders/{order['id']}/decline", data={"reason": "the grant has ended"})
+    told = wait_for_mail(owner, "credits_declined")
+    assert "the grant has ended" in owner.get(f"/operator/mails/{told}").text
 
 
 def test_somebody_in_two_organizations_switches_between_them(site):

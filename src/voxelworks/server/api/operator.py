@@ -18,6 +18,7 @@ from voxelworks.protocol.credits import MILLICREDITS, Balance, GrantView, OrderS
 from voxelworks.protocol.messages import Message, PriorityClass
 from voxelworks.protocol.people import AuditPage, OrganizationView, UserView, WorkerKeyView
 from voxelworks.protocol.views import FailureGroup, PauseView, QueueMetrics
+from voxelworks.server import granting
 from voxelworks.server.context import Context, Here, Who
 
 
@@ -374,27 +375,14 @@ def list_orders(context: Here, state: OrderState | None = None) -> tuple[OrderVi
 def grant_order(context: Here, who: Who, order_id: str, decision: Decision) -> OrderView:
     """Give the credits that were ordered, and say what was paid for them."""
     with context.database.session() as session:
-        order = credits.grant_order(
-            session, order_id, paid=decision.paid, currency=decision.currency, comment=decision.comment,
-            expires_ms=decision.expires_ms, who=who.who,
-        )  # fmt: skip
-        accounts.audit(
-            session, who, "credits.granted", order.organization_id, organization_id=order.organization_id,
-            credits=order.credits, paid=str(decision.paid), currency=decision.currency,
-        )  # fmt: skip
-        _tell_owner(session, order.organization_id, order.credits, decision, key=f"granted:{order.id}")
-        return order
+        return granting.grant_order(session, who, order_id, _payment(decision))
 
 
 @router.post("/orders/{order_id}/decline")
 def decline_order(context: Here, who: Who, order_id: str, refusal: Refusal) -> OrderView:
+    """Refuse an order; whoever ordered is told why."""
     with context.database.session() as session:
-        order = credits.decline_order(session, order_id, reason=refusal.reason, who=who.who)
-        accounts.audit(
-            session, who, "credits.declined", order.organization_id, organization_id=order.organization_id,
-            reason=refusal.reason,
-        )  # fmt: skip
-        return order
+        return granting.decline_order(session, who, order_id, refusal.reason)
 
 
 @router.get("/organizations/{organization_id}/credits")
@@ -409,17 +397,12 @@ def grant_credits(context: Here, who: Who, organization_id: str, wanted: NewGran
     """Give credits that nobody ordered here."""
     _require_credits(context)
     with context.database.session() as session:
-        accounts.find_organization(session, organization_id)
-        made = credits.grant(
-            session, organization_id, wanted.credits * MILLICREDITS, kind="paid", expires_ms=wanted.expires_ms,
-            paid=wanted.paid, currency=wanted.currency, comment=wanted.comment, who=who.who,
-        )  # fmt: skip
-        accounts.audit(
-            session, who, "credits.granted", organization_id, organization_id=organization_id, credits=wanted.credits,
-            paid=str(wanted.paid), currency=wanted.currency,
-        )  # fmt: skip
-        _tell_owner(session, organization_id, wanted.credits, wanted, key=f"grant:{made.id}")
-        return made
+        millicredits = wanted.credits * MILLICREDITS
+        return granting.grant_credits(session, who, organization_id, millicredits, _payment(wanted))
+
+
+def _payment(decision: Decision) -> granting.Payment:
+    return granting.Payment(decision.paid, decision.currency, decision.comment, decision.expires_ms)
 
 
 def _require_credits(context: Context) -> None:
@@ -432,19 +415,3 @@ def _user_with(session: Session, email: str) -> UserView:
     if user is None:
         raise NotFound(f"nobody here has the address {email!r}; make the account first")
     return user
-
-
-def _tell_owner(
-    session: Session, organization_id: str, whole_credits: int, decision: Decision, *, key: str
-) -> None:
-    owner = accounts.owner_of(session, organization_id)
-    if owner.email is None:
-        return
-    organization = accounts.find_organization(session, organization_id)
-    notifications.post_mail(
-        session, key=key, to=owner.email, template="credits_granted", user_id=owner.id, organization_id=organization_id,
-        context={
-            "organization_name": organization.name, "amount": whole_credits * MILLICREDITS,
-            "expires_ms": decision.expires_ms, "comment": decision.comment, "path": "/organization/credits",
-        },
-    )  # fmt: skip
