@@ -23,6 +23,8 @@ PRINCIPAL = "voxelworks.principal"
 """Where the guard leaves in the scope of a request who asks."""
 WORKER = "voxelworks.worker"
 """Where the guard leaves the worker key of a request."""
+LOST = "voxelworks.lost"
+"""Where a request leaves that its worker no longer holds what it spoke of; for the metrics."""
 
 CLAIMS_AT_ONCE = 2
 """One that holds the turn, and one that has found out meanwhile that there is something to claim."""

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 
 from fastapi import APIRouter, FastAPI
+from fastapi.routing import APIRoute
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.process_collector import ProcessCollector
@@ -19,14 +20,16 @@ from voxelworks import accounts, jobs, notify
 from voxelworks.accounts import Action
 from voxelworks.db import Database
 from voxelworks.errors import NotLetIn, StorageFailed
-from voxelworks.server.context import Here, Visitor
+from voxelworks.server.context import LOST, Here, Visitor
 from voxelworks.server.origin import is_from_here
 from voxelworks.server.security import WORKER_PATHS
 from voxelworks.settings import Settings
 
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 """Upper bounds of the classes of durations."""
-_CONFLICT = 409
+_CLAIM = f"{WORKER_PATHS}sessions/{{session_id}}/claim"
+_GIVEN = {200: "job", 204: "nothing"}
+"""Status of the answer to a claim -> label. Workers that find nothing ask every few seconds."""
 
 router = APIRouter(tags=["service"])
 
@@ -65,8 +68,8 @@ class Figures:
             registry=self.registry,
         )  # fmt: skip
         self.claim_seconds = Histogram(
-            "voxelworks_claim_seconds", "Time that giving a job to a worker took.", buckets=SECONDS,
-            registry=self.registry,
+            "voxelworks_claim_seconds", "Time that giving a job to a worker took, or finding none.", ["given"],
+            buckets=SECONDS, registry=self.registry,
         )  # fmt: skip
         self.refused_writes = Counter(
             "voxelworks_refused_writes",
@@ -76,14 +79,12 @@ class Figures:
         ProcessCollector(registry=self.registry)
         self.registry.register(_Queue(database, settings))
 
-    def count(self, method: str, route: str, status: int, seconds: float) -> None:
+    def count(self, method: str, route: str, status: int, seconds: float, *, is_lost: bool) -> None:
         self.requests.labels(method, route, status).inc()
         self.seconds.labels(method, route).observe(seconds)
-        if not route.startswith(WORKER_PATHS):
-            return
-        if route.endswith("/claim"):
-            self.claim_seconds.observe(seconds)
-        if status == _CONFLICT:
+        if route == _CLAIM and status in _GIVEN:
+            self.claim_seconds.labels(_GIVEN[status]).observe(seconds)
+        if is_lost:
             self.refused_writes.inc()
 
 
@@ -102,13 +103,25 @@ class _Counting:
 
         async def counted(message: Message) -> None:
             if message["type"] == "http.response.start":
-                # The template, not the address: ids would make a series of each job.
-                route = getattr(scope.get("route"), "path", "other")
+                route = _template_of(scope)
                 seconds = time.perf_counter() - began_at
-                self._figures.count(scope["method"], route, message["status"], seconds)
+                self._figures.count(
+                    scope["method"], route, message["status"], seconds, is_lost=scope.get(LOST, False)
+                )
             await send(message)
 
         await self._app(scope, receive, counted)
+
+
+def _template_of(scope: Scope) -> str:
+    """Give the template of the address of a request: ids in it would make a series of each job."""
+    route = scope.get("route")
+    if not isinstance(route, APIRoute):
+        return getattr(route, "path", "other")
+    # The route says what follows the prefix under which its router was included, or, by version of FastAPI, all of it.
+    parts = scope["path"].split("/")
+    prefix = parts[: 1 + len(parts) - len(route.path.split("/"))]
+    return "/".join(prefix) + route.path
 
 
 class _Queue(Collector):

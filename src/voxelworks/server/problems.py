@@ -14,8 +14,9 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
-from voxelworks.errors import TooManyRequests, VoxelworksError
+from voxelworks.errors import LeaseLost, TooManyRequests, VoxelworksError
 from voxelworks.server import rendering
+from voxelworks.server.context import LOST
 from voxelworks.server.wk import paths as wk_paths
 
 log = logging.getLogger(__name__)
@@ -57,6 +58,8 @@ HEADINGS = {
 
 def answer_problem(request: Request, error: VoxelworksError) -> Response:
     """Answer with an error whose message is meant for a person."""
+    if isinstance(error, LeaseLost):
+        request.scope[LOST] = True
     extra = {
         key: value
         for key, value in vars(error).items()

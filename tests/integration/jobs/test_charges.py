@@ -181,6 +181,15 @@ def test_a_repeated_job_is_charged_again(paying):
     assert available(paying) == (10_000 - PRICE, PRICE)
 
 
+def test_what_is_returned_is_counted(paying):
+    worker = paying.open_worker()
+    for _ in range(2):
+        paying.submit(**SEGMENT)
+    paying.fail(paying.claim_and_start(worker), "user_input")
+    seen = paying.call(jobs.metrics)
+    assert (seen.refunds, seen.refunded_millicredits) == (1, PRICE)
+
+
 def test_an_operator_repeats_a_job_at_no_charge_and_without_a_second_failure_mail(paying):
     job = paying.submit(**SEGMENT)
     worker = paying.open_worker()

@@ -18,17 +18,18 @@ from starlette.types import Receive, Scope, Send
 from voxelworks import accounts, jobs, notify
 from voxelworks.db import Database, SecretBox
 from voxelworks.errors import StorageFailed
-from voxelworks.protocol.messages import SessionRequest
-from voxelworks.protocol.people import Principal
+from voxelworks.protocol.messages import Json, SessionRequest
+from voxelworks.protocol.people import Principal, WorkerKeyView
 from voxelworks.protocol.places import Places
 from voxelworks.server import alerts, problems
-from voxelworks.server.api import service
-from voxelworks.server.context import PRINCIPAL, Context
+from voxelworks.server.api import service, worker
+from voxelworks.server.context import PRINCIPAL, WORKER, Context
 from voxelworks.server.keys import Keys
 from voxelworks.server.limits import limits_of
 from voxelworks.server.live import Live
 from voxelworks.server.metrics import install_metrics
 from voxelworks.settings import Settings
+from voxelworks.testing.queues import Queue
 
 
 @pytest.fixture
@@ -43,6 +44,12 @@ def context(database: Database, tmp_path: Path) -> Context:
 
 
 @pytest.fixture
+def queue(database: Database, tmp_path: Path, context: Context) -> Queue:
+    """Jobs in the database of the application."""
+    return Queue.over(database, tmp_path / "queue")
+
+
+@pytest.fixture
 def app(context: Context) -> FastAPI:
     """The routes under test, without the guard: who asks is set by the test."""
     app = FastAPI()
@@ -50,12 +57,7 @@ def app(context: Context) -> FastAPI:
     problems.install(app)
     app.include_router(service.probe_router)
 
-    @app.post("/api/v1/worker/sessions/{session_id}/claim")
-    def claim(session_id: str) -> None: ...
-
-    @app.post("/api/v1/worker/jobs/{job_id}/finish", status_code=409)
-    def finish(job_id: str) -> None: ...
-
+    app.include_router(worker.router, prefix="/api/v1")
     install_metrics(app)
     return app
 
@@ -68,14 +70,16 @@ def ask(
     who: Principal | None = None,
     address: str = "127.0.0.1",
     headers: Mapping[str, str] = MappingProxyType({}),
+    key: WorkerKeyView | None = None,
+    body: Json | None = None,
 ) -> httpx.Response:
     async def known(scope: Scope, receive: Receive, send: Send) -> None:
-        await app({**scope, PRINCIPAL: who}, receive, send)
+        await app({**scope, PRINCIPAL: who, WORKER: key}, receive, send)
 
     async def asked() -> httpx.Response:
         transport = httpx.ASGITransport(known, client=(address, 1))
         async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1:8440") as client:
-            return await client.request(method, path, headers=headers)
+            return await client.request(method, path, headers=headers, json=body)
 
     return asyncio.run(asked())
 
@@ -93,22 +97,65 @@ def test_metrics_tell_of_queue_workers_and_requests(app: FastAPI, context: Conte
     with context.database.session() as session:
         request = SessionRequest(name="one", version="1", protocol=2, workflows={"convert": 1})
         jobs.open_session(session, request, settings=context.settings)
-    ask(app, "/api/v1/worker/sessions/abc/claim", method="POST")
-    ask(app, "/api/v1/worker/jobs/7/finish", method="POST")
     ask(app, "/healthz")
     ask(app, "/nothing/at/all")
     found = figures(ask(app, "/metrics"))
-    route = "route=/api/v1/worker/sessions/{session_id}/claim"
-    assert found["voxelworks_http_requests_total", "method=POST", route, "status=200"] == 1
+    assert found["voxelworks_http_requests_total", "method=GET", "route=/healthz", "status=200"] == 1
     assert found["voxelworks_http_requests_total", "method=GET", "route=other", "status=404"] == 1
-    assert found["voxelworks_claim_seconds_count",] == 1
-    assert found["voxelworks_refused_writes_total",] == 1
     assert found["voxelworks_workers", "state=online"] == 1
     assert found["voxelworks_workers", "state=silent"] == 0
     assert found["voxelworks_database_answers",] == 1
     assert found["voxelworks_lost_leases_total",] == 0
     assert found["voxelworks_outbox_age_seconds",] == 0
-    assert not any("abc" in part for key in found for part in key)
+
+
+def test_metrics_tell_claims_from_polls_and_count_whoever_lost_a_job(
+    app: FastAPI, context: Context, queue: Queue
+) -> None:
+    with context.database.session() as session:
+        _, key = accounts.create_worker_key(session, queue.operator, "key", high_slots=5)
+    session_id = queue.open_worker_with("one", key=key)
+
+    def tell(path: str, body: Json | None = None) -> tuple[int, object]:
+        answer = ask(app, f"/api/v1/worker/{path}", method="POST", key=key, body=body)
+        return answer.status_code, answer.json() if answer.content else None
+
+    assert tell(f"sessions/{session_id}/claim") == (204, None)
+    job = queue.submit()
+    status, claim = tell(f"sessions/{session_id}/claim")
+    assert status == 200
+    assert isinstance(claim, dict)
+    for _ in range(2):
+        assert tell(f"sessions/{session_id}/claim") == (204, None)
+    attempt = f"attempts/{job.id}/1"
+    assert tell(f"{attempt}/renew", {"token": claim["token"]})[0] == 200
+    queue.advance(2 * queue.settings.renew_s + 1)
+    assert tell(f"{attempt}/renew", {"token": claim["token"]})[0] == 200
+    queue.advance(queue.settings.lease_s + 1)
+    assert queue.reap() == 1
+    queue.submit()
+    queue.advance(30)
+    queue.claim(queue.open_worker("two"))
+    status, answer = tell(f"{attempt}/renew", {"token": claim["token"]})
+    assert (status, isinstance(answer, dict) and answer["order"]) == (200, "lost")
+    report = {"token": "made up", "outcome": "cancelled"}
+    assert tell(f"{attempt}/finish", report)[0] == 409
+    queue.call(jobs.drain_worker, "one", by=queue.operator)
+    assert tell(f"sessions/{session_id}/claim")[0] == 409  # drained: it lost nothing
+    found = figures(ask(app, "/metrics"))
+    route = "/api/v1/worker/sessions/{session_id}/claim"
+    kinds = ("class=short", "workflow=find_largest_segment_id")
+    names = {
+        ("voxelworks_claim_seconds_count", "given=job"): 1, ("voxelworks_claim_seconds_count", "given=nothing"): 3,
+        ("voxelworks_http_requests_total", "method=POST", f"route={route}", "status=409"): 1,
+        ("voxelworks_refused_writes_total",): 2, ("voxelworks_claims_total",): 2,
+        ("voxelworks_late_renewals_total",): 2, ("voxelworks_lost_leases_total",): 1,
+        ("voxelworks_reaper_actions_total",): 1, ("voxelworks_refunds_total",): 0,
+        ("voxelworks_jobs_queued", *kinds): 1, ("voxelworks_jobs_held", *kinds): 1,
+    }  # fmt: skip
+    assert {name: found[name] for name in names} == names
+    assert found["voxelworks_oldest_job_seconds", *kinds] == pytest.approx(30, abs=10)
+    assert not any(job.id in part or session_id in part for key in found for part in key)
 
 
 def test_metrics_are_for_operators_and_this_machine(app: FastAPI, context: Context) -> None:

@@ -28,7 +28,7 @@ from voxelworks.protocol.messages import (
     SessionAnswer,
     SessionRequest,
 )
-from voxelworks.server.context import Here, Worker
+from voxelworks.server.context import LOST, Here, Worker
 
 router = APIRouter(prefix="/worker", tags=["worker"])
 
@@ -103,10 +103,10 @@ def leave(context: Here, key: Worker, session_id: str) -> None:
 
 
 @router.post("/attempts/{job_id}/{attempt}/renew")
-def renew(context: Here, job_id: str, attempt: int, request: RenewRequest) -> RenewAnswer:
+def renew(context: Here, http: Request, job_id: str, attempt: int, request: RenewRequest) -> RenewAnswer:
     """Keep the lease, tell the progress, and hear what to do. The first renewal starts the work."""
     with context.database.session() as session:
-        return jobs.renew(session, job_id, attempt, request, settings=context.settings)
+        return _noted(http, jobs.renew(session, job_id, attempt, request, settings=context.settings))
 
 
 @router.post("/attempts/{job_id}/{attempt}/log")
@@ -131,10 +131,17 @@ async def append_log(
 
 
 @router.post("/attempts/{job_id}/{attempt}/seal")
-def seal(context: Here, job_id: str, attempt: int, request: SealRequest) -> RenewAnswer:
+def seal(context: Here, http: Request, job_id: str, attempt: int, request: SealRequest) -> RenewAnswer:
     """Tell that the result is complete, before reporting success."""
     with context.database.session() as session:
-        return jobs.seal(session, job_id, attempt, request, settings=context.settings)
+        return _noted(http, jobs.seal(session, job_id, attempt, request, settings=context.settings))
+
+
+def _noted(http: Request, answer: RenewAnswer) -> RenewAnswer:
+    """Note for the metrics that a worker no longer holds its job: this is no error, but an answer."""
+    if answer.order == "lost":
+        http.scope[LOST] = True
+    return answer
 
 
 @router.post("/attempts/{job_id}/{attempt}/finish")
