@@ -24,6 +24,8 @@ from voxelworks.jobs._foreign import (
     foreign_runs,
     keep_foreign,
     look_at,
+    remains_at,
+    remains_before,
     report_foreign,
     take_foreign,
 )
@@ -60,7 +62,7 @@ __all__ = [
     "failed_alike", "failures", "finish", "foreign_orders", "foreign_runs", "keep_foreign", "lease_dataset",
     "leave", "list_events", "list_jobs", "list_workers", "look_at", "metrics", "open_session", "pause_queue",
     "places_of", "published", "queue_pauses", "quote", "quote_group", "quote_retry", "read_log", "reap_all",
-    "reap_next", "release_dataset", "renew", "repeat_free", "report_foreign", "resume_queue", "resume_worker",
-    "retry", "revision", "roots_of", "seal", "show", "stranded", "submit", "submit_group", "take_cleanup_order",
-    "take_foreign", "take_publish_order", "work_keys_in_use",
+    "reap_next", "release_dataset", "remains_at", "remains_before", "renew", "repeat_free", "report_foreign",
+    "resume_queue", "resume_worker", "retry", "revision", "roots_of", "seal", "show", "stranded", "submit",
+    "submit_group", "take_cleanup_order", "take_foreign", "take_publish_order", "work_keys_in_use",
 ]  # fmt: skip

@@ -187,10 +187,8 @@ class MadeDataset:
 
 @dataclass(frozen=True)
 class Remains:
-    """What lies around after the end of a job that should make a dataset."""
+    """What attempts that are over have left where a job makes, or should have made, a dataset."""
 
-    job_id: str
-    number: int
     place: str
     is_half_made: bool
     """What lies at the place is nobody's: it must go before another job can make a dataset there."""
@@ -214,8 +212,10 @@ def keep_foreign(
         _keep(session, job, attempt, box, at_ms=at_ms, settings=settings)
 
 
-def take_foreign(session: Session, worker: ForeignWorker, *, box: SecretBox, settings: Settings) -> bool:
-    """Give a worker one more job, if it has a slot for one; False if not.
+def take_foreign(
+    session: Session, worker: ForeignWorker, *, box: SecretBox, settings: Settings
+) -> Claim | None:
+    """Give a worker one more job, if it has a slot for one; None if not.
 
     In a transaction of its own, after `keep_foreign`: claims follow each other, and one that held other jobs locked
     could wait for somebody who waits for those.
@@ -224,10 +224,10 @@ def take_foreign(session: Session, worker: ForeignWorker, *, box: SecretBox, set
     try:
         claimed = claim(session, row.id, settings=settings)
     except WorkerDrained:
-        return False
+        return None
     if claimed is not None:
         _note_run(session, worker, claimed, box)
-    return claimed is not None
+    return claimed
 
 
 def foreign_orders(session: Session, worker: ForeignWorker, *, box: SecretBox) -> ForeignOrders:
@@ -287,7 +287,30 @@ def report_foreign(
         again = _take_again(session, row, job, at_ms=at_ms, settings=settings)
         if again is not None:
             _take_start(session, worker, _note_run(session, worker, again, box), told, settings)
-    return _remains(session, run, job)
+    place = _new_place(job)
+    if place is None or job.state not in TERMINAL_STATES:
+        return None
+    return remains_at(session, place)
+
+
+def remains_at(session: Session, place: str) -> Remains | None:
+    """Say what may lie where a worker of WEBKNOSSOS should have made a dataset; None if a job is making it now."""
+    if session.scalar(select(JobRow.id).where(JobRow.reserved_place == place)) is not None:
+        return None
+    return Remains(place, is_half_made=catalog.find_by_place(session, place) is None)
+
+
+def remains_before(session: Session, claimed: Claim) -> Remains | None:
+    """Say what earlier attempts of workers of WEBKNOSSOS may have left in the way of one that was just given away."""
+    if claimed.attempt == 1:
+        return None
+    earlier = select(ForeignRunRow.number).where(
+        ForeignRunRow.job_id == claimed.job_id, ForeignRunRow.number < claimed.attempt
+    )
+    if session.scalar(earlier.limit(1)) is None:
+        return None
+    place = _new_place(session.get_one(JobRow, claimed.job_id))
+    return None if place is None else Remains(place, is_half_made=True)
 
 
 def awaited_place(session: Session, worker: ForeignWorker, root_id: str, told: ForeignReport) -> str | None:
@@ -647,16 +670,6 @@ def _refuse_unless_repeated(run: ForeignRunRow, job: JobRow, told: ForeignReport
     )
     if not is_repeated:
         raise LeaseLost(f"this worker no longer has job {run.root_id}, which is {job.state}; stop it")
-
-
-def _remains(session: Session, run: ForeignRunRow, job: JobRow) -> Remains | None:
-    place = _new_place(job)
-    if place is None or job.state not in TERMINAL_STATES:
-        return None
-    is_reserved = session.scalar(select(JobRow.id).where(JobRow.reserved_place == place)) is not None
-    is_known = catalog.find_by_place(session, place) is not None
-    is_half_made = job.state != "succeeded" and not is_reserved and not is_known
-    return Remains(job.id, run.number, place, is_half_made)
 
 
 def _write_down(run: ForeignRunRow, told: ForeignReport) -> None:

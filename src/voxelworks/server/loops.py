@@ -14,6 +14,7 @@ from voxelworks import accounts, catalog, credits, jobs
 from voxelworks import notify as notifications
 from voxelworks.server import alerts
 from voxelworks.server.context import Context
+from voxelworks.server.wk import images
 
 log = logging.getLogger(__name__)
 
@@ -99,12 +100,18 @@ def purge(context: Context) -> None:
     )
 
 
+def put_away(context: Context) -> None:
+    """Free the names of datasets that workers of WEBKNOSSOS began and will never finish."""
+    images.put_away_forgotten(context.database, context.places)
+
+
 LOOPS = (
     Loop("looking for expired leases", reap),
     Loop("sending mails and webhooks", send, every_s=5.0),
     Loop("keeping the credits", keep_credits, every_s=HOUR_S),
     Loop("checking the ledger", check_ledger, every_s=24 * HOUR_S),
     Loop("looking for trouble", alerts.look, every_s=MINUTE_S),
+    Loop("putting away what workers of WEBKNOSSOS left", put_away, every_s=MINUTE_S),
     Loop("forgetting old log-ins", forget, every_s=HOUR_S),
     Loop("removing what is past its term", purge, every_s=HOUR_S),
 )

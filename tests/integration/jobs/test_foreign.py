@@ -401,7 +401,7 @@ def test_what_another_job_makes_is_not_put_away(queue: Queue, player: Player):
     player.report(job_id, "STARTED")
     player.report(job_id, "FAILURE")
     queue.submit_convert("made")
-    assert not player.report(job_id, "FAILURE").is_half_made
+    assert player.report(job_id, "FAILURE") is None
 
 
 def test_an_inference_names_the_dataset_that_it_made(

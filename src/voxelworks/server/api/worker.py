@@ -29,6 +29,7 @@ from voxelworks.protocol.messages import (
     SessionRequest,
 )
 from voxelworks.server.context import LOST, Here, Worker
+from voxelworks.server.wk import images
 
 router = APIRouter(prefix="/worker", tags=["worker"])
 
@@ -55,7 +56,7 @@ async def claim(
 
     def take() -> Claim | None:
         with context.database.session() as session:
-            return jobs.claim(
+            claimed = jobs.claim(
                 session,
                 session_id,
                 key=key,
@@ -63,6 +64,11 @@ async def claim(
                 gpus_free=told.gpus_free,
                 settings=context.settings,
             )
+            remains = jobs.remains_before(session, claimed) if claimed is not None else None
+            if remains is not None:
+                # Otherwise what this attempt makes could never take its place.
+                images.put_away(remains, context.places)
+            return claimed
 
     # Claims follow each other. Those that wait for their turn leave threads and connections to other requests.
     claimed = await run_sync(take, limiter=context.claims)

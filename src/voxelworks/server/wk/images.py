@@ -2,17 +2,23 @@
 
 Such a worker is told no places: it reads `ORGANIZATION/.forConversion/NAME` and writes `ORGANIZATION/NAME`, below the
 folder of datasets that it shares with the server. So the images are linked there, one folder for each layer.
+
+The folder of links stays until what the job has left is put away: by the report of its end, before somebody else tries
+it again, or in the end by `put_away_forgotten`.
 """
 
 from __future__ import annotations
 
 import logging
+import secrets
 import shutil
 from pathlib import Path
 
+from voxelworks import jobs
+from voxelworks.db import Database
 from voxelworks.errors import InvalidParams, VoxelworksError
 from voxelworks.jobs import ForeignOrder, Remains
-from voxelworks.protocol.places import Places, is_remote
+from voxelworks.protocol.places import DATASET_NAME, ORGANIZATION_ID, Places, dataset_place, is_remote
 from voxelworks.workflows import NewDatasetRef, SourceRef, get_workflow, references
 from voxelworks.workflows.publishing import WORK_FOLDER
 
@@ -44,18 +50,32 @@ def lay_out(order: ForeignOrder, places: Places) -> None:
 
 
 def put_away(remains: Remains, places: Places) -> None:
-    """Remove the links of a job that has ended, and move a dataset that is nobody's to the folders of attempts.
+    """Remove the links of a job, and move a dataset that is nobody's to the folders of attempts.
 
     There it is cleared up like any attempt: a folder of many files takes longer to delete than a request may take.
     """
     path = Path(places.locate(remains.place))
+    if remains.is_half_made and path.exists():
+        aside = path.parent / WORK_FOLDER / f"{path.name}.{secrets.token_hex(4)}"
+        aside.parent.mkdir(exist_ok=True)
+        path.rename(aside)
+    # Last: they tell `put_away_forgotten` that something may be left to do.
     shutil.rmtree(_input_folder(str(path)), ignore_errors=True)
-    if not remains.is_half_made or not path.exists():
-        return
-    aside = path.parent / WORK_FOLDER / f"{remains.job_id}.{remains.number}"
-    aside.parent.mkdir(exist_ok=True)
-    shutil.rmtree(aside, ignore_errors=True)  # of an earlier report that was not answered
-    path.rename(aside)
+
+
+def put_away_forgotten(database: Database, places: Places) -> None:
+    """Put away what jobs have left that ended without their worker, because it died or was not asked any more."""
+    for folder in sorted(places.data_dir.glob(f"*/{INPUT_FOLDER}/*")):
+        organization_id, name = folder.parent.parent.name, folder.name
+        if not (ORGANIZATION_ID.fullmatch(organization_id) and DATASET_NAME.fullmatch(name)):
+            continue
+        with database.read_session() as session:
+            remains = jobs.remains_at(session, dataset_place(organization_id, name))
+        try:
+            if remains is not None:
+                put_away(remains, places)
+        except OSError as error:
+            log.warning("%s stays for now: %s", remains.place if remains else folder, error)
 
 
 def _input_folder(target: str) -> Path:

@@ -51,8 +51,12 @@ def request_jobs(
         jobs.keep_foreign(session, worker, version=worker_version, box=context.box, settings=context.settings)
     for _ in range(jobs.CLAIMS_PER_POLL):
         with context.database.session() as session:
-            if not jobs.take_foreign(session, worker, box=context.box, settings=context.settings):
-                break
+            taken = jobs.take_foreign(session, worker, box=context.box, settings=context.settings)
+            remains = jobs.remains_before(session, taken) if taken is not None else None
+            if remains is not None:
+                images.put_away(remains, context.places)
+        if taken is None:
+            break
     with context.database.read_session() as session:
         orders = jobs.foreign_orders(session, worker, box=context.box)
         answer = PollAnswer(

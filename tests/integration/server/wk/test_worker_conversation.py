@@ -7,8 +7,15 @@ import time
 
 import httpx
 import pytest
+from sqlalchemy import update
 
+from voxelworks import jobs
+from voxelworks.client import Client
+from voxelworks.jobs._tables import AttemptRow, JobRow
 from voxelworks.protocol.foreign import native_id
+from voxelworks.protocol.messages import PROTOCOL_VERSION, SessionRequest
+from voxelworks.protocol.places import Places
+from voxelworks.server.wk.images import put_away_forgotten
 
 from .conftest import PROPERTIES, Face, Worker
 
@@ -197,9 +204,65 @@ def test_a_broken_conversion_leaves_the_name_free(face: Face, worker: Worker):
     worker.say(job_id, "FAILURE")
     base = face.settings.datasets_dir / "local"
     assert not (base / "broken").exists()
-    assert (base / ".voxelworks" / f"{native_id(job_id)}.1" / "datasource-properties.json").exists()
+    (aside,) = (base / ".voxelworks").glob("broken.*")
+    assert (aside / "datasource-properties.json").exists()
     again = _submit_conversion(face, "broken")
     assert worker.ids("to_run") == [again]
+
+
+def test_what_a_worker_left_that_died_is_put_away_once_its_job_is_cancelled(face: Face, worker: Worker):
+    job_id = _submit_conversion(face, "orphaned")
+    worker.poll()
+    worker.say(job_id, "STARTED")
+    _write_dataset(face, "orphaned")
+    _lose(face, job_id)
+    base = face.settings.datasets_dir / "local"
+    put_away_forgotten(face.database, Places.of(face.settings))
+    assert ((base / "orphaned").exists(), (base / ".forConversion" / "orphaned").exists()) == (True, True)
+    with face.client("ada") as client:
+        client.patch(f"/jobs/{job_id}/cancel")
+    put_away_forgotten(face.database, Places.of(face.settings))
+    assert ((base / "orphaned").exists(), (base / ".forConversion" / "orphaned").exists()) == (False, False)
+    leftovers = httpx.get(
+        f"{face.info.url}/api/v1/leftovers", headers={"Authorization": f"Bearer {face.tokens['ada']}"},
+        trust_env=False,
+    ).json()  # fmt: skip
+    (listed,) = [item for item in leftovers if item["name"].startswith("local/.voxelworks/orphaned.")]
+    assert (listed["kind"], listed["removal_ms"] > time.time() * 1000) == ("attempt", True)
+    again = _submit_conversion(face, "orphaned")
+    assert worker.ids("to_run") == [again]
+
+
+@pytest.mark.parametrize("is_ours", [True, False])
+def test_a_worker_that_takes_a_conversion_over_finds_its_place_free(
+    face: Face, worker: Worker, *, is_ours: bool
+):
+    target = f"taken-over-{is_ours}"
+    job_id = _submit_conversion(face, target)
+    worker.poll()
+    worker.say(job_id, "STARTED")
+    _write_dataset(face, target)
+    _lose(face, job_id)
+    base = face.settings.datasets_dir / "local"
+    assert (base / target).exists()
+    other = face.worker("other")
+    if is_ours:
+        request = SessionRequest(
+            name="ours", version="1", protocol=PROTOCOL_VERSION, workflows={"convert": 1},
+            slots={"short": 1, "long": 1},
+        )  # fmt: skip
+        with Client(face.info.url, other.key) as client:
+            claimed = client.claim(client.open_session(request).session_id)
+        assert claimed is not None
+        assert (claimed.job_id, claimed.attempt) == (native_id(job_id), 2)
+    else:
+        assert other.ids("to_run") == [job_id]
+    assert not (base / target).exists()
+    assert (base / ".forConversion" / target).exists() != is_ours
+    with face.client("ada") as client:
+        client.patch(f"/jobs/{job_id}/cancel")
+    other.clear()
+    other.http.close()
 
 
 def test_a_conversion_that_left_nothing_is_a_failure(face: Face, worker: Worker):
@@ -292,6 +355,18 @@ def _submit_conversion(face: Face, target: str) -> str:
     )  # fmt: skip
     assert answer.status_code == 201, answer.text
     return "0" * 8 + str(answer.json()["id"])
+
+
+def _lose(face: Face, job_id: str) -> None:
+    """Let the lease of a job run out."""
+    with face.database.session() as session:
+        session.execute(
+            update(AttemptRow).where(AttemptRow.job_id == native_id(job_id)).values(lease_end_ms=0)
+        )
+    jobs.reap_all(face.database, settings=face.settings)
+    assert face.job(job_id)["state"] == "PENDING"
+    with face.database.session() as session:
+        session.execute(update(JobRow).where(JobRow.id == native_id(job_id)).values(available_ms=0))
 
 
 def _write_dataset(face: Face, name: str) -> None:
