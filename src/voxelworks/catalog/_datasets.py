@@ -226,6 +226,11 @@ def require_readable(session: Session, place: str, *, organization_id: str, plac
         _refuse_trashed(row, organization_id)
 
 
+def is_changeable(dataset: DatasetView, *, by: Principal) -> bool:
+    """Whether jobs may add to a dataset."""
+    return dataset.organization_id == by.organization_id and not dataset.is_linked
+
+
 def require_changeable(dataset: DatasetView, *, by: Principal) -> None:
     """Refuse to add to a dataset that can only be read.
 

@@ -42,6 +42,7 @@ from voxelworks.jobs._publication import (
     take_publish_order,
 )
 from voxelworks.jobs._reading import list_events, list_jobs, list_workers, revision, show
+from voxelworks.jobs._references import can_work_on
 from voxelworks.jobs._repeats import Root, chain_of, count_states, places_of, roots_of
 from voxelworks.jobs._submission import quote, quote_retry, retry, submit
 from voxelworks.jobs._waiting import Stranded, stranded
@@ -57,8 +58,8 @@ from voxelworks.jobs._workers import (
 
 __all__ = [
     "CLAIMS_PER_POLL", "ForeignOrder", "ForeignRunView", "ForeignWorker", "MadeDataset", "Remains", "Root",
-    "Stranded", "append_log", "attach_foreign_dataset", "attach_foreign_workflow", "awaited_place", "cancel",
-    "cancel_group", "chain_of", "claim", "cleaned", "count_states", "describe_dataset", "drain_worker",
+    "Stranded", "append_log", "attach_foreign_dataset", "attach_foreign_workflow", "awaited_place", "can_work_on",
+    "cancel", "cancel_group", "chain_of", "claim", "cleaned", "count_states", "describe_dataset", "drain_worker",
     "failed_alike", "failures", "finish", "foreign_orders", "foreign_runs", "keep_foreign", "lease_dataset",
     "leave", "list_events", "list_jobs", "list_workers", "look_at", "metrics", "open_session", "pause_queue",
     "places_of", "published", "queue_pauses", "quote", "quote_group", "quote_retry", "read_log", "reap_all",

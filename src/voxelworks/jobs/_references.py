@@ -112,6 +112,11 @@ def resolve(
     return Resolved({str(ref): place for ref, place in found.items()}, datasets, new_place, sources)
 
 
+def can_work_on(declared: Workflow, dataset: DatasetView, *, by: Principal) -> bool:
+    """Whether a workflow can be given a dataset that one can see."""
+    return declared.outcome_type.kind != "addition" or catalog.is_changeable(dataset, by=by)
+
+
 def layer_refs(value: object) -> Iterator[LayerRef]:
     """Yield every layer that params name."""
     if isinstance(value, LayerRef):

@@ -67,6 +67,9 @@ class Form:
     rows: dict[str, int]
     """Items of each repeated group."""
     datasets: tuple[DatasetView, ...]
+    """Of the own organization, to choose from."""
+    foreign: tuple[DatasetView, ...] = ()
+    """Of other organizations: named by their ids alone, as an own one may have the same name."""
     errors: dict[tuple[str, int], str] = field(default_factory=dict)
     """By name of field and row."""
     problem: str | None = None
@@ -79,6 +82,7 @@ class Form:
         values: Values,
         datasets: tuple[DatasetView, ...],
         *,
+        foreign: tuple[DatasetView, ...] = (),
         rows: Mapping[str, int] | None = None,
     ) -> Form:
         """Take over what was typed; the form grows as many items as there are values."""
@@ -90,12 +94,14 @@ class Form:
             for item in workflow.fields
             if item.is_repeated
         }
-        return cls(workflow, known, {**counted, **(rows or {})}, datasets)
+        return cls(workflow, known, {**counted, **(rows or {})}, datasets, foreign)
 
     @property
     def is_empty_catalog(self) -> bool:
         """Whether the form asks for a dataset and there is none."""
-        return not self.datasets and any(item.kind == "dataset" for item in self.workflow.fields)
+        return not (self.datasets or self.foreign) and any(
+            item.kind == "dataset" for item in self.workflow.fields
+        )
 
     @property
     def main(self) -> tuple[Group, ...]:
@@ -190,7 +196,10 @@ class Form:
         at = row if item.is_repeated else len(given) - 1
         value = given[at] if 0 <= at < len(given) else item.default or ""
         dataset = self._dataset_beside(item, row) if item.kind == "layer" else ""
-        layers = next((view.summary.layers for view in self.datasets if dataset in (view.name, view.id)), ())
+        by_ref = {view.id: view for view in (*self.foreign, *self.datasets)} | {
+            view.name: view for view in self.datasets
+        }
+        layers = by_ref[dataset].summary.layers if dataset in by_ref else ()
         fitting = tuple(layer for layer in layers if item.category in (None, layer.category))
         return Input(item, row, value, self.errors.get((item.name, row)), fitting, dataset)
 
@@ -210,5 +219,5 @@ class Form:
     ) -> Form:
         return Form(
             self.workflow, values if values is not None else self.values, rows if rows is not None else self.rows,
-            self.datasets, errors or {}, problem,
+            self.datasets, self.foreign, errors or {}, problem,
         )  # fmt: skip

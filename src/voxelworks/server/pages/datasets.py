@@ -163,8 +163,9 @@ def _dataset_page(
     is_own = dataset.organization_id == who.organization_id
     # Where the files of another organization lie is nobody else's business.
     location = context.places.locate(dataset.place) if is_own else None
+    offered = [workflow for workflow in workflows().values() if jobs.can_work_on(workflow, dataset, by=who)]
     workflows_of = {
-        layer.name: [workflow for workflow in workflows().values() if _takes(workflow, layer)]
+        layer.name: [workflow for workflow in offered if _takes(workflow, layer)]
         for layer in dataset.summary.layers
     }
     return rendering.page(

@@ -6,12 +6,14 @@ import secrets
 from typing import Annotated
 
 from fastapi import APIRouter, Query
+from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from voxelworks import catalog, jobs
 from voxelworks.errors import (
+    DatasetNotFound,
     InvalidInput,
     NotAllowed,
     NotEnoughCredits,
@@ -56,8 +58,7 @@ def form_page(
     values: Values = {key: request.query_params.getlist(key) for key in request.query_params}
     if copy_of is not None:
         values = _values_of_job(context, who, workflow, copy_of)
-    form = Form.fill(workflow, values, _datasets(context, who))
-    return _answer(request, context, who, form, copy_of=copy_of)
+    return _answer(request, context, who, _form(context, who, workflow, values), copy_of=copy_of)
 
 
 @router.post("/workflows/{name}/new", response_class=HTMLResponse)
@@ -79,11 +80,11 @@ def layer_input(context: Here, request: Request, who: Who, name: str, field: str
     """Give the picker of a layer anew, after another dataset was chosen."""
     workflow = get_workflow(name)
     values = {key: request.query_params.getlist(key) for key in request.query_params}
-    found = Form.fill(workflow, values, _datasets(context, who)).input_named(field, row)
+    found = _form(context, who, workflow, values).input_named(field, row)
     if found is None or found.field.kind != "layer":
         raise NotFound(f"{workflow.name} has no layer field {field!r}")
     return HTMLResponse(
-        rendering.render("_input.html", input=found, datasets=(), roots=(), workflow=workflow)
+        rendering.render("_input.html", input=found, datasets=(), foreign=(), roots=(), workflow=workflow)
     )
 
 
@@ -114,7 +115,7 @@ def _act(
     values: Values,
     rows: dict[str, int],
 ) -> Response:
-    form = Form.fill(workflow, values, _datasets(context, who), rows=rows)
+    form = _form(context, who, workflow, values, rows)
     key = next(iter(values.get("key") or ()), None)
     action, _, rest = (values.get("action") or ["submit"])[-1].partition(":")
     if action == "add" and rest in form.rows:
@@ -180,7 +181,7 @@ def _answer(
     roots = browse.list_roots(context.places.for_organization(who.organization_id))
     return rendering.page(
         request, "form.html", status=status, form=form, workflow=form.workflow, key=key, copy_of=copy_of,
-        datasets=form.datasets, roots=roots, quote=quote, is_new_price=is_new_price,
+        datasets=form.datasets, foreign=form.foreign, roots=roots, quote=quote, is_new_price=is_new_price,
         is_priced=is_priced(context.settings, form.workflow),
     )  # fmt: skip
 
@@ -197,6 +198,30 @@ def _values_of_job(context: Context, who: Principal, workflow: Workflow, job_id:
     return {key: value if isinstance(value, list) else [value] for key, value in flat.items()}
 
 
-def _datasets(context: Context, who: Principal) -> tuple[DatasetView, ...]:
+def _form(
+    context: Context,
+    who: Principal,
+    workflow: Workflow,
+    values: Values,
+    rows: dict[str, int] | None = None,
+) -> Form:
+    """Fill in the form, with the datasets that the workflow can work on: own ones, and those of others it names."""
     with context.database.read_session() as session:
-        return catalog.list_datasets(session, by=who)
+        own = catalog.list_datasets(session, by=who)
+        known = {ref for dataset in own for ref in (dataset.name, dataset.id)}
+        refs = [
+            ref for item in workflow.fields if item.kind == "dataset" for ref in values.get(item.name, ())
+        ]
+        foreign = [_named(session, who, ref) for ref in dict.fromkeys(refs) if ref and ref not in known]
+    usable, others = (
+        tuple(item for item in items if item is not None and jobs.can_work_on(workflow, item, by=who))
+        for items in (own, foreign)
+    )
+    return Form.fill(workflow, values, usable, foreign=others, rows=rows)
+
+
+def _named(session: Session, who: Principal, ref: str) -> DatasetView | None:
+    try:
+        return catalog.find(session, ref, by=who)
+    except DatasetNotFound:
+        return None
