@@ -18,13 +18,16 @@ from sqlalchemy.orm import Session
 
 from voxelworks import accounts, catalog
 from voxelworks.db import dialect_of, insert_into, now_ms
-from voxelworks.errors import UnknownWorkflow, VoxelworksError, WorkerDrained
+from voxelworks.errors import InvalidParams, QuotaExceeded, UnknownWorkflow, VoxelworksError, WorkerDrained
 from voxelworks.jobs import _transitions
 from voxelworks.jobs._counts import count
+from voxelworks.jobs._dependencies import awaited_by
 from voxelworks.jobs._ending import end_attempt, end_job
 from voxelworks.jobs._failures import Failure
 from voxelworks.jobs._leases import hash_token, lock_worker, milliseconds, touch
 from voxelworks.jobs._order import NOW, Shape, claiming, is_held, next_job, values
+from voxelworks.jobs._references import Resolved
+from voxelworks.jobs._submission import check_room, upgraded
 from voxelworks.jobs._tables import AttemptRow, JobRow, PauseRow, TurnRow, WorkerSessionRow
 from voxelworks.protocol.messages import PRIORITY_CLASSES, Claim, PriorityClass
 from voxelworks.protocol.people import WorkerKeyView
@@ -227,7 +230,25 @@ def _refusal(session: Session, job: JobRow, settings: Settings) -> Failure | Non
                 catalog.require_readable(session, place, organization_id=job.organization_id, places=places)
     except VoxelworksError as error:
         return Failure("user_input", error.code, f"its input cannot be used any more: {error}")
+    try:
+        _check_room(session, job, settings)
+    except QuotaExceeded as error:
+        return Failure("user_input", error.code, str(error))
     return None
+
+
+def _check_room(session: Session, job: JobRow, settings: Settings) -> None:
+    """Compare with the quota what a job makes of what others have made: its size was not known at submission."""
+    try:
+        declared = get_workflow(job.workflow)
+        if declared.result_bytes is None or not awaited_by(session, [job.id]):
+            return
+        params = declared.parse(upgraded(job, declared))
+    except (UnknownWorkflow, InvalidParams):  # the worker, which is of another version, may know better
+        return
+    found = {ref: catalog.find_by_place(session, place) for ref, place in job.places.items()}
+    datasets = {ref: dataset for ref, dataset in found.items() if dataset is not None}
+    check_room(session, declared, params, Resolved(job.places, datasets, None), job.organization_id, settings)
 
 
 def _note_turn(session: Session, job: JobRow, at_ms: int) -> None:

@@ -294,7 +294,7 @@ def place(
     resolved = resolve(session, declared, order.params, by=by, places=places)
     price = None if order.is_free else priced(declared, order.params, resolved)
     _require_permission(declared, by, resolved, is_paid=price is not None and settings.credits_enabled)
-    _check_quota(session, order, by, resolved, settings)
+    check_room(session, declared, order.params, resolved, by.organization_id, settings)
     job = JobRow(
         id=job_id, user_id=by.user_id, organization_id=by.organization_id, workflow=declared.name,
         version=declared.version, params=order.params.model_dump(mode="json"), places=dict(resolved.places),
@@ -378,20 +378,30 @@ def _require_permission(declared: Workflow, by: Principal, resolved: Resolved, *
         accounts.require(by, action.ADD_TO_DATASET)
 
 
-def _check_quota(
-    session: Session, order: NewOrder, by: Principal, resolved: Resolved, settings: Settings
+def check_room(
+    session: Session,
+    declared: Workflow,
+    params: Params,
+    resolved: Resolved,
+    organization_id: str,
+    settings: Settings,
 ) -> None:
-    """Refuse a job whose result the organization has no room for, as far as its size can be told before."""
-    if order.declared.outcome_type.kind == "value":
+    """Refuse a job whose result the organization has no room for, as far as its size can be told before.
+
+    Raises
+    ------
+    QuotaExceeded
+    """
+    if declared.outcome_type.kind == "value":
         return
-    if catalog.storage_usage(session, by.organization_id, settings=settings).max_bytes is None:
+    if catalog.storage_usage(session, organization_id, settings=settings).max_bytes is None:
         return  # nothing to measure for
-    estimate = order.declared.result_bytes
+    estimate = declared.result_bytes
     try:
-        more_bytes = 0 if estimate is None else estimate(order.params, resolved)
-    except InvalidInput:  # another job makes its input; the size is known when that has ended
+        more_bytes = 0 if estimate is None else estimate(params, resolved)
+    except InvalidInput:  # another job makes its input; when that has ended, the claim looks again
         more_bytes = 0
-    catalog.check_quota(session, by.organization_id, more_bytes, settings=settings)
+    catalog.check_quota(session, organization_id, more_bytes, settings=settings)
 
 
 def upgraded(job: JobRow, declared: Workflow) -> Json:

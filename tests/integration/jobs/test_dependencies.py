@@ -51,6 +51,29 @@ def test_a_job_waits_until_another_is_published(queue):
     assert queue.show(second.id).events[1].why == "what it waited for is there"
 
 
+def test_room_for_what_is_made_of_another_jobs_dataset_is_looked_for_once_that_is_there(queue):
+    first = queue.submit_convert("cortex")
+    params = {"layer": f"job:{first.id}/segmentation"}
+    second, third = (queue.submit(workflow="downsample", params=params) for _ in range(2))
+    worker = queue.open_worker()
+    claim = queue.claim_and_start(worker)
+    queue.succeed(claim, CORTEX)
+    queue.call(
+        catalog.register, organization_id="local", user_id="ada", name="cortex", place=CORTEX.place, summary=DEMO
+    )  # fmt: skip
+    queue.publish(claim)
+    assert queue.claim(worker).job_id == second.id
+    # A pyramid of the layer takes 64 ** 3 voxels of four bytes / 7 = 146.3 KiB.
+    full = replace(queue, settings=queue.settings.model_copy(update={"storage_bytes_max": 100 * 2**10}))
+    assert full.call(jobs.claim, worker) is None
+    job = full.show(third.id).job
+    assert (job.state, job.failure_class, job.code) == ("failed", "user_input", "quota-exceeded")
+    assert job.message == (
+        "146.3 KiB are needed, and the organization has 100.0 KiB of 100.0 KiB left; delete datasets and empty the "
+        "trash, or ask the operator for more room"
+    )
+
+
 def test_a_job_waits_for_all_that_it_names(queue):
     first, second = queue.submit(), queue.submit()
     last = queue.submit(after=[second.id, first.id])
