@@ -142,7 +142,7 @@ def add_annotation_file(
     QuotaExceeded
     """
     assert stored.organization_id == by.organization_id, "stored for the organization that enters it"
-    check_quota(session, by.organization_id, stored.size_bytes, settings=settings)
+    check_quota(session, by.organization_id, stored.size_bytes, settings=settings, is_taken_at_once=True)
     row = AnnotationRow(
         id=stored.id, organization_id=by.organization_id, user_id=by.user_id, name=_checked_name(name),
         kind=stored.kind, dataset_id=find(session, dataset, by=by).id if dataset else None,

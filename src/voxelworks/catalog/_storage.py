@@ -28,13 +28,32 @@ def storage_usage(session: Session, organization_id: str, *, settings: Settings)
     return StorageView(used_bytes=used, max_bytes=settings.storage_bytes_max if own_max is None else own_max)
 
 
-def check_quota(session: Session, organization_id: str, more_bytes: int, *, settings: Settings) -> None:
+def check_quota(
+    session: Session,
+    organization_id: str,
+    more_bytes: int,
+    *,
+    settings: Settings,
+    is_taken_at_once: bool = False,
+) -> None:
     """Refuse what an organization has no room for.
+
+    Parameters
+    ----------
+    is_taken_at_once
+        The room is taken in this transaction: others that take some wait until it has ended.
 
     Raises
     ------
     QuotaExceeded
     """
+    if is_taken_at_once:
+        # Of two that sum up at the same moment, each would find the room that the other takes.
+        session.execute(
+            select(_organizations.c.id)
+            .where(_organizations.c.id == organization_id)
+            .with_for_update(key_share=True)
+        )
     stored = storage_usage(session, organization_id, settings=settings)
     if stored.max_bytes is None or stored.used_bytes + more_bytes <= stored.max_bytes:
         return

@@ -1,13 +1,25 @@
 import io
+import time
 
 import pytest
 from sqlalchemy import text
 
 from voxelworks import catalog
+from voxelworks.catalog import _storage
 from voxelworks.errors import QuotaExceeded
 from voxelworks.protocol.views import StorageView
+from voxelworks.testing.queues import at_once
 
 from .catalog_stock import ADA, BOB
+
+
+def _add_organizations(stock, neuro_bytes_max=100):
+    adding = text(
+        "INSERT INTO organizations (id, name, zone, created_ms, storage_bytes_max) "
+        "VALUES ('neuro', 'Neuro', 'UTC', 0, :bytes_max), ('other', 'Other', 'UTC', 0, NULL)"
+    )
+    with stock.database.session() as session:
+        session.execute(adding, {"bytes_max": neuro_bytes_max})
 
 
 def _usage(stock, organization_id="neuro"):
@@ -47,13 +59,7 @@ def test_what_an_organization_has_no_room_for_is_refused(stock):
 
 
 def test_the_limit_of_an_organization_counts_more_than_that_of_the_settings(stock):
-    with stock.database.session() as session:
-        session.execute(
-            text(
-                "INSERT INTO organizations (id, name, zone, created_ms, storage_bytes_max) "
-                "VALUES ('neuro', 'Neuro', 'UTC', 0, 100), ('other', 'Other', 'UTC', 0, NULL)"
-            )
-        )
+    _add_organizations(stock)
     settings = _limited(stock, 5000)
     assert stock.look(catalog.storage_usage, "neuro", settings=settings).max_bytes == 100
     assert stock.look(catalog.storage_usage, "other", settings=settings).max_bytes == 5000
@@ -66,3 +72,23 @@ def test_an_annotation_that_does_not_fit_is_refused_and_can_be_discarded(stock):
     catalog.discard_stored(stored)
     catalog.discard_stored(stored)
     assert list((stock.settings.annotations_dir / "neuro").iterdir()) == []
+
+
+def test_of_two_uploads_at_once_only_one_takes_the_last_room(stock, monkeypatch):
+    _add_organizations(stock, neuro_bytes_max=15)
+    limited = stock.settings
+    summed = _storage.storage_usage
+
+    def sum_slowly(*args, **kwargs):
+        usage = summed(*args, **kwargs)
+        time.sleep(0.2)
+        return usage
+
+    monkeypatch.setattr(_storage, "storage_usage", sum_slowly)
+    stored = [catalog.store_annotation(io.BytesIO(b"<things/>"), by=ADA, settings=limited) for _ in range(2)]
+    outcomes = at_once([
+        lambda given=given: stock.call(catalog.add_annotation_file, given, by=ADA, name="a", settings=limited)
+        for given in stored
+    ])  # fmt: skip
+    assert sorted(type(outcome).__name__ for outcome in outcomes) == ["AnnotationView", "QuotaExceeded"]
+    assert _usage(stock).used_bytes == len(b"<things/>")
