@@ -320,6 +320,7 @@ class DatasetView(Message):
     id: str
     name: str
     place: str
+    """Where it lies; the API leaves it empty for datasets of other organizations."""
     summary: DatasetSummary
     created_ms: int
     updated_ms: int

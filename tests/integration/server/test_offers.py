@@ -1,4 +1,4 @@
-"""What the page of a dataset offers to do with it can be done, and means that dataset."""
+"""What others may know of a dataset; and what its page offers to do with it can be done, and means that dataset."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from paid_work import installed
 from voxelworks import accounts, catalog
 from voxelworks.client import Client
 from voxelworks.db import open_database
+from voxelworks.protocol.foreign import foreign_id
 from voxelworks.protocol.places import Places, dataset_place
 from voxelworks.protocol.views import DatasetSummary, LayerSummary
 from voxelworks.settings import Settings
@@ -119,3 +120,40 @@ def _summary(name: str) -> DatasetSummary:
         mags=("1",),
     )
     return DatasetSummary(voxel_size="4,4,40", layers=(layer,))
+
+
+def test_where_a_public_dataset_of_others_lies_is_not_told(tmp_path: Path):
+    settings = Settings(
+        home=tmp_path / "home", port=0, import_roots={"scope": tmp_path}, remote_hosts={"data.example.org"}
+    )
+    places = {"near": "root:scope/elsewhere", "far": "https://data.example.org/elsewhere"}
+    with running_server(settings) as info, closing(open_database(settings)) as database:
+        with database.session() as session:
+            owner = make_organization(session, "neuro")
+            for name, place in places.items():
+                linked = catalog.link_dataset(
+                    session,
+                    by=owner,
+                    name=name,
+                    place=place,
+                    summary=_summary(name),
+                    places=Places.of(settings),
+                )
+                catalog.set_public(session, linked.id, True, by=owner)
+            token, _ = accounts.create_api_token(session, owner, "own", ["read"], None)
+        told = {}
+        for who, bearer in (("owner", token), ("others", info.token)):
+            with httpx.Client(
+                base_url=info.url, headers={"Authorization": f"Bearer {bearer}"}, trust_env=False
+            ) as browser:
+                listed = browser.get("/api/v1/datasets?include_public=true").json()
+                pages = [
+                    browser.get(address).text
+                    for item in listed
+                    for address in (
+                        f"/api/v1/datasets/{item['id']}", f"/api/datasets/{foreign_id(item['id'])}",
+                        f"/datasets/{item['id']}",
+                    )
+                ]  # fmt: skip
+                told[who] = ({item["name"]: item["place"] for item in listed}, "elsewhere" in "".join(pages))
+    assert told == {"owner": (places, True), "others": ({"near": "", "far": ""}, False)}

@@ -44,9 +44,10 @@ def list_datasets(
     """List the datasets of your organization by name; if asked for, also its trash and the public ones of others."""
     accounts.require(who, Action.SEE_DATASET)
     with context.database.read_session() as session:
-        return catalog.list_datasets(
+        found = catalog.list_datasets(
             session, by=who, include_trashed=include_trashed, include_public=include_public
         )
+    return tuple(_as_seen(dataset, who) for dataset in found)
 
 
 @router.post("/datasets", status_code=201)
@@ -148,4 +149,13 @@ def list_leftovers(context: Here, who: Who) -> tuple[LeftoverView, ...]:
 
 def find_dataset(context: Context, who: Principal, ref: str) -> DatasetView:
     with context.database.read_session() as session:
-        return catalog.find(session, ref, by=who)
+        return _as_seen(catalog.find(session, ref, by=who), who)
+
+
+def _as_seen(dataset: DatasetView, who: Principal) -> DatasetView:
+    # Where the files of another organization lie is nobody else's business.
+    return (
+        dataset
+        if dataset.organization_id == who.organization_id
+        else dataset.model_copy(update={"place": ""})
+    )

@@ -161,7 +161,6 @@ def _dataset_page(
 ) -> Response:
     accounts.require(who, Action.SEE_DATASET)
     is_own = dataset.organization_id == who.organization_id
-    # Where the files of another organization lie is nobody else's business.
     location = context.places.locate(dataset.place) if is_own else None
     offered = [workflow for workflow in workflows().values() if jobs.can_work_on(workflow, dataset, by=who)]
     workflows_of = {

@@ -72,7 +72,7 @@ def show_dataset(context: Here, request: Request, who: Who, dataset_id: str) -> 
     dataset = _find(context, who, native_id(dataset_id))
     return ForeignDataset(
         id=foreign_id(dataset.id), name=dataset.name, directory_name=directory_name_of(dataset),
-        owning_organization=dataset.organization_id, data_source=_data_source(context, dataset),
+        owning_organization=dataset.organization_id, data_source=_data_source(context, dataset, who),
         data_store=DataStore(name=DATA_STORE, url=str(request.base_url).rstrip("/"), allows_upload=False),
         is_public=dataset.is_public, is_active=True, folder_id=foreign_id(dataset.organization_id),
         allowed_teams=[], tags=[], created=dataset.created_ms, used_storage_bytes=dataset.size_bytes,
@@ -93,13 +93,14 @@ def _find(context: Context, who: Principal, ref: str) -> DatasetView:
         return catalog.find(session, ref, by=who)
 
 
-def _data_source(context: Context, dataset: DatasetView) -> Json:
+def _data_source(context: Context, dataset: DatasetView, who: Principal) -> Json:
     """Give the metadata of a dataset as it lies on disk, or say why it cannot be given."""
     source_id = {"name": directory_name_of(dataset), "team": dataset.organization_id}
     try:
         folder = context.places.for_organization(dataset.organization_id).locate(dataset.place)
         if is_remote(folder):
-            return {"id": source_id, "status": f"its metadata lies at {folder}"}
+            where = folder if dataset.organization_id == who.organization_id else "another address"
+            return {"id": source_id, "status": f"its metadata lies at {where}"}
         source = json.loads(_read_properties(Path(folder)))
     except (VoxelworksError, OSError, ValueError) as error:
         log.warning("the metadata of dataset %s cannot be read: %s", dataset.id, error)
