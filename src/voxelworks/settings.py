@@ -29,6 +29,9 @@ class ImportRoot(BaseModel):
         return self.organizations is None or organization_id in self.organizations
 
 
+_REMOTE_HOST = r"^(https?://)?(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:[1-9][0-9]{0,4})?$"
+
+
 def _read_import_root(value: object) -> object:
     """Read a plain path as a folder that is open to all organizations."""
     return {"path": value} if isinstance(value, str | Path) else value
@@ -49,8 +52,9 @@ class Settings(BaseSettings):
     import_roots: dict[str, Annotated[ImportRoot, BeforeValidator(_read_import_root)]] = {}
     """Folders that jobs may read images from, by name: `{"scope": "/mnt/scope"}` allows `root:scope/run1` to all
     organizations, `{"scope": {"path": "/mnt/scope", "organizations": ["neuro"]}}` to one."""
-    remote_hosts: frozenset[str] = frozenset()
-    """Hosts that jobs may read remote data from, such as `storage.googleapis.com`. None by default."""
+    remote_hosts: frozenset[Annotated[str, Field(pattern=_REMOTE_HOST)]] = frozenset()
+    """Hosts that remote data may be read from. None by default. `storage.googleapis.com` allows https on its usual port
+    alone, `store.example.org:9000` on this port, and `http://store.example.org:9000` http."""
     database_url: SecretStr | None = None
     """SQLAlchemy address of a PostgreSQL database (`postgresql+psycopg://...`); by default SQLite in `home`."""
 

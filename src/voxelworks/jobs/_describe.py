@@ -93,7 +93,7 @@ def _rules(address: str, settings: Settings | None) -> AddressRules:
             f"{address}: the server looks at addresses of https only; give the https address of the bucket"
         )
     rules = AddressRules.of(settings or Settings())
-    # The operator has named the host itself: its scheme and port are part of that.
+    # The operator has named scheme, host and port: the place was found to be allowed.
     ports = frozenset({parts.port or DEFAULT_PORTS[parts.scheme]})
     return replace(rules, allows_http=True, ports=ports, answer_bytes_max=METADATA_BYTES_MAX)
 

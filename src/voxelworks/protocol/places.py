@@ -1,8 +1,8 @@
 """Places: how server and workers name data without telling each other paths.
 
 A place is a text: ``data:ORGANIZATION/NAME`` for a dataset in the folder of datasets, ``root:NAME/relative`` below an
-import root that the operator allowed, or an ``http(s)``, ``s3`` or ``gs`` address on an allowed host. Each side finds
-it below its own folders, so mounts may differ, and nothing outside can ever be named.
+import root that the operator allowed, or an ``http(s)``, ``s3`` or ``gs`` address on an allowed host and port. Each
+side finds it below its own folders, so mounts may differ, and nothing outside can ever be named.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from voxelworks.settings import ImportRoot, Settings
 
 REMOTE_SCHEMES = ("http", "https", "s3", "gs")
+_PORTS = {"https": 443, "http": 80}
 DATASET_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 """A dataset or layer name: it becomes a folder name and part of addresses."""
 ORGANIZATION_ID = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
@@ -102,11 +103,28 @@ class Places:
             raise UnsafeReference(
                 f"{parts.scheme}://{host}: an address must not carry a user name or password"
             )
-        if host not in self.remote_hosts:
+        origin = _origin(address)
+        if origin not in {_origin(allowed) for allowed in self.remote_hosts}:
             raise UnsafeReference(
-                f"{address!r}: host {host!r} is not on this server's list of allowed remote hosts"
+                f"{address!r}: {origin} is not on this server's list of allowed remote hosts"
             )
         return address
+
+
+def _origin(address: str) -> str:
+    """Give scheme, host and port, which must all be allowed: other ports of a host are other programs.
+
+    Buckets are read over https.
+    """
+    parts = urlsplit(address if "://" in address else f"https://{address}")
+    scheme = "http" if parts.scheme == "http" else "https"
+    host = (parts.hostname or "").lower()
+    try:
+        port = parts.port or _PORTS[scheme]
+    except ValueError as error:
+        raise UnsafeReference(f"{address!r} has no port between 1 and 65535") from error
+    named = f"[{host}]" if ":" in host else host
+    return f"{scheme}://{named}" if port == _PORTS[scheme] else f"{scheme}://{named}:{port}"
 
 
 def _dataset_parts(place: str, rest: str) -> tuple[str, str]:

@@ -52,8 +52,8 @@ def scope(tmp_path):
 
 
 @pytest.fixture
-def settings(tmp_path, scope):
-    hosts = {"127.0.0.1", "data.example.org"}
+def settings(tmp_path, scope, address):
+    hosts = {address, "data.example.org"}
     return Settings(
         home=tmp_path, import_roots={"scope": scope}, remote_hosts=hosts, outgoing_networks={"127.0.0.0/8"}
     )
@@ -153,6 +153,8 @@ def test_addresses_are_reached_only_where_the_operator_allows(settings, address)
     unlisted = settings.model_copy(update={"remote_hosts": frozenset()})
     with pytest.raises(UnsafeReference, match="is not on this server's list of allowed remote hosts"):
         describe(f"{address}/cortex", unlisted)
+    with pytest.raises(UnsafeReference, match=r"http://127\.0\.0\.1:22 is not on this server's list"):
+        describe("http://127.0.0.1:22/cortex", settings)
     listed_but_private = settings.model_copy(update={"outgoing_networks": frozenset()})
     with pytest.raises(ForbiddenAddress):
         describe(f"{address}/cortex", listed_but_private)

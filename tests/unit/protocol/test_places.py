@@ -1,4 +1,7 @@
+from contextlib import suppress
+
 import pytest
+from pydantic import ValidationError
 
 from voxelworks.errors import UnsafeReference
 from voxelworks.protocol.places import Places, dataset_place
@@ -60,6 +63,37 @@ def test_import_roots_are_read_from_paths_and_with_organizations(places, tmp_pat
         "scope": ImportRoot(path=tmp_path / "scope"),
         "private": ImportRoot(path=tmp_path / "private", organizations=frozenset({"neuro"})),
     }
+
+
+@pytest.mark.parametrize(
+    ("allowed", "accepted"),
+    [
+        ("data.org", {"https://data.org/a", "https://DATA.org:443/a", "s3://data.org/bucket/a"}),
+        ("https://data.org", {"https://data.org/a", "https://DATA.org:443/a", "s3://data.org/bucket/a"}),
+        ("data.org:9000", {"https://data.org:9000/a", "s3://data.org:9000/bucket/a"}),
+        ("http://data.org", {"http://data.org/a"}),
+        ("http://data.org:9000", {"http://data.org:9000/a"}),
+        ("bucket", {"gs://bucket/a", "s3://bucket/a"}),
+    ],
+)
+def test_a_remote_host_is_allowed_with_its_scheme_and_port(tmp_path, allowed, accepted):
+    places = Places.of(Settings(home=tmp_path, remote_hosts={allowed}))
+    addresses = {
+        "https://data.org/a", "https://DATA.org:443/a", "https://data.org:9000/a", "https://data.org:22/a",
+        "http://data.org/a", "http://data.org:9000/a", "s3://data.org/bucket/a", "s3://data.org:9000/bucket/a",
+        "gs://bucket/a", "s3://bucket/a", "https://data.org:99999/a", "https://other.org/a",
+    }  # fmt: skip
+    found = set()
+    for address in addresses:
+        with suppress(UnsafeReference):
+            found.add(places.locate(address))
+    assert found == accepted
+
+
+@pytest.mark.parametrize("host", ["", "ftp://data.org", "data.org/path", "me@data.org", "data.org:0", "a b"])
+def test_what_is_no_host_cannot_be_allowed(tmp_path, host):
+    with pytest.raises(ValidationError):
+        Settings(home=tmp_path, remote_hosts={host})
 
 
 def test_the_folder_of_an_organization_is_made_when_it_is_needed(places, tmp_path):
