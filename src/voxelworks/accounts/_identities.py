@@ -8,7 +8,7 @@ from sqlalchemy.orm import Session
 from voxelworks.accounts._audit import audit
 from voxelworks.accounts._invitations import find_open_invitations, take
 from voxelworks.accounts._organizations import get_organization
-from voxelworks.accounts._people import add_user
+from voxelworks.accounts._people import add_user, end_everything
 from voxelworks.accounts._sessions import open_login_session
 from voxelworks.accounts._tables import UserRow
 from voxelworks.accounts._texts import NAME_CHARACTERS_MAX, check_email, shortened
@@ -22,6 +22,9 @@ def log_in_with(database: Database, identity: Identity, *, address: str, agent: 
 
     That is the user who came with this identity before; else the one with the same e-mail address, if the provider has
     checked it; else whoever was invited under that address, with a new account.
+
+    Who made an account may never have read mail at its address. So the password, sessions and tokens that it had end
+    when an identity finds it by its address.
 
     Returns
     -------
@@ -57,8 +60,13 @@ def _find(session: Session, identity: Identity, email: str | None) -> UserRow | 
         .execution_options(populate_existing=True)
     )
     if user is not None and user.disabled_ms is None:
-        user.oidc_subject = identity.key
-        audit(session, f"user:{user.id}", "identity.linked", f"user:{user.id}", identity=identity.key)
+        had_password = user.password_hash is not None
+        user.oidc_subject, user.password_hash = identity.key, None
+        end_everything(session, user.id)
+        audit(
+            session, f"user:{user.id}", "identity.linked", f"user:{user.id}", identity=identity.key,
+            password_ended=had_password,
+        )  # fmt: skip
     return user
 
 

@@ -294,7 +294,7 @@ def disable_user(session: Session, by: Principal, user_id: str) -> UserView:
         _require_another(operators, user_id)
     if user.disabled_ms is None:
         user.disabled_ms = now(session)
-        _end_everything(session, user_id)
+        end_everything(session, user_id)
         audit(session, by, "user.disabled", f"user:{user.id}")
     return user_view(user)
 
@@ -347,7 +347,8 @@ def _require_another(operators: list[str], user_id: str) -> None:
         raise IllegalTransition("nobody else runs this instance; make somebody else an operator first")
 
 
-def _end_everything(session: Session, user_id: str) -> None:
+def end_everything(session: Session, user_id: str) -> None:
+    """End the sessions, tokens, resets and invitations of a user."""
     for table in (LoginSessionRow, ApiTokenRow, PasswordResetRow):
         session.execute(delete(table).where(table.user_id == user_id))
     session.execute(delete(InvitationRow).where(InvitationRow.invited_by == user_id))

@@ -15,6 +15,7 @@ from voxelworks.accounts import oidc
 from voxelworks.db import SecretBox
 from voxelworks.errors import InvalidInput, NotLetIn, ServerUnreachable
 from voxelworks.settings import Settings
+from voxelworks.testing.people import PASSWORD
 
 sys.path.insert(0, str(Path(__file__).parent))
 from identity_provider import CLIENT_ID, CLIENT_SECRET, KEY, OTHER_KEY, running_provider
@@ -338,6 +339,21 @@ def test_a_checked_address_links_an_identity_for_ever(site):
         site.actions("neuro").count("identity.linked") == 0
     )  # a matter of the person, not of an organization
     assert site.actions().count("identity.linked") == 1
+
+
+def test_who_made_an_account_at_an_address_of_somebody_else_is_out_once_that_one_comes(site):
+    owner = site.owner("neuro")
+    invitation, _ = site.call(accounts.invite, owner, "eve@example.org", "admin", settings=site.settings)
+    made = site.call(accounts.accept_invitation, invitation, name="Mallory", password=PASSWORD)
+    cookie = site.log_in("eve@example.org", PASSWORD)
+    token, _ = site.call(accounts.create_api_token, site.who(cookie), "kept", ["read"], None)
+    site.call(accounts.invite, site.who(cookie), "mallory@example.org", "admin", settings=site.settings)
+    eve = enter(site, identity(email="eve@example.org"))
+    assert (eve.user_id, site.who(cookie), site.by_token(token)) == (made.id, None, None)
+    assert not site.read(accounts.find_user, made.id).has_password
+    assert site.read(accounts.list_invitations, owner) == ()
+    with pytest.raises(NotLetIn):
+        site.log_in("eve@example.org", PASSWORD)
 
 
 def test_an_address_that_was_not_checked_links_nothing(site):
