@@ -26,6 +26,7 @@
     │   ├── QuotaExceeded            the organization has no room left for it
     │   └── NetworkFileSystem        SQLite on a file system without working locks
     ├── ResourcesExceeded            memory or disk
+    │   └── DiskFull                 no room is left, and more memory would not help
     ├── TimedOut                     an attempt ran longer than its workflow allows
     ├── StorageFailed                a file or a remote store did not answer
     ├── IsolationFailed              a job could not be shut in, and was not run
@@ -188,6 +189,10 @@ class ResourcesExceeded(VoxelworksError):
     http_status = 507
     exit_status = 3
     failure_class = "resources"
+
+
+class DiskFull(ResourcesExceeded):
+    code = "disk-full"
 
 
 class TimedOut(VoxelworksError):

@@ -16,7 +16,14 @@ from pydantic import TypeAdapter
 
 from voxelworks.blocks.checkpoints import Checkpoints
 from voxelworks.blocks.executor import Executor, WorkerDied
-from voxelworks.errors import BlockFailed, BlockKilled, FailureClass, ResourcesExceeded, VoxelworksError
+from voxelworks.errors import (
+    BlockFailed,
+    BlockKilled,
+    DiskFull,
+    FailureClass,
+    ResourcesExceeded,
+    VoxelworksError,
+)
 from voxelworks.protocol.messages import Progress
 
 POLL_S = 0.1
@@ -91,7 +98,7 @@ def process(
     Raises
     ------
     ResourcesExceeded
-        If not even one block fits into memory, or the disk is full.
+        If not even one block fits into memory; `DiskFull` if there is no room for a result.
     BlockFailed
         If a block failed in every try. A `VoxelworksError` of the block is raised as it is, with a note.
     """
@@ -192,7 +199,7 @@ def _give_up(key: str, error: Exception, tries: int) -> NoReturn:
         raise error
     times = "once" if tries == 1 else f"{tries} times"
     if _is_disk_full(error):
-        raise ResourcesExceeded(f"block {key}: {error}; free some disk space and try again") from error
+        raise DiskFull(f"block {key}: {error}; free some disk space and try again") from error
     if isinstance(error, MemoryError):
         raise ResourcesExceeded(
             f"block {key} ran out of memory {times}; use fewer slots, smaller shards or a machine with more memory"

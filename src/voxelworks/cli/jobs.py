@@ -207,6 +207,8 @@ def _jobs_table(found: tuple[JobView, ...]) -> Table:
 
 
 def _share(job: JobView) -> str:
+    if job.wait is not None and job.wait.place is not None:
+        return f"place {job.wait.place}"
     if job.state == "running" and job.progress is not None and job.progress.total:
         return f"{100 * job.progress.done // job.progress.total} %"
     return ""
@@ -221,6 +223,8 @@ def _took(job: JobView) -> str:
 def _about(job: JobView) -> str:
     if job.publish_error or job.message:
         return (job.publish_error or job.message or "").splitlines()[0]
+    if job.wait is not None:
+        return job.wait.reason
     if job.state == "running" and job.progress is not None:
         return _show.progress_note(job.progress)
     workflow = get_workflow(job.workflow)
@@ -237,6 +241,8 @@ def _print_detail(detail: JobDetail, console: Console) -> None:
     facts: dict[str, object] = {"state": _show.state_text(job.state)}
     if job.wait is not None:
         facts["waits"] = job.wait.reason
+        if job.wait.place is not None:
+            facts["place in the queue"] = job.wait.place
     if job.progress is not None and not job.is_ended:
         facts["progress"] = f"{_share(job)} {_show.progress_note(job.progress)}".strip()
     if job.eta is not None:

@@ -30,7 +30,7 @@ from voxelworks.jobs._foreign import (
     take_foreign,
 )
 from voxelworks.jobs._groups import cancel_group, quote_group, submit_group
-from voxelworks.jobs._leases import reap_all, reap_next, renew
+from voxelworks.jobs._leases import renew
 from voxelworks.jobs._logs import append_log, read_log
 from voxelworks.jobs._metrics import metrics, work_keys_in_use
 from voxelworks.jobs._publication import (
@@ -42,6 +42,7 @@ from voxelworks.jobs._publication import (
     take_publish_order,
 )
 from voxelworks.jobs._reading import list_events, list_jobs, list_workers, revision, show
+from voxelworks.jobs._reaping import Reaper, reap_all, reap_next
 from voxelworks.jobs._references import can_work_on
 from voxelworks.jobs._repeats import Root, chain_of, count_states, places_of, roots_of
 from voxelworks.jobs._submission import quote, quote_retry, retry, submit
@@ -57,13 +58,13 @@ from voxelworks.jobs._workers import (
 )
 
 __all__ = [
-    "CLAIMS_PER_POLL", "ForeignOrder", "ForeignRunView", "ForeignWorker", "MadeDataset", "Remains", "Root",
-    "Stranded", "append_log", "attach_foreign_dataset", "attach_foreign_workflow", "awaited_place", "can_work_on",
-    "cancel", "cancel_group", "chain_of", "claim", "cleaned", "count_states", "describe_dataset", "drain_worker",
-    "failed_alike", "failures", "finish", "foreign_orders", "foreign_runs", "keep_foreign", "lease_dataset",
-    "leave", "list_events", "list_jobs", "list_workers", "look_at", "metrics", "open_session", "pause_queue",
-    "places_of", "published", "queue_pauses", "quote", "quote_group", "quote_retry", "read_log", "reap_all",
-    "reap_next", "release_dataset", "remains_at", "remains_before", "renew", "repeat_free", "report_foreign",
-    "resume_queue", "resume_worker", "retry", "revision", "roots_of", "seal", "show", "stranded", "submit",
-    "submit_group", "take_cleanup_order", "take_foreign", "take_publish_order", "work_keys_in_use",
+    "CLAIMS_PER_POLL", "ForeignOrder", "ForeignRunView", "ForeignWorker", "MadeDataset", "Reaper", "Remains",
+    "Root", "Stranded", "append_log", "attach_foreign_dataset", "attach_foreign_workflow", "awaited_place",
+    "can_work_on", "cancel", "cancel_group", "chain_of", "claim", "cleaned", "count_states", "describe_dataset",
+    "drain_worker", "failed_alike", "failures", "finish", "foreign_orders", "foreign_runs", "keep_foreign",
+    "lease_dataset", "leave", "list_events", "list_jobs", "list_workers", "look_at", "metrics", "open_session",
+    "pause_queue", "places_of", "published", "queue_pauses", "quote", "quote_group", "quote_retry", "read_log",
+    "reap_all", "reap_next", "release_dataset", "remains_at", "remains_before", "renew", "repeat_free",
+    "report_foreign", "resume_queue", "resume_worker", "retry", "revision", "roots_of", "seal", "show", "stranded",
+    "submit", "submit_group", "take_cleanup_order", "take_foreign", "take_publish_order", "work_keys_in_use",
 ]  # fmt: skip

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from sqlalchemy import and_, exists, select
-from sqlalchemy.orm import Session, aliased
+from sqlalchemy import and_, select
+from sqlalchemy.orm import Session
 
 from voxelworks import catalog
 from voxelworks.db import among, texts
@@ -25,6 +25,10 @@ _FINDING_AWAITED = (
     .where(among(DependencyRow.job_id, texts("job_ids")))
     .order_by(DependencyRow.job_id, DependencyRow.position)
 )
+
+_IS_DONE = and_(JobRow.state == "succeeded", JobRow.publication.in_(("none", "published")))
+"""`is_done`, for statements."""
+_FINDING_UNFINISHED = _FINDING_AWAITED.join(JobRow, JobRow.id == DependencyRow.after_id).where(~_IS_DONE)
 
 
 def lane_of(job: JobRow) -> str:
@@ -83,15 +87,14 @@ def awaited_by(session: Session, job_ids: Sequence[str]) -> dict[str, tuple[str,
     return found
 
 
-def unfinished(session: Session, job: JobRow) -> list[JobRow]:
-    """Give the jobs that a job still waits for."""
-    rows = session.scalars(
-        select(JobRow)
-        .join(DependencyRow, DependencyRow.after_id == JobRow.id)
-        .where(DependencyRow.job_id == job.id)
-        .order_by(DependencyRow.position)
-    )
-    return [other for other in rows if not is_done(other)]
+def unfinished_of(session: Session, job_ids: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """Give the jobs that each job still waits for."""
+    found: dict[str, tuple[str, ...]] = {}
+    if not job_ids:
+        return found
+    for job_id, after_id in session.execute(_FINDING_UNFINISHED, {"job_ids": [*job_ids]}):
+        found[job_id] = (*found.get(job_id, ()), after_id)
+    return found
 
 
 def lock_waiting(session: Session, job: JobRow) -> list[JobRow]:
@@ -111,14 +114,7 @@ def waiting_for(session: Session, job: JobRow) -> list[JobRow]:
 
 def is_waiting(session: Session, job: JobRow) -> bool:
     """Whether any of the jobs that it waits for is not done."""
-    other = aliased(JobRow)
-    is_other_done = and_(other.state == "succeeded", other.publication.in_(("none", "published")))
-    unfinished_ = (
-        select(DependencyRow.job_id)
-        .join(other, other.id == DependencyRow.after_id)
-        .where(DependencyRow.job_id == job.id, ~is_other_done)
-    )
-    return bool(session.scalar(select(exists(unfinished_))))
+    return bool(unfinished_of(session, [job.id]))
 
 
 def fill_in(session: Session, job: JobRow, done: Sequence[JobRow]) -> Failure | None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import secrets
 from collections import deque
 
-from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from voxelworks import accounts, credits, notify
+from voxelworks.errors import DiskFull
 from voxelworks.jobs import _transitions
 from voxelworks.jobs._counts import count
 from voxelworks.jobs._dependencies import fill_in, is_waiting, lane_of, lock_waiting, waiting_for
@@ -20,7 +20,8 @@ from voxelworks.jobs._failures import (
     is_our_fault,
     retry_number,
 )
-from voxelworks.jobs._tables import AttemptRow, JobRow, WorkerSessionRow
+from voxelworks.jobs._matching import connected, could_run_with_memory
+from voxelworks.jobs._tables import AttemptRow, JobRow
 from voxelworks.jobs._telling import job_end
 from voxelworks.protocol.messages import JobState, SealedResult
 from voxelworks.protocol.views import AttemptOutcome, Publication
@@ -70,8 +71,8 @@ def retry_or_fail(
         final = Failure(failure.failure_class, failure.code, message)
         end_job(session, job, "failed", at_ms=at_ms, who=who, why=message, failure=final)
         return
-    if failure.failure_class == "resources":
-        _ask_for_more_memory(session, job, attempt, settings)
+    if failure.failure_class == "resources" and failure.code != DiskFull.code:
+        _ask_for_more_memory(session, job, attempt, at_ms, settings)
     wait_s = backoff_s(retry, _random.random(), settings) if failure.waits else 0.0
     queue_again(session, job, at_ms=at_ms, who=who, why=failure.message, wait_s=wait_s, failure=failure)
 
@@ -255,11 +256,23 @@ def _post(session: Session, job: JobRow, *, who: str, is_our_fault_: bool) -> No
         count(session, "refunded_millicredits", returned.amount)
 
 
-def _ask_for_more_memory(session: Session, job: JobRow, attempt: AttemptRow, settings: Settings) -> None:
-    """Ask for a multiple of what was not enough, at most for what the largest worker gives to a job (R14)."""
+def _ask_for_more_memory(
+    session: Session, job: JobRow, attempt: AttemptRow, at_ms: int, settings: Settings
+) -> None:
+    """Ask for a multiple of what was not enough, at most for what the largest worker gives to a job (R14).
+
+    That is one that is there and has all else that the job needs: no other will take it.
+    """
     given = attempt.memory_bytes_max or attempt.worker.memory_bytes
-    largest = session.scalar(
-        select(func.max(WorkerSessionRow.memory_bytes)).where(WorkerSessionRow.replaced_ms.is_(None))
+    largest = max(
+        (
+            worker.memory_bytes
+            for worker in connected(session, at_ms - round(settings.silent_after_s * 1000))
+            if worker.memory_bytes is not None
+            and worker.drained_ms is None
+            and could_run_with_memory(worker, job, at_ms)
+        ),
+        default=None,
     )
     if given is None or largest is None:
         return

@@ -5,21 +5,20 @@ from __future__ import annotations
 import hashlib
 import hmac
 from collections.abc import Mapping, Sequence
-from typing import Any
 
-from sqlalchemy import ColumnElement, Row, and_, bindparam, false, literal_column, or_, select
+from sqlalchemy import ColumnElement, and_, bindparam, false, or_, select
 from sqlalchemy.orm import Session
 from sqlalchemy.orm.attributes import set_committed_value
 from sqlalchemy.orm.util import AliasedClass
 
-from voxelworks.db import Database, now
+from voxelworks.db import now
 from voxelworks.errors import LeaseLost
 from voxelworks.jobs import _progress, _transitions
 from voxelworks.jobs._counts import count
-from voxelworks.jobs._ending import end_attempt, end_job, retry_or_fail, uncount
+from voxelworks.jobs._ending import end_attempt, retry_or_fail, uncount
 from voxelworks.jobs._failures import Failure
 from voxelworks.jobs._locks import lock_with_waiting
-from voxelworks.jobs._tables import AttemptRow, JobRow, PauseRow, WorkerSessionRow
+from voxelworks.jobs._tables import AttemptRow, JobRow, WorkerSessionRow
 from voxelworks.protocol.messages import JobState, Order, Progress, RenewAnswer, RenewRequest
 from voxelworks.protocol.people import WorkerKeyView
 from voxelworks.settings import Settings
@@ -28,8 +27,8 @@ LOCK = {"key_share": True}
 """How rows of worker sessions are locked: not against those that only refer to them. PostgreSQL looks up what an
 attempt refers to whenever a transaction changes it a second time, and others hold the attempt then."""
 HELD_STATES: tuple[JobState, ...] = ("claimed", "running", "cancelling")
-_is_current = and_(AttemptRow.job_id == JobRow.id, AttemptRow.number == JobRow.attempt)
-_EXPIRED = "lease-expired"
+is_current = and_(AttemptRow.job_id == JobRow.id, AttemptRow.number == JobRow.attempt)
+EXPIRED = "lease-expired"
 # Made once: to put a statement together takes longer than to carry it out, and these run most of all. `key_share` as in
 # `LOCK`.
 _LOCKING_ATTEMPT = (
@@ -85,136 +84,6 @@ def renew(
         start(session, job, attempt, at_ms=at_ms)
     _take_progress(job, attempt, request.progress, at_ms)
     return _answer("cancel" if job.state == "cancelling" else usual, settings, attempt)
-
-
-def reap_all(database: Database, *, settings: Settings, has_just_started: bool = False) -> int:
-    """End every lease that has run out and every job that nobody can run; count them (R16).
-
-    Each has a transaction of its own. Several servers may do it at the same time.
-
-    Parameters
-    ----------
-    has_just_started
-        The server was away, and workers had nobody to talk to: no job is given up because none was heard from.
-    """
-    ended = 0
-    while True:
-        with database.session() as session:
-            if not reap_next(session, settings=settings, has_just_started=has_just_started):
-                return ended
-        ended += 1
-
-
-def reap_next(session: Session, *, settings: Settings, has_just_started: bool = False) -> bool:
-    """End one lease that has run out, one cancel that takes too long, or one job that nobody can run; False if none."""
-    at_ms = now(session)
-    if _reap_attempt(session, at_ms, settings):
-        return True
-    return not has_just_started and _fail_unrunnable(session, at_ms, settings)
-
-
-def _reap_attempt(session: Session, at_ms: int, settings: Settings) -> bool:
-    found = session.execute(
-        select(JobRow, AttemptRow)
-        .join(AttemptRow, _is_current)
-        .where(
-            JobRow.state.in_(HELD_STATES),
-            or_(
-                AttemptRow.lease_end_ms < at_ms,
-                and_(
-                    JobRow.state == "cancelling",
-                    JobRow.cancel_requested_ms < at_ms - milliseconds(settings.cancel_stuck_s),
-                ),
-            ),
-        )
-        .order_by(AttemptRow.lease_end_ms)
-        .limit(1)
-        .with_for_update(skip_locked=True),
-        execution_options={"populate_existing": True},
-    ).first()
-    if found is None:
-        return False
-    job, attempt = found
-    silent_s = (at_ms - attempt.renewed_ms) / 1000
-    failure = Failure(
-        "infrastructure", _EXPIRED, f"the worker was not heard from for {silent_s:.0f} s", is_lost_lease=True
-    )
-    if attempt.lease_end_ms >= at_ms:
-        failure = Failure("cancelled", "cancel-stuck", "the worker did not stop the job in time")
-    count(session, "reaper_actions")
-    lose(session, job, attempt, failure, at_ms=at_ms, settings=settings)
-    return True
-
-
-def _fail_unrunnable(session: Session, at_ms: int, settings: Settings) -> bool:
-    """Fail a job that no worker could run for a long time (R17)."""
-    since_ms = at_ms - milliseconds(settings.unrunnable_after_s)
-    job = _unrunnable(session, since_ms)
-    if job is None:
-        return False
-    why = f"no worker that runs {job.workflow} was connected for {_in_words(settings.unrunnable_after_s)}"
-    failure = Failure("infrastructure", "nobody-can-run", why)
-    count(session, "reaper_actions")
-    end_job(session, job, "failed", at_ms=at_ms, who="server", why=why, failure=failure)
-    return True
-
-
-def _unrunnable(session: Session, since_ms: int) -> JobRow | None:
-    """Lock a job that could have been given away since, if a worker for it had been heard from."""
-    waiting = (
-        JobRow.state == literal_column("'queued'"), JobRow.lane.is_not(None), JobRow.available_ms < since_ms,
-        JobRow.priority_class.not_in(select(PauseRow.priority_class)),
-    )  # fmt: skip
-    # Thousands may wait, and need only a few different things.
-    needed = session.execute(select(*NEEDS).where(*waiting).distinct()).all()
-    if not needed:
-        return None
-    workers = session.scalars(select(WorkerSessionRow).where(WorkerSessionRow.seen_ms >= since_ms)).all()
-    for needs in needed:
-        if any(could_run(worker, needs) for worker in workers):
-            continue
-        same = [column.is_not_distinct_from(need) for column, need in zip(NEEDS, needs, strict=True)]
-        job: JobRow | None = session.scalar(
-            select(JobRow)
-            .where(*waiting, *same)
-            .order_by(JobRow.rank_ms)
-            .limit(1)
-            .with_for_update(skip_locked=True),
-            execution_options={"populate_existing": True},
-        )
-        if job is not None:
-            return job
-    return None
-
-
-NEEDS = (
-    JobRow.workflow, JobRow.version, JobRow.organization_id, JobRow.needs_gpu, JobRow.memory_bytes,
-    JobRow.priority_class,
-)  # fmt: skip
-"""What decides which workers can run a job."""
-
-
-def could_run(worker: WorkerSessionRow, job: JobRow | Row[*tuple[Any, ...]]) -> bool:
-    """Whether a worker has all that a job needs, if it had the time.
-
-    Parameters
-    ----------
-    job
-        A job, or what jobs need: `NEEDS`.
-    """
-    return (
-        worker.workflows.get(job.workflow, 0) >= job.version
-        and worker.organization_id in (None, job.organization_id)
-        and (worker.gpus > 0 or not job.needs_gpu)
-        and (job.memory_bytes or 0) <= (worker.memory_bytes or job.memory_bytes or 0)
-        and worker.slots.get(job.priority_class, 0) > 0
-    )
-
-
-def _in_words(seconds: float) -> str:
-    if seconds >= 2 * 86_400:
-        return f"{seconds / 86_400:.0f} days"
-    return f"{seconds / 3600:.0f} hours" if seconds >= 2 * 3600 else f"{seconds:.0f} s"
 
 
 def lock_worker(session: Session, session_id: str, key: WorkerKeyView | None = None) -> WorkerSessionRow:
@@ -287,7 +156,7 @@ def hold(session: Session, job: JobRow, attempt: AttemptRow, *, at_ms: int, sett
 
 
 def is_revivable(job: JobRow, attempt: AttemptRow) -> bool:
-    return job.state == "queued" and job.attempt == attempt.number and attempt.code == _EXPIRED
+    return job.state == "queued" and job.attempt == attempt.number and attempt.code == EXPIRED
 
 
 def _revive(session: Session, job: JobRow, attempt: AttemptRow, at_ms: int) -> bool:
@@ -370,7 +239,7 @@ def held_by(session: Session, session_ids: Sequence[str]) -> list[tuple[JobRow, 
     """
     held = (
         select(JobRow, AttemptRow)
-        .join(AttemptRow, _is_current)
+        .join(AttemptRow, is_current)
         .where(AttemptRow.session_id.in_(session_ids), JobRow.state.in_(HELD_STATES))
     )
     published = select(JobRow.id).where(

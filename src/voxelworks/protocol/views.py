@@ -38,12 +38,17 @@ organization, user or workflow runs as many jobs as it may; others are ahead; it
 class WaitView(Message):
     """Why a queued job does not run yet."""
 
-    ahead: int
-    """Jobs that are given away before it."""
+    ahead: int | None
+    """Jobs that are given away before it. None in lists while more than 5,000 are queued: counting takes too long."""
     reason: str
     """One sentence for the page, such as `2 jobs are ahead`."""
     code: WaitCode = "queue"
     """The same, for programs."""
+
+    @property
+    def place(self) -> int | None:
+        """Place in the queue, from 1; None if it was not counted, or while it waits for other jobs, and is in none."""
+        return None if self.ahead is None or self.code == "after" else self.ahead + 1
 
 
 class JobView(Message):
@@ -106,7 +111,7 @@ class JobView(Message):
     is_silent: bool
     """The worker was not heard from for longer than the setting `silent_after_s`."""
     wait: WaitView | None
-    """Only in the view of one queued job; None in lists."""
+    """Why a queued job does not run yet; None for all others."""
 
     @property
     def is_ended(self) -> bool:

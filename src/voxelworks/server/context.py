@@ -12,6 +12,7 @@ from starlette.requests import Request
 
 from voxelworks.db import Database, SecretBox
 from voxelworks.errors import NotLetIn
+from voxelworks.jobs import Reaper
 from voxelworks.protocol.people import Principal, WorkerKeyView
 from voxelworks.protocol.places import Places
 from voxelworks.server.keys import Keys
@@ -43,6 +44,7 @@ class Context:
     limits: Limits
     claims: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(CLAIMS_AT_ONCE))
     """Threads that give jobs away."""
+    reaper: Reaper = field(default_factory=Reaper)
     started_s: float = field(default_factory=time.monotonic)
     """By the monotonic clock."""
 

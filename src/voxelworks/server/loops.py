@@ -46,7 +46,7 @@ class Loop:
 
 def reap(context: Context) -> None:
     """End what nobody holds any more (rule R16)."""
-    jobs.reap_all(context.database, settings=context.settings, has_just_started=context.has_just_started)
+    context.reaper.run_round(context.database, settings=context.settings)
 
 
 def send(context: Context) -> None:

@@ -15,10 +15,10 @@ import tensorstore as ts
 from numpy.typing import DTypeLike, NDArray
 
 from voxelworks.errors import (
+    DiskFull,
     InvalidDataset,
     InvalidGeometry,
     MagNotFound,
-    ResourcesExceeded,
     StorageFailed,
     TargetExists,
     TargetNotWritable,
@@ -135,7 +135,7 @@ class MagArray:
         ------
         InvalidGeometry
             If the box leaves the stored array, or its shape is not that of the array.
-        StorageFailed, ResourcesExceeded
+        StorageFailed, DiskFull
             If it cannot be written; the latter if the disk is full.
         """
         if array.ndim == 3:
@@ -373,7 +373,7 @@ def _wait(operation: Any, verb: str, location: str) -> None:
 def _explain(error: Exception, verb: str, location: str) -> VoxelworksError:
     text = str(error)
     if "No space left" in text or "quota exceeded" in text.lower():
-        return ResourcesExceeded(f"cannot {verb} {location}: the disk is full; free some space")
+        return DiskFull(f"cannot {verb} {location}: the disk is full; free some space")
     if text.startswith(("DATA_LOSS", "INVALID_ARGUMENT", "FAILED_PRECONDITION")) and verb != "write":
         return InvalidDataset(f"cannot {verb} {location}: the data is damaged or not understood ({text})")
     return StorageFailed(f"cannot {verb} {location}: {text}")

@@ -13,8 +13,8 @@ from numpy.typing import DTypeLike
 
 from voxelworks.errors import (
     DatasetNotFound,
+    DiskFull,
     MagNotFound,
-    ResourcesExceeded,
     TargetExists,
     TargetNotWritable,
     UnsafeReference,
@@ -163,7 +163,7 @@ class Dataset:
         ------
         TargetNotWritable
             If the dataset is remote or its folder cannot be written.
-        ResourcesExceeded
+        DiskFull
             If the disk is full.
         """
         if is_remote(self.location):
@@ -172,7 +172,7 @@ class Dataset:
             metadata.save_datasource(Path(self.location), self.source)
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                raise ResourcesExceeded(
+                raise DiskFull(
                     f"cannot write metadata to {self.location}: the disk is full; free some space"
                 ) from error
             raise TargetNotWritable(f"cannot write metadata to {self.location}: {error.strerror}") from error

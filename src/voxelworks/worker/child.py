@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Literal
 
 from voxelworks.errors import (
     Cancelled,
+    DiskFull,
     FailureClass,
     Interrupted,
     ResourcesExceeded,
@@ -44,7 +45,8 @@ from voxelworks.worker.spec import CANCEL, SCRATCH_PREFIX, TIME_OVER, JobSpec
 if TYPE_CHECKING:
     from voxelworks.workflows import Params, Workflow
 
-_RESOURCE_ERRNOS = {errno.ENOSPC, errno.EDQUOT, errno.ENOMEM, errno.EFBIG, errno.EMFILE}
+_DISK_FULL_ERRNOS = {errno.ENOSPC, errno.EDQUOT}
+_RESOURCE_ERRNOS = {errno.ENOMEM, errno.EFBIG, errno.EMFILE}
 _STORAGE_ERRNOS = {errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENETUNREACH}
 
 
@@ -115,6 +117,8 @@ def _classify(error: BaseException) -> tuple[FailureClass, str]:
     if isinstance(error, VoxelworksError) and error.failure_class != "program_error":
         return error.failure_class, error.code
     for cause in _causes(error):
+        if isinstance(cause, OSError) and cause.errno in _DISK_FULL_ERRNOS:
+            return "resources", DiskFull.code
         if isinstance(cause, MemoryError) or (isinstance(cause, OSError) and cause.errno in _RESOURCE_ERRNOS):
             return "resources", ResourcesExceeded.code
         if isinstance(cause, OSError) and cause.errno in _STORAGE_ERRNOS:

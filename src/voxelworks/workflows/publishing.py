@@ -30,7 +30,7 @@ from typing import Literal, TypeVar
 from pydantic import BaseModel, ConfigDict
 
 from voxelworks.errors import (
-    ResourcesExceeded,
+    DiskFull,
     StorageFailed,
     TargetExists,
     TargetNotWritable,
@@ -413,7 +413,7 @@ def exclusive(folder: AttemptFolder) -> Iterator[None]:
     TargetExists
         If another process works on it right now.
     TargetNotWritable
-    ResourcesExceeded
+    DiskFull
         If the disk is full.
     """
     path = folder.work / LOCK_FILE
@@ -467,7 +467,7 @@ def _read(path: Path) -> str | None:
 def _not_writable(home: Path, error: OSError) -> VoxelworksError:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         # Not the user's fault: another job may have filled it, and there may be room again soon.
-        return ResourcesExceeded(f"cannot write to {home}: the disk is full; free some space")
+        return DiskFull(f"cannot write to {home}: the disk is full; free some space")
     reason = {errno.EROFS: "the file system is read-only", errno.EACCES: "permission denied"}
     return TargetNotWritable(
         f"cannot write to {home}: {reason.get(error.errno or 0, error.strerror)}; choose another target"

@@ -11,6 +11,7 @@ from voxelworks import catalog, jobs
 from voxelworks.errors import NotAllowed, NotFound, OutdatedWorker, WorkerDrained
 from voxelworks.jobs._tables import JobRow
 from voxelworks.protocol.messages import ClaimRequest
+from voxelworks.protocol.people import WorkerKeyView
 from voxelworks.testing.queues import DEMO, at_once
 from voxelworks.testing.rounds import rounds
 from voxelworks.workflows import Needs, workflows
@@ -295,6 +296,38 @@ def test_a_job_that_filled_a_small_worker_goes_to_a_larger_one(queue):
     assert (claim.job_id, claim.memory_bytes_max) == (job.id, 2 * 2**30)
 
 
+def test_a_job_asks_for_no_more_memory_than_a_worker_has_that_would_run_it(queue, needing):
+    needing(gpu=True, memory_bytes=64)
+    job = queue.submit(**SEGMENT)
+    queue.open_worker_with("gone", memory_bytes=512, gpus=1)
+    queue.advance(3600)
+    queue.open_worker_with("without a GPU", memory_bytes=512)
+    queue.open_worker("without the workflow", convert=1)
+    foreign = WorkerKeyView(
+        id="key", hint="vw", name="theirs", organization_id="other", commands=(), high_slots=0, low_slots=0,
+        created_ms=0, created_by="user:local", used_ms=None, revoked_ms=None,
+    )  # fmt: skip
+    queue.open_worker_with("theirs", key=foreign, memory_bytes=512, gpus=1)
+    there = queue.open_worker_with("there", memory_bytes=96, gpus=1)
+    queue.fail(queue.claim_and_start(there), "resources")
+    queue.advance(1)
+    claim = queue.claim(there)
+    assert (claim.job_id, claim.memory_bytes_max) == (job.id, 96)
+
+
+def test_a_full_disk_asks_for_no_more_memory(queue, needing):
+    needing(memory_bytes=64)
+    job = queue.submit(**SEGMENT)
+    worker = queue.open_worker_with(memory_bytes=512)
+    claim = queue.claim_and_start(worker)
+    queue.finish(
+        claim, outcome="failed", failure_class="resources", code="disk-full", message="the disk is full"
+    )
+    queue.advance(1)
+    claim = queue.claim(worker)
+    assert (claim.job_id, claim.memory_bytes_max) == (job.id, 64)
+
+
 def test_a_worker_gets_only_what_it_has_the_time_for(queue, needing):
     needing(walltime_s=3600)
     job = queue.submit(**SEGMENT)
@@ -356,9 +389,40 @@ def test_a_server_that_was_away_gives_no_job_up_before_workers_can_be_back(queue
     short = _set(queue, unrunnable_after_s=3600)
     job = short.submit()
     short.advance(3601)
-    assert jobs.reap_all(short.database, settings=short.settings, has_just_started=True) == 0
+    assert jobs.Reaper().run_round(short.database, settings=short.settings) == 0
     assert short.state(job.id) == "queued"
     assert short.reap() == 1
+
+
+def test_a_job_that_needs_more_time_than_any_worker_has_says_so_and_fails_in_the_end(queue, needing):
+    needing(walltime_s=7200)
+    short = _set(queue, unrunnable_after_s=3600)
+    job = short.submit(**SEGMENT)
+    hurried = short.open_worker_with("hurried", walltime_s=4000)
+    assert short.call(jobs.claim, hurried) is None
+    assert _wait(short, job.id) == (
+        "nobody",
+        "no connected worker has what it needs: a slot for long jobs, 2 hours before it must leave",
+    )
+    short.advance(3601)
+    short.call(jobs.claim, short.open_worker_with("hurried", walltime_s=4000))
+    assert short.reap() == 1
+    view = short.show(job.id).job
+    assert (view.state, view.code, view.message) == (
+        "failed", "nobody-can-run",
+        "no worker that runs segment, with 2 hours before it must leave was connected for 3600 s",
+    )  # fmt: skip
+
+
+def test_a_job_for_which_workers_came_with_the_time_waits_for_the_next_one(queue, needing):
+    needing(walltime_s=3000)
+    short = _set(queue, unrunnable_after_s=3600)
+    job = short.submit(**SEGMENT)
+    short.advance(10)
+    short.open_worker_with("hurried", walltime_s=4000)
+    short.advance(3595)
+    assert short.reap() == 0
+    assert _wait(short, job.id)[0] == "nobody"
 
 
 def test_a_paused_queue_lets_no_job_fail_for_want_of_workers(queue):

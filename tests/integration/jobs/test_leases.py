@@ -5,6 +5,7 @@ import pytest
 from voxelworks import jobs
 from voxelworks.errors import LeaseLost
 from voxelworks.protocol.messages import Progress, RenewRequest, SessionRequest
+from voxelworks.testing.clocks import moved_clock
 
 LEASE_S = 300
 
@@ -250,6 +251,56 @@ def test_a_worker_that_does_not_stop_a_cancelled_job_loses_it(queue):
     assert queue.reap() == 1
     assert queue.state(job.id) == "cancelled"
     assert queue.renew(claim).order == "lost"
+
+
+@pytest.fixture
+def clock(queue):
+    with moved_clock(queue.database, 10**12) as clock:
+        yield clock
+
+
+def _rounds(queue, clock, reaper, seconds):
+    """Let the server reap as often as it does, for some time; count what it ended."""
+    ended = 0
+    for _ in range(round(seconds / 15)):
+        clock.advance(seconds=15)
+        ended += reaper.run_round(queue.database, settings=queue.settings)
+    return ended
+
+
+def test_a_server_that_starts_after_an_outage_lets_workers_renew_before_it_reaps(queue, clock):
+    job = queue.submit()
+    claim = queue.claim_and_start(queue.open_worker())
+    clock.advance(seconds=3600)
+    reaper = jobs.Reaper()
+    assert reaper.run_round(queue.database, settings=queue.settings) == 0
+    assert _rounds(queue, clock, reaper, 60) == 0
+    assert queue.renew(claim).order == "continue"
+    assert _rounds(queue, clock, reaper, LEASE_S) == 0
+    assert queue.history(job.id) == ["queued", "claimed", "running"]
+    assert _rounds(queue, clock, reaper, 60) == 1, "after that silence counts again"
+
+
+def test_a_server_that_had_no_database_lets_workers_renew_before_it_reaps(queue, clock):
+    job = queue.submit()
+    reaper = jobs.Reaper()
+    _rounds(queue, clock, reaper, 2 * LEASE_S)
+    claim = queue.claim_and_start(queue.open_worker())
+    _rounds(queue, clock, reaper, 60)
+    clock.advance(seconds=3600)
+    assert _rounds(queue, clock, reaper, 60) == 0
+    assert queue.renew(claim).order == "continue"
+    assert queue.history(job.id) == ["queued", "claimed", "running"]
+
+
+def test_a_clock_that_is_turned_back_keeps_no_server_from_reaping(queue, clock):
+    queue.submit()
+    claim = queue.claim_and_start(queue.open_worker())
+    reaper = jobs.Reaper()
+    _rounds(queue, clock, reaper, 60)
+    clock.advance(days=-1)
+    assert queue.renew(claim).order == "continue"
+    assert _rounds(queue, clock, reaper, 2 * LEASE_S) == 1
 
 
 def test_the_reaper_leaves_nothing_that_has_run_out(queue):

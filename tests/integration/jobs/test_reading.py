@@ -126,6 +126,30 @@ def test_a_queued_job_knows_its_place(queue):
     assert _wait(queue, ids[0]).ahead == 0
 
 
+def test_a_list_tells_the_reason_and_the_place_of_each_queued_job(queue):
+    queue.open_worker("converter", convert=1)
+    ids = _submit_many(queue, 2)
+    convert = [queue.submit_convert(f"brain{number}", priority=number).id for number in range(3)]
+    later = queue.submit(after=[convert[0]])
+    theirs = queue.submit_convert("theirs", by=queue.principal("eve"))
+    waits = {job.id: job.wait for job in _list(queue).jobs}
+    assert waits == {job_id: _wait(queue, job_id) for job_id in waits}
+    assert [(waits[job_id].code, waits[job_id].ahead) for job_id in convert] == [
+        ("queue", 5), ("queue", 2), ("queue", 1),
+    ]  # fmt: skip
+    assert [waits[job_id].code for job_id in ids] == ["nobody", "nobody"]
+    assert waits[later.id] == WaitView(ahead=0, reason=f"it waits for job {convert[0]}", code="after")
+    assert waits[theirs.id].place == 2
+
+
+def test_a_list_of_a_job_among_very_many_leaves_its_place_out(queue, monkeypatch):
+    monkeypatch.setattr("voxelworks.jobs._reading.COUNTED_MAX", 2)
+    queue.open_worker()
+    ids = _submit_many(queue, 3)
+    assert {job.wait.ahead for job in _list(queue).jobs} == {None}
+    assert _wait(queue, ids[0]).ahead == 2, "its own page counts"
+
+
 def test_a_job_that_is_tried_again_later_says_when(queue):
     job = queue.submit()
     worker = queue.open_worker()

@@ -27,7 +27,7 @@ def caused(error: BaseException, cause: BaseException) -> BaseException:
         (Interrupted("stopped"), "interrupted", "infrastructure", "interrupted"),
         (TimedOut("too long"), "failed", "timed_out", "timed-out"),
         (MemoryError(), "failed", "resources", "resources-exceeded"),
-        (OSError(errno.ENOSPC, "No space left on device"), "failed", "resources", "resources-exceeded"),
+        (OSError(errno.ENOSPC, "No space left on device"), "failed", "resources", "disk-full"),
         (OSError(errno.EIO, "Input/output error"), "failed", "infrastructure", "storage-failed"),
         (OSError(errno.ENOENT, "No such file"), "failed", "program_error", "program-error"),
         (ZeroDivisionError("division by zero"), "failed", "program_error", "program-error"),
