@@ -20,7 +20,7 @@ from voxelworks.protocol.messages import PriorityClass
 from voxelworks.protocol.views import WaitCode, WaitView
 from voxelworks.settings import Settings
 
-Waiting = JobRow | Row[Any]
+Waiting = JobRow | Row[*tuple[Any, ...]]
 """A queued job, or a row with those columns of it that this module reads."""
 
 COUNTED_MAX = 5000
