@@ -67,7 +67,8 @@ def submit_group(
         body = digest([job.model_dump(mode="json", exclude={"quote_id"}) for job in jobs])
         earlier = take_key(session, by, idempotency_key, body, group)
         if earlier is not None:
-            return job_views(session, _members(session, earlier, by), settings=settings)
+            first = [job for job in _members(session, earlier, by) if job.retried_from is None]
+            return job_views(session, first, settings=settings)
     ids: dict[str, str] = {}
     # Before anything is held: see `_locks`.
     lock_awaited(session, _awaited_outside(jobs), by)

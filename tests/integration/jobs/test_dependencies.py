@@ -312,6 +312,8 @@ def test_a_group_of_the_same_name_elsewhere_is_left_alone(queue):
 
 def test_the_same_key_gives_the_same_group(queue):
     first = _submit(queue, _group(), idempotency_key="k1")
+    queue.cancel(first[0].id)
+    assert queue.retry(first[0].id).group == first[0].group
     assert [job.id for job in _submit(queue, _group(), idempotency_key="k1")] == [job.id for job in first]
     with pytest.raises(InvalidInput, match="was used for another job"):
         _submit(queue, _group()[:1], idempotency_key="k1")
