@@ -133,7 +133,9 @@ class Site:
         for pid in chosen:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-        wait_for(lambda: _all_ended(chosen), "killed processes to end")
+        # Without the first process of a job the others end by themselves; they are no victims any more.
+        ending = group if victim == "job" else chosen
+        wait_for(lambda: _all_ended(ending), "killed processes to end")
         return bool(chosen)
 
     def group_of(self, worker: str) -> list[int]:
