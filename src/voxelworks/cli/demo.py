@@ -14,8 +14,9 @@ from rich.console import Console
 from rich.text import Text
 
 from voxelworks import __version__
-from voxelworks.cli import _show
+from voxelworks.cli import _show, fail
 from voxelworks.cli._embedded import EmbeddedWorker
+from voxelworks.cli._private import keep_memory_private
 from voxelworks.cli._server import only_server_of
 from voxelworks.cli._settings import load_settings
 from voxelworks.client import Client, ServerInfo
@@ -74,7 +75,9 @@ def steps(dataset: str) -> list[Step]:
     "--port", type=click.IntRange(0, 65535), help="Port to listen on; by default 8440, or a free one."
 )
 @click.option(
-    "--once", is_flag=True, help="End when the jobs have ended, with exit status 0 if all succeeded."
+    "--once",
+    is_flag=True,
+    help="End when the jobs have ended, with exit status 0 if all succeeded, otherwise 1.",
 )
 def demo(home: Path, port: int | None, once: bool) -> int:
     """Show everything at work, with a real image stack.
@@ -83,6 +86,17 @@ def demo(home: Path, port: int | None, once: bool) -> int:
     marked) into a dataset, makes the coarser magnifications and looks up the largest segment id, each as a job. Then
     it goes on serving.
     """
+    try:
+        return _demo(home, port, is_once=once)
+    except VoxelworksError as error:
+        if not once:
+            raise
+        # Whoever asked for one run wants to know whether it succeeded, not what kind of error came before it.
+        fail(f"error: {error}", 1)
+
+
+def _demo(home: Path, port: int | None, *, is_once: bool) -> int:
+    keep_memory_private()
     with as_file(files("voxelworks") / "sample") as sample:
         if not (sample / "raw").is_dir():
             raise SourceNotFound(f"the sample images are missing in {sample}; install voxelworks again")
@@ -93,7 +107,7 @@ def demo(home: Path, port: int | None, once: bool) -> int:
             poll_s=0.5,
             port=port if port is not None else _free_port(),
         )
-        return Demo(settings, console=_show.output(), is_once=once).run()
+        return Demo(settings, console=_show.output(), is_once=is_once).run()
 
 
 class Demo:

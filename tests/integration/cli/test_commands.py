@@ -16,7 +16,9 @@ from types import MappingProxyType
 import psutil
 import pytest
 
+from voxelworks.cli._server import only_server_of
 from voxelworks.client import ServerInfo, server_file
+from voxelworks.settings import Settings
 
 SAMPLE = Path(str(files("voxelworks") / "sample"))
 HEAVY = (
@@ -208,6 +210,19 @@ def worker_of(server: int, *, other_than: int = 0) -> psutil.Process:
                 return child
         time.sleep(0.05)
     raise AssertionError("no worker was started")
+
+
+@pytest.mark.parametrize(("options", "status"), [(["--once"], 1), ([], 2)])
+def test_a_demo_that_cannot_begin_fails_like_one_whose_jobs_fail_if_it_runs_once(
+    call: Call, tmp_path: Path, options: list[str], status: int
+) -> None:
+    home = tmp_path / "voxelworks-demo"
+    with only_server_of(Settings(home=home)):
+        outcome = call("demo", *options)
+    assert (outcome.returncode, outcome.stderr) == (
+        status,
+        f"error: a server runs in {home} already; stop it first, or choose another --home\n",
+    )
 
 
 def test_the_demo_runs_and_runs_again(call: Call, tmp_path: Path) -> None:
