@@ -74,6 +74,8 @@ class Job:
     ) -> None:
         self.settings = settings
         self.executor = executor
+        self.slots = executor.slots
+        """What blocks are planned for. Read once: a cluster grows and shrinks while a job runs."""
         self._workflow = workflow
         self._params = params
         self._resolver = resolver
@@ -177,13 +179,15 @@ class Job:
 
         facts = (
             self._workflow.name, self._workflow.version, voxelworks.__version__, self._params.model_dump_json(),
-            self.settings.shard_bytes_max, self.executor.slots, *inputs,
+            self.settings.shard_bytes_max, *inputs,
         )  # fmt: skip
         self._fingerprint = hashlib.sha256(repr(facts).encode()).hexdigest()
         self._folder = AttemptFolder.for_target(kind, target, self._work_key, self._attempt)
         self._target = (place, layer)
         if self._folder.prepare(self._fingerprint):
             self.log("going on where an earlier attempt stopped")
+        # As the first attempt planned: with another number blocks would be cut differently, and all be made anew.
+        self.slots = self._folder.keep_slots(self.slots)
 
     # Working
 

@@ -186,7 +186,7 @@ class _LayerPlan:
             layer.layer_name, layer.category, source.dtype.name, source.channel_count, self.box
         )
         self.groups = plan_levels(
-            self.box, self.mags, source.dtype, source.channel_count, slots=job.executor.slots,
+            self.box, self.mags, source.dtype, source.channel_count, slots=job.slots,
             shard_bytes_max=job.settings.shard_bytes_max, write_source=True,
         )  # fmt: skip
         self.arrays: dict[Mag, MagArray] = {

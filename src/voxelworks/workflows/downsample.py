@@ -59,11 +59,11 @@ def downsample(params: DownsampleParams, job: Job) -> AddedMags:
         raise InvalidParams(
             f"layer {layer.name!r} has mags {have} already; name a coarser one with coarsest_mag to go on"
         )
+    staging = job.start_addition(params.layer, inputs=[str(source)])
     groups = plan_levels(
-        layer.box, [source.mag, *mags], layer.dtype, layer.channel_count, slots=job.executor.slots,
+        layer.box, [source.mag, *mags], layer.dtype, layer.channel_count, slots=job.slots,
         shard_bytes_max=job.settings.shard_bytes_max, write_source=False,
     )  # fmt: skip
-    staging = job.start_addition(params.layer, inputs=[str(source)])
     arrays = {source.mag: source}
     for group in groups:
         for mag, shard in group.levels:

@@ -164,6 +164,18 @@ class AttemptFolder:
             raise _not_writable(self.home, error) from error
         return adopted
 
+    def keep_slots(self, slots: int) -> int:
+        """Give the number of slots that the adopted attempt planned for; if none was adopted, note this one's."""
+        file = self.path / "slots"
+        kept = _read(file)
+        if kept:
+            return int(kept)
+        try:
+            replace_file(file, str(slots))
+        except OSError as error:
+            raise _not_writable(self.home, error) from error
+        return slots
+
     def discard(self) -> None:
         """Remove this and all earlier folders of the same work, and the work folder if nothing else is in it."""
         for folder in [*self._earlier(), self.path]:

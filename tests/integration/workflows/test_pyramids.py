@@ -1,5 +1,6 @@
 """Pyramids that need several groups of levels, odd sizes and every kind of source, against the slow reference."""
 
+import math
 from itertools import pairwise
 
 import numpy as np
@@ -9,8 +10,10 @@ from PIL import Image
 
 import voxelworks
 from reference import properties, read_mag, shrink, tree
+from voxelworks.blocks.executor import SerialExecutor
 from voxelworks.settings import Settings
 from voxelworks.testing.independent_writers import write_png, write_tiff
+from voxelworks.volumes import shards
 
 SMALL_SHARDS = Settings(shard_bytes_max=2**18, slots=2)
 """Blocks of 64^3 bytes, so that small volumes have many blocks and a group for nearly every level."""
@@ -185,3 +188,41 @@ def test_a_lost_block_of_a_decoded_stack_is_made_again(tmp_path):
     )
     assert (read_mag(target, "color", "1")[0] == volume).all()
     assert {phase for phase in phases if "decoding" in phase} == {"color: decoding sections 0 to 63"}
+
+
+class ElasticCluster(SerialExecutor):
+    """Has another size each time that somebody asks, as workers come and go; may be stopped after some blocks."""
+
+    def __init__(self, sizes, blocks_max=math.inf):
+        super().__init__()
+        self.done = []
+        self._sizes = iter(sizes)
+        self._blocks_max = blocks_max
+
+    @property
+    def slots(self):
+        return next(self._sizes)
+
+    def collect(self, timeout_s):
+        if len(self.done) >= self._blocks_max:
+            raise KeyboardInterrupt
+        ended = super().collect(timeout_s)
+        self.done += [key for key, _ in ended]
+        return ended
+
+
+def test_blocks_of_a_stopped_attempt_count_however_many_workers_a_cluster_has(tmp_path, monkeypatch):
+    monkeypatch.setattr(shards, "SPLIT_EDGE_MIN", 64)
+    volume = images((20, 300, 300))
+    stack = write_sections(volume, tmp_path / "stack")
+    voxelworks.run("convert", source=stack, target=str(tmp_path / "ds"), voxel_size="4,4,8", pyramid=False)
+    stopped = ElasticCluster([1, 9, 1, 9], blocks_max=2)
+    resumed = ElasticCluster([9, 1, 9, 1])
+    common = {"dataset": str(tmp_path / "ds"), "layer": "color", "coarsest_mag": "2-2-1"}
+    monkeypatch.setattr("voxelworks.blocks.executor.make_executor", lambda *_, **__: stopped)
+    with pytest.raises(KeyboardInterrupt):
+        voxelworks.run("downsample", **common)
+    monkeypatch.setattr("voxelworks.blocks.executor.make_executor", lambda *_, **__: resumed)
+    voxelworks.run("downsample", **common)
+    assert (len(stopped.done), len(resumed.done), len({*stopped.done, *resumed.done})) == (2, 2, 4)
+    assert (read_mag(tmp_path / "ds", "color", "2-2-1")[0] == shrink(volume, (1, 2, 2), "mean")).all()
