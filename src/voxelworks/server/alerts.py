@@ -85,10 +85,8 @@ def _workers(session: Session, context: Context) -> Iterator[Trouble]:
                 f"{worker.paused_why or 'Too many jobs failed on it in a row.'} Look at its machine, then resume it.",
                 "/operator/workers",
             )  # fmt: skip
-        # A worker that was asked to end, or said goodbye, may be silent.
-        elif not (context.has_just_started or worker.is_online) and (
-            worker.job_ids or not worker.is_draining
-        ):
+        may_be_silent = worker.is_draining and not worker.job_ids  # it was asked to end, or said that it ends
+        if not (worker.is_online or may_be_silent or context.has_just_started):
             held = f" and holds {', '.join(worker.job_ids)}" if worker.job_ids else ""
             yield Trouble(
                 f"worker-silent/{worker.name}",

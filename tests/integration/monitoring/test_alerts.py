@@ -138,6 +138,8 @@ def test_a_paused_worker_is_told(queue: Queue, context: Context) -> None:
         queue.submit()
         queue.fail(queue.claim_and_start(living), "program_error")
     assert "Worker bad gets no more jobs" in told(context)
+    queue.advance(SILENT_S)
+    assert told(context) == ["Worker bad is not heard from"]
 
 
 def test_mails_that_could_not_be_sent_are_told(queue: Queue, context: Context) -> None:
