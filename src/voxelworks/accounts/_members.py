@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
@@ -135,6 +137,24 @@ def transfer_ownership(session: Session, by: Principal, user_id: str) -> MemberV
             old=f"user:{owner.user_id}", new=f"user:{user_id}",
         )  # fmt: skip
     return _view(user, heir)
+
+
+def name_owner(session: Session, by: Principal, organization_id: str, user_id: str) -> MemberView:
+    """Make somebody the owner of an organization, also if they are no member yet: for operators.
+
+    The owner so far, who may have been shut out, becomes an admin.
+
+    Raises
+    ------
+    NotFound
+    IllegalTransition
+        If the account is disabled.
+    """
+    there = replace(by, organization_id=organization_id)
+    get_organization(session, organization_id, is_locked=True)
+    if session.get(MembershipRow, (user_id, organization_id)) is None:
+        add_member(session, there, user_id, "admin")
+    return transfer_ownership(session, there, user_id)
 
 
 def remove_member(session: Session, by: Principal, user_id: str) -> None:

@@ -143,6 +143,20 @@ def test_ownership_is_not_handed_to_strangers_or_disabled_people(site, owner):
     assert roles(site)["Owner of neuro"] == "owner"
 
 
+def test_operators_name_another_owner_where_the_owner_is_shut_out(site, owner):
+    ada, stranger = site.member("Ada"), site.member("Stranger", "chem")
+    site.call(accounts.disable_user, operator(site), owner.user_id)
+    site.call(accounts.name_owner, operator(site), "neuro", ada.user_id)
+    assert roles(site) == {"Ada": "owner", "Owner of neuro": "admin"}
+    site.call(accounts.name_owner, operator(site), "neuro", stranger.user_id)
+    assert roles(site) == {"Ada": "admin", "Owner of neuro": "admin", "Stranger": "owner"}
+    assert site.actions("neuro")[-3:] == [
+        "organization.owner_changed", "member.added", "organization.owner_changed",
+    ]  # fmt: skip
+    with pytest.raises(IllegalTransition, match="disabled; choose another owner"):
+        site.call(accounts.name_owner, operator(site), "neuro", owner.user_id)
+
+
 @pytest.mark.parametrize("action", ["change_role", "remove_member"])
 def test_the_owner_is_neither_removed_nor_given_another_role(site, owner, action):
     arguments = ("member",) if action == "change_role" else ()

@@ -6,14 +6,18 @@ import html
 import re
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import httpx
 import pytest
 
+from voxelworks import catalog
 from voxelworks.client import Client, ServerInfo
+from voxelworks.db import open_database
+from voxelworks.protocol.places import dataset_place
+from voxelworks.protocol.views import DatasetSummary
 from voxelworks.settings import Settings
 from voxelworks.testing.server import running_server
 
@@ -362,3 +366,76 @@ def wait_for_mail(operator: httpx.Client, template: str) -> int:
                 return number
         time.sleep(0.1)
     raise AssertionError(f"no mail {template}")
+
+
+def test_a_member_leaves_and_the_owner_cannot(site):
+    owner = site.set_up()
+    ben = site.join(owner, "Ben")
+    me = re.search(r'action="/organization/members/(\w+)/remove"', ben.get("/organization").text)
+    assert me is not None
+    assert 'popovertarget="leave"' not in owner.get("/organization").text
+    answer = ben.post(f"/organization/members/{me[1]}/remove")
+    assert (answer.url.path, "You have left the organization" in said(answer)) == ("/login", True)
+    assert ben.get("/organization").status_code == 401
+    assert "Ben" not in said(owner.get("/organization"))
+    refused = owner.post("/organization/members/local/remove")
+    assert (refused.status_code, "transfer the ownership first" in said(refused)) == (409, True)
+
+
+def test_an_operator_names_another_owner_on_the_page(site):
+    operator = site.set_up()
+    site.join(operator, "Ben")
+    address = "/operator/organizations/local/owner"
+    unknown = operator.post(address, data={"email": "nobody@example.org"})
+    assert (unknown.status_code, "here has the address 'nobody@example.org'" in said(unknown)) == (
+        422,
+        True,
+    )
+    answer = operator.post(address, data={"email": "ben@example.org"})
+    assert (answer.url.path, "The organization has a new owner" in said(answer)) == (
+        "/operator/organizations",
+        True,
+    )
+    with Client(site.info.url, site.info.token) as client:
+        members = client._get("organization/members")
+    assert {item["user"]["name"]: item["role"] for item in members} == {"Ada": "admin", "Ben": "owner"}
+
+
+def test_what_is_done_to_annotations_and_webhooks_is_in_the_audit_log(site):
+    owner = site.set_up()
+    nml = (
+        b'<things><parameters><experiment name="x"/><scale x="4" y="4" z="40"/></parameters>'
+        b'<thing id="1" name="t"><nodes/><edges/></thing></things>'
+    )
+    made = owner.post("/api/v1/annotations", files={"file": ("a.nml", nml)}).json()["id"]
+    owner.delete(f"/api/v1/annotations/{made}")
+    owner.post(f"/api/v1/annotations/{made}/restore")
+    owner.delete(f"/api/v1/annotations/{made}")
+    owner.post(f"/api/v1/annotations/{made}/delete-now")
+    hook = owner.post("/api/v1/organization/webhooks", json={"url": "https://hooks.example.org/x"}).json()
+    owner.patch(f"/api/v1/organization/webhooks/{hook['view']['id']}", json={"is_on": False})
+    lines = owner.get("/api/v1/organization/audit").json()["entries"]
+    noted = [(line["action"], line["subject"], line["detail"].get("is_on")) for line in reversed(lines)]
+    assert [line for line in noted if line[0].startswith(("annotation.", "webhook."))] == [
+        ("annotation.uploaded", made, None), ("annotation.trashed", made, None), ("annotation.restored", made, None),
+        ("annotation.trashed", made, None), ("annotation.deleted", made, None),
+        ("webhook.created", hook["view"]["id"], None), ("webhook.changed", hook["view"]["id"], False),
+    ]  # fmt: skip
+
+
+def test_what_is_done_to_datasets_is_in_the_audit_log(site):
+    owner = site.set_up()
+    with closing(open_database(site.settings)) as database, database.session() as session:
+        dataset = catalog.register(
+            session, organization_id="local", user_id="local", name="old", place=dataset_place("local", "old"),
+            summary=DatasetSummary(voxel_size=None, layers=()),
+        ).id  # fmt: skip
+    owner.patch(f"/api/v1/datasets/{dataset}", json={"name": "new"})
+    owner.delete(f"/api/v1/datasets/{dataset}")
+    owner.post(f"/api/v1/datasets/{dataset}/restore")
+    lines = owner.get("/api/v1/organization/audit").json()["entries"]
+    noted = [(line["action"], line["subject"], line["detail"]) for line in reversed(lines)]
+    assert [line for line in noted if line[0].startswith("dataset.")] == [
+        ("dataset.renamed", dataset, {"old": "old", "new": "new"}), ("dataset.trashed", dataset, {"name": "new"}),
+        ("dataset.restored", dataset, {"name": "new"}),
+    ]  # fmt: skip

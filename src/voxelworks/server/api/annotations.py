@@ -60,11 +60,13 @@ def link(context: Here, who: Who, link: AnnotationLink) -> AnnotationView:
     accounts.require(who, Action.MAKE_ANNOTATION)
     context.limits.count_for("upload", who)
     with context.database.session() as session:
-        return catalog.add_webknossos_annotation(
+        made = catalog.add_webknossos_annotation(
             session, context.box, by=who, name=link.name, address=link.address,
             token=link.token.get_secret_value() if link.token is not None else None, dataset=link.dataset or None,
             places=context.places,
         )  # fmt: skip
+        accounts.audit(session, who, "annotation.linked", made.id, name=made.name, url=made.address)
+        return made
 
 
 @router.get("/{annotation_id}")
@@ -87,7 +89,9 @@ def trash(context: Here, who: Who, annotation_id: str) -> AnnotationView:
     """Put an annotation into the trash, from which it can be taken back until its term has passed."""
     with context.database.session() as session:
         _require_may_delete(session, who, annotation_id)
-        return catalog.trash_annotation(session, annotation_id, by=who, settings=context.settings)
+        trashed = catalog.trash_annotation(session, annotation_id, by=who, settings=context.settings)
+        accounts.audit(session, who, "annotation.trashed", trashed.id, name=trashed.name)
+        return trashed
 
 
 @router.post("/{annotation_id}/restore")
@@ -95,7 +99,9 @@ def restore(context: Here, who: Who, annotation_id: str) -> AnnotationView:
     """Take an annotation back from the trash."""
     with context.database.session() as session:
         _require_may_delete(session, who, annotation_id)
-        return catalog.restore_annotation(session, annotation_id, by=who)
+        restored = catalog.restore_annotation(session, annotation_id, by=who)
+        accounts.audit(session, who, "annotation.restored", restored.id, name=restored.name)
+        return restored
 
 
 @router.post("/{annotation_id}/delete-now", status_code=204)
@@ -104,6 +110,7 @@ def delete(context: Here, who: Who, annotation_id: str) -> None:
     with context.database.session() as session:
         _require_may_delete(session, who, annotation_id)
         catalog.delete_annotation_now(session, annotation_id, by=who)
+        accounts.audit(session, who, "annotation.deleted", annotation_id)
 
 
 def _require_may_delete(session: Session, who: Principal, annotation_id: str) -> None:
@@ -120,10 +127,12 @@ def take_upload(
     stored = catalog.store_annotation(file.file, by=who, settings=context.settings)
     try:
         with context.database.session() as session:
-            return catalog.add_annotation_file(
+            made = catalog.add_annotation_file(
                 session, stored, by=who, name=name.strip() or (file.filename or "annotation"), dataset=dataset or None,
                 settings=context.settings,
             )  # fmt: skip
+            accounts.audit(session, who, "annotation.uploaded", made.id, name=made.name)
+            return made
     except BaseException:
         catalog.discard_stored(stored)
         raise

@@ -80,7 +80,8 @@ def change_dataset(context: Here, who: Who, ref: str, change: DatasetChange) -> 
     with context.database.session() as session:
         dataset = catalog.find(session, ref, by=who)
         if change.name is not None and change.name != dataset.name:
-            dataset = catalog.rename_dataset(session, dataset.id, change.name, by=who)
+            old, dataset = dataset.name, catalog.rename_dataset(session, dataset.id, change.name, by=who)
+            accounts.audit(session, who, "dataset.renamed", dataset.id, old=old, new=dataset.name)
         if change.is_public is not None and change.is_public != dataset.is_public:
             dataset = catalog.set_public(session, dataset.id, change.is_public, by=who)
             what = "dataset.published" if change.is_public else "dataset.unpublished"
@@ -104,7 +105,9 @@ def restore_dataset(context: Here, who: Who, dataset_id: str) -> DatasetView:
     """Take a dataset back from the trash."""
     accounts.require(who, Action.DELETE_DATASET)
     with context.database.session() as session:
-        return catalog.restore(session, dataset_id, by=who)
+        restored = catalog.restore(session, dataset_id, by=who)
+        accounts.audit(session, who, "dataset.restored", restored.id, name=restored.name)
+        return restored
 
 
 @router.post("/datasets/{dataset_id}/delete-now", status_code=204)

@@ -56,6 +56,13 @@ class StorageLimit(BaseModel):
     """None: no limit of its own."""
 
 
+class OwnerChange(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    email: Annotated[str, Field(max_length=320)]
+    """Of somebody with an account here."""
+
+
 class NewUser(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
@@ -183,6 +190,13 @@ def limit_storage(context: Here, who: Who, organization_id: str, limit: StorageL
     with context.database.session() as session:
         accounts.set_storage_max(session, who, organization_id, limit.storage_bytes_max)
         return accounts.find_organization(session, organization_id)
+
+
+@router.post("/organizations/{organization_id}/owner", status_code=204)
+def name_owner(context: Here, who: Who, organization_id: str, owner: OwnerChange) -> None:
+    """Make somebody the owner of an organization, whose owner so far becomes an admin: also if that one is disabled."""
+    with context.database.session() as session:
+        accounts.name_owner(session, who, organization_id, _user_with(session, owner.email).id)
 
 
 @router.get("/users")

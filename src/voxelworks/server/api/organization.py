@@ -144,8 +144,9 @@ def change_role(context: Here, who: Who, user_id: str, change: RoleChange) -> No
 
 @router.delete("/members/{user_id}", status_code=204)
 def remove_member(context: Here, who: Who, user_id: str) -> None:
-    """Remove a member. Their login sessions and tokens for this organization end; what they made stays."""
-    accounts.require(who, Action.MANAGE_MEMBERS)
+    """Remove a member, or leave yourself. Login sessions and tokens for this organization end; what was made stays."""
+    is_leaving = user_id == who.user_id
+    accounts.require(who, Action.MANAGE_ACCOUNT_OWN if is_leaving else Action.MANAGE_MEMBERS)
     with context.database.session() as session:
         accounts.remove_member(session, who, user_id)
 
@@ -287,9 +288,13 @@ def create_webhook(context: Here, who: Who, wanted: NewWebhook) -> MadeWebhook:
 def change_webhook(context: Here, who: Who, webhook_id: str, change: WebhookChange) -> WebhookView:
     accounts.require(who, Action.MANAGE_WEBHOOKS)
     with context.database.session() as session:
-        return notifications.change_webhook(
+        changed = notifications.change_webhook(
             session, webhook_id, organization_id=who.organization_id, events=change.events, is_on=change.is_on
         )
+        accounts.audit(
+            session, who, "webhook.changed", webhook_id, is_on=changed.is_on, events=sorted(changed.events)
+        )
+        return changed
 
 
 @router.delete("/webhooks/{webhook_id}", status_code=204)

@@ -27,6 +27,7 @@ TICKET_S = 600
 NOTES = {
     "reset": "Your new password is set. Log in with it.",
     "joined": "You have joined. Log in with your account.",
+    "left": "You have left the organization.",
     "out": "You are logged out.",
 }
 """What the log-in page says after something was done."""

@@ -15,7 +15,7 @@ from voxelworks import accounts, jobs
 from voxelworks import notify as notifications
 from voxelworks.accounts import Action
 from voxelworks.db import now
-from voxelworks.errors import InvalidInput
+from voxelworks.errors import InvalidInput, NotFound
 from voxelworks.notify import OutboxState
 from voxelworks.server import rendering
 from voxelworks.server.api import operator as api
@@ -40,6 +40,7 @@ DONE = {
     "worker": "The worker gets jobs again.",
     "revoked": "The key is revoked; its workers are refused from now on.",
     "organization": "The organization is made.",
+    "owner": "The organization has a new owner.",
     "limit": "The storage limit is changed.",
     "user": "The account is changed.",
     "granted": "The credits are granted, and the owner is told.",
@@ -159,6 +160,18 @@ def limit_storage(
         api.limit_storage(context, who, organization_id, read(api.StorageLimit, {"storage_bytes_max": most}))
 
     return _act_on_organizations(context, request, limit, "limit")
+
+
+@router.post("/organizations/{organization_id}/owner")
+def name_owner(context: Here, request: Request, who: Who, organization_id: str, email: Text = "") -> Response:
+    def name() -> None:
+        try:
+            api.name_owner(context, who, organization_id, read(api.OwnerChange, {"email": email}))
+        except NotFound as error:
+            # Nobody has the address that was typed; the page is there.
+            raise InvalidInput(error.message) from error
+
+    return _act_on_organizations(context, request, name, "owner")
 
 
 @router.post("/users", response_class=HTMLResponse)
@@ -345,9 +358,12 @@ def _organizations_page(
     reset_path: str | None = None,
 ) -> Response:
     own = f"{request.url.scheme}://{request.headers.get('host', '')}"
+    with context.database.read_session() as session:
+        organizations = accounts.list_organizations(session)
+        owners = {item.id: accounts.owner_of(session, item.id) for item in organizations}
     return rendering.page(
         request, "organizations.html", status=status, note=note, problem=problem, users=api.list_users(context),
-        organizations=api.list_organizations(context), gibibyte=GIBIBYTE,
+        organizations=organizations, owners=owners, gibibyte=GIBIBYTE,
         reset_link=(context.settings.public_url or own).rstrip("/") + reset_path if reset_path else None,
     )  # fmt: skip
 

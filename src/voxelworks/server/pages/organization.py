@@ -20,6 +20,7 @@ from voxelworks.server import rendering
 from voxelworks.server.api import organization as api
 from voxelworks.server.context import Context, Here, Who
 from voxelworks.server.pages.acting import act, read
+from voxelworks.server.security import let_out
 
 router = APIRouter(prefix="/organization")
 
@@ -87,7 +88,10 @@ def change_role(context: Here, request: Request, who: Who, user_id: str, role: T
 
 @router.post("/members/{user_id}/remove")
 def remove_member(context: Here, request: Request, who: Who, user_id: str) -> Response:
-    return _act(context, request, who, lambda: api.remove_member(context, who, user_id), "removed")
+    answer = _act(context, request, who, lambda: api.remove_member(context, who, user_id), "removed")
+    # Whoever has left sees nothing of the organization any more.
+    has_left = user_id == who.user_id and answer.status_code == 303
+    return let_out(request, "/login?done=left") if has_left else answer
 
 
 @router.post("/owner")
