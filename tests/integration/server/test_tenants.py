@@ -346,7 +346,7 @@ FACE = {
 }  # fmt: skip
 FACE_ELSEWHERE = (
     "POST /pricing/requestCredits", "POST /creditTransactions/addCredits", "PATCH /creditTransactions/{transaction_id}",
-    "POST /jobs/run/",
+    "POST /jobs/run/", "POST /aiModels/",
 )  # fmt: skip
 """Routes of the WEBKNOSSOS face whose rights are tested with what they do, in the tests of the face."""
 FACE_WORKERS = ("GET /jobs/request", "/status", "/attachVoxelyticsWorkflow", "/attachDatasetToInference")

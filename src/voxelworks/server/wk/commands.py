@@ -97,6 +97,15 @@ RUN_ROUTES: Mapping[str, RunRoute] = {
 }  # fmt: skip
 
 
+AI_ROUTES: Mapping[str, str] = {
+    "runNeuronModelTraining": "train_neuron_model",
+    "runInstanceModelTraining": "train_instance_model",
+    "inferences/runNeuronModelInference": "infer_neurons",
+    "inferences/runInstanceModelInference": "infer_instances",
+}
+"""Path below `/aiModels`, to which the newest clients post, and the command that it starts."""
+
+
 def read_body(body: bytes) -> Json:
     """Read the arguments of routes that take JSON; those of the others lie in the query.
 

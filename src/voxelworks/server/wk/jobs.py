@@ -20,10 +20,10 @@ from voxelworks.protocol.messages import Json
 from voxelworks.protocol.people import Principal
 from voxelworks.protocol.views import JobView, WorkerView
 from voxelworks.server.context import Context, Here, Who
-from voxelworks.server.wk.commands import FREE, PAID, RUN_ROUTES, read_body
+from voxelworks.server.wk.commands import AI_ROUTES, FREE, PAID, RUN_ROUTES, read_body
 from voxelworks.server.wk.models import CreditCost, ForeignJob, ForeignWorker, JobsStatus
 from voxelworks.server.wk.translate import JobWriter, command_of, workflow_of
-from voxelworks.workflows import find_foreign
+from voxelworks.workflows import ForeignName, Workflow, find_foreign
 
 router = APIRouter()
 
@@ -138,6 +138,19 @@ async def run(context: Here, who: Who, request: Request, route: str, dataset_id:
     return await run_in_threadpool(_run, context, who, route, dataset_id, given)
 
 
+@router.post("/aiModels/{route:path}")
+def run_ai(who: Who, route: str) -> None:
+    """Start a training or inference as the newest clients ask for it: no workflow of this server is one yet."""
+    command = AI_ROUTES.get(route)
+    if command is None:
+        raise NotFound(f"there is nothing to run at {route!r}; there are {', '.join(AI_ROUTES)}")
+    accounts.require(who, Action.SUBMIT_JOB)
+    workflow, _ = _supported(command)
+    raise InvalidInput(
+        f"{command} cannot be started here; submit {workflow.name} on its page or with POST /api/v1/jobs"
+    )
+
+
 def newest_jobs(
     session: Session, context: Context, who: Principal, workflow: str | None = None
 ) -> list[JobView]:
@@ -178,10 +191,7 @@ def _run(context: Context, who: Principal, route: str, dataset_id: str, given: J
         raise NotFound(f"there is no command {route!r} to run; there are {', '.join(RUN_ROUTES)}")
     context.limits.count_for("submission", who)
     accounts.require(who, Action.SUBMIT_JOB)
-    found = find_foreign(known.command)
-    if found is None:
-        raise InvalidInput(f"no worker of this server supports the command {known.command}")
-    workflow, foreign = found
+    workflow, foreign = _supported(known.command)
     if foreign.params_of is None:
         raise InvalidInput(
             f"{known.command} cannot be started here: this server takes images from its import roots; "
@@ -198,6 +208,13 @@ def _run(context: Context, who: Principal, route: str, dataset_id: str, given: J
             is_foreign=True,
         )  # fmt: skip
         return _write(session, view, who)
+
+
+def _supported(command: str) -> tuple[Workflow, ForeignName]:
+    found = find_foreign(command)
+    if found is None:
+        raise InvalidInput(f"no worker of this server supports the command {command}")
+    return found
 
 
 def _cost(context: Context, command: str, voxel_count: int) -> int:

@@ -163,6 +163,26 @@ def test_commands_that_are_not_there_say_so(face: Face, route: str, command: str
 
 
 @pytest.mark.parametrize(
+    ("route", "command"),
+    [
+        ("runNeuronModelTraining", "train_neuron_model"),
+        ("runInstanceModelTraining", "train_instance_model"),
+        ("inferences/runNeuronModelInference", "infer_neurons"),
+        ("inferences/runInstanceModelInference", "infer_instances"),
+    ],
+)
+def test_trainings_and_inferences_of_the_newest_clients_say_so_too(face: Face, route: str, command: str):
+    with face.client("ada") as client:
+        answer = client.post(f"/aiModels/{route}", json={"name": "x"})
+        unknown = client.post("/aiModels/runNothing")
+    assert (answer.status_code, answer.json()["messages"]) == (
+        422,
+        [{"error": f"no worker of this server supports the command {command}"}],
+    )
+    assert unknown.status_code == 404
+
+
+@pytest.mark.parametrize(
     ("route", "dataset", "params", "status", "message"),
     [
         ("findLargestSegmentId", None, {}, 422, "layerName is missing"),

@@ -5,12 +5,13 @@ from __future__ import annotations
 import pytest
 
 from voxelworks.errors import InvalidInput
-from voxelworks.server.wk.commands import FREE, PAID, RUN_ROUTES
+from voxelworks.server.wk.commands import AI_ROUTES, FREE, PAID, RUN_ROUTES
 from voxelworks.server.wk.paths import is_face, is_for_workers, is_open
 
 
 def test_every_route_starts_a_known_command():
     assert {route.command for route in RUN_ROUTES.values()} <= FREE | PAID
+    assert set(AI_ROUTES.values()) <= PAID
 
 
 @pytest.mark.parametrize(
