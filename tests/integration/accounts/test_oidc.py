@@ -3,22 +3,19 @@ import hmac
 import json
 import sys
 import time
-from pathlib import Path
 
 import pytest
 from joserfc import jwt
 from joserfc.jwk import OctKey
 from pydantic import SecretStr
 
+from identity_provider import CLIENT_ID, CLIENT_SECRET, KEY, OTHER_KEY, running_provider
 from voxelworks import accounts
 from voxelworks.accounts import oidc
 from voxelworks.db import SecretBox
 from voxelworks.errors import InvalidInput, NotLetIn, ServerUnreachable
 from voxelworks.settings import Settings
 from voxelworks.testing.people import PASSWORD
-
-sys.path.insert(0, str(Path(__file__).parent))
-from identity_provider import CLIENT_ID, CLIENT_SECRET, KEY, OTHER_KEY, running_provider
 
 BACK = "http://127.0.0.1:8440/login/oidc/callback"
 
