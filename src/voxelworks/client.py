@@ -27,6 +27,7 @@ import httpx
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from voxelworks.errors import InvalidInput, NotAllowed, ServerUnreachable, VoxelworksError
+from voxelworks.protocol.credits import Balance, QuoteView
 from voxelworks.protocol.messages import (
     Claim,
     ClaimRequest,
@@ -174,13 +175,53 @@ class Client:
 
     # What a person asks for
 
-    def submit(self, workflow: str, params: Json, *, idempotency_key: str | None = None) -> JobView:
-        """Submit a job. The same key within 24 hours gives the same job, however often it is sent."""
+    def submit(
+        self,
+        workflow: str,
+        params: Json,
+        *,
+        after: Sequence[str] = (),
+        group: str | None = None,
+        priority: int = 0,
+        quote_id: str | None = None,
+        idempotency_key: str | None = None,
+    ) -> JobView:
+        """Submit a job.
+
+        Parameters
+        ----------
+        workflow
+        params
+            A dataset that another job will make is named as `job:ID`.
+        after
+            Ids of jobs that must have succeeded before it starts.
+        group
+            Name under which it is shown and cancelled together with others.
+        priority
+            Each step counts like having been submitted an hour earlier; above 0 for admins only.
+        quote_id
+            Of a quote that was agreed to: the job costs exactly that, or `StaleQuote` is raised.
+        idempotency_key
+            The same key within 24 hours gives the same job, however often it is sent.
+        """
         key = idempotency_key or uuid.uuid4().hex
-        body = {"workflow": workflow, "params": params}
+        body = {
+            "workflow": workflow, "params": params, "after": list(after), "group": group, "priority": priority,
+            "quote_id": quote_id,
+        }  # fmt: skip
         return JobView.model_validate(
             self._post("jobs", body, headers={"Idempotency-Key": key}, is_repeatable=True)
         )
+
+    def quote(self, workflow: str, params: Json) -> QuoteView | None:
+        """Ask what a job would cost, binding for 15 minutes; None if it is free. Nothing is submitted."""
+        body = {"workflow": workflow, "params": params}
+        found = self._post("jobs/quote", body, is_repeatable=True)["quote"]
+        return None if found is None else QuoteView.model_validate(found)
+
+    def balance(self) -> Balance:
+        """Ask what the organization can spend."""
+        return Balance.model_validate(self._get("organization/credits"))
 
     def list_jobs(
         self,
@@ -203,9 +244,9 @@ class Client:
     def cancel(self, job_id: str) -> JobView:
         return JobView.model_validate(self._post(f"jobs/{_part(job_id)}/cancel", {}, is_repeatable=True))
 
-    def retry(self, job_id: str) -> JobView:
-        """Submit the same job anew; give the new one."""
-        return JobView.model_validate(self._post(f"jobs/{_part(job_id)}/retry", {}))
+    def retry(self, job_id: str, *, quote_id: str | None = None) -> JobView:
+        """Submit the same job anew; give the new one. `quote_id` as in `submit`."""
+        return JobView.model_validate(self._post(f"jobs/{_part(job_id)}/retry", {"quote_id": quote_id}))
 
     def read_log(
         self, job_id: str, attempt: int | None = None, *, offset: int | None = 0, limit: int = 65536

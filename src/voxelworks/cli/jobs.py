@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from pathlib import Path
 from typing import Any, get_args
@@ -15,8 +16,9 @@ from voxelworks.cli import _show
 from voxelworks.cli._server import connect, server_options
 from voxelworks.cli._workflow_options import WorkflowGroup
 from voxelworks.client import Client, is_settled
-from voxelworks.errors import StorageFailed
-from voxelworks.protocol.messages import JobState, Json
+from voxelworks.errors import InvalidInput, StorageFailed
+from voxelworks.protocol.credits import QuoteView, in_credits
+from voxelworks.protocol.messages import PRIORITY_MAX, JobState, Json
 from voxelworks.protocol.views import AttemptView, EventView, JobDetail, JobView
 from voxelworks.workflows import Workflow, get_workflow
 
@@ -25,6 +27,17 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON."
 wait_option = click.option(
     "--wait", is_flag=True, help="Wait until the job has ended; exit status 1 if it did not succeed."
 )
+
+
+yes_option = click.option("--yes", is_flag=True, help="Agree to the price without being asked.")
+order_options = (
+    click.option("--after", multiple=True, metavar="JOB", help="Start when this job has succeeded; may be repeated."),
+    click.option("--group", metavar="NAME", help="Group under which jobs are shown and cancelled together."),
+    click.option(
+        "--priority", type=click.IntRange(-PRIORITY_MAX, PRIORITY_MAX), default=0,
+        help="Each step counts like an hour of waiting; above 0 for admins only.",
+    ),
+)  # fmt: skip
 
 
 @click.group()
@@ -100,11 +113,18 @@ def cancel(job_id: str, server: str | None, token: str | None, home: Path | None
 @jobs.command()
 @click.argument("job_id", metavar="JOB")
 @server_options
+@yes_option
 @wait_option
-def retry(job_id: str, server: str | None, token: str | None, home: Path | None, wait: bool) -> int:
-    """Submit a failed or cancelled job anew, with the same parameters."""
+def retry(
+    job_id: str, server: str | None, token: str | None, home: Path | None, yes: bool, wait: bool
+) -> int:
+    """Submit a failed or cancelled job anew, with the same parameters, at the present price."""
     with connect(server=server, token=token, home=home) as client:
-        return _announce(client, client.retry(job_id), wait=wait, as_json=False)
+        earlier = client.show(job_id).job
+        # Otherwise the server says why it cannot be repeated.
+        quote = client.quote(earlier.workflow, earlier.params) if earlier.can_retry else None
+        job = client.retry(job_id, quote_id=_agreed(quote, is_agreed=yes))
+        return _announce(client, job, wait=wait, as_json=False)
 
 
 @jobs.command()
@@ -129,14 +149,33 @@ def logs(
 
 def _submit(workflow: Workflow, raw: Json, options: dict[str, Any]) -> int:
     with connect(server=options["server"], token=options["token"], home=options["home"]) as client:
-        job = client.submit(workflow.name, raw)
+        quote = None if workflow.cost.is_free else client.quote(workflow.name, raw)
+        job = client.submit(
+            workflow.name, raw, after=options["after"], group=options["group"], priority=options["priority"],
+            quote_id=_agreed(quote, is_agreed=options["yes"]),
+        )  # fmt: skip
         return _announce(client, job, wait=options["wait"], as_json=options["as_json"])
+
+
+def _agreed(quote: QuoteView | None, *, is_agreed: bool) -> str | None:
+    """Show what a job costs and ask whether it shall; give the id of the quote."""
+    if quote is None:
+        return None
+    price = f"the job costs {in_credits(quote.amount)} credits"
+    if not quote.has_enough:
+        return quote.id  # the server says what is missing
+    _show.messages().print(f"{price}; {in_credits(quote.available)} are available")
+    if not is_agreed:
+        if not sys.stdin.isatty():
+            raise InvalidInput(f"{price}; add --yes to agree to that")
+        click.confirm("Submit it?", abort=True, err=True)
+    return quote.id
 
 
 submit = WorkflowGroup(
     "submit",
     handler=_submit,
-    extra_options=(server_options, wait_option, json_option),
+    extra_options=(server_options, *order_options, yes_option, wait_option, json_option),
     help="Submit a job. Datasets are named as on the server; images as root:NAME/... below one of its import roots.",
     short_help="Submit a job.",
     no_args_is_help=True,

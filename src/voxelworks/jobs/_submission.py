@@ -80,7 +80,8 @@ def submit(
     is_foreign
         It came through the WEBKNOSSOS face.
     priority
-        Each step counts like having been submitted `ageing_s` earlier.
+        Each step counts like having been submitted `ageing_s` earlier. Only who may steer the jobs of all may let one
+        go before theirs.
 
     Raises
     ------
@@ -90,6 +91,8 @@ def submit(
         missing source, dataset or layer, name that is taken; or a key that was used for other content.
     NotEnoughCredits, StaleQuote, QuotaExceeded
     """
+    if priority > 0:
+        accounts.require(by, accounts.Action.STEER_ALL_JOBS)
     declared = get_workflow(workflow)
     checked = declared.parse(params)
     job_id = new_id()

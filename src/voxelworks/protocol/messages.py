@@ -41,6 +41,10 @@ class Progress(Message):
     text: str = ""
 
 
+PRIORITY_MAX = 24
+"""Most steps by which a job goes earlier or later: each counts like an hour of waiting (setting `ageing_s`)."""
+
+
 class NewJob(Message):
     """One of several jobs that are submitted together."""
 

@@ -433,6 +433,19 @@ def test_a_paused_queue_lets_no_job_fail_for_want_of_workers(queue):
     assert short.reap() == 0
 
 
+# Priority
+
+
+def test_everybody_may_let_a_job_wait_longer_and_admins_may_let_one_go_first(queue):
+    late = queue.submit(by=queue.principal("ben"), priority=-1)
+    usual = queue.submit()
+    with pytest.raises(NotAllowed):
+        queue.submit(by=queue.principal("ben"), priority=1)
+    first = queue.submit(priority=1)
+    worker = queue.open_worker()
+    assert [queue.claim(worker).job_id for _ in range(3)] == [first.id, usual.id, late.id]
+
+
 # Pause, drain, bad workers
 
 

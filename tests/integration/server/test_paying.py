@@ -15,7 +15,8 @@ from sqlalchemy.orm import Session
 
 from paid_work import CREDITS_ON, PRICE, installed
 from voxelworks import catalog, credits, jobs
-from voxelworks.client import ServerInfo
+from voxelworks.cli import main
+from voxelworks.client import Client, ServerInfo
 from voxelworks.db import open_database
 from voxelworks.protocol.places import Places, dataset_place
 from voxelworks.protocol.views import DatasetSummary, LayerSummary
@@ -215,6 +216,40 @@ def test_an_operator_spends_no_credits_of_another_organization(site, tmp_path):
         "lab",
         None,
     )
+
+
+def test_the_command_line_shows_the_price_and_charges_only_whoever_agrees(site, capfd):
+    info, browser = site
+    grant(browser, 5)
+
+    def call(*arguments: str) -> tuple[int | str | None, str]:
+        at = ("--server", info.url, "--token", info.token)
+        with pytest.raises(SystemExit) as ended:
+            main(["jobs", *arguments, *at])
+        return ended.value.code, capfd.readouterr().err
+
+    segment = ("submit", "segment", "--dataset", "demo", "--layer", "labels")
+    assert call(*segment) == (
+        2,
+        "the job costs 2 credits; 5 are available\nerror: the job costs 2 credits; add --yes to agree to that\n",
+    )
+    with Client(info.url, info.token) as client:
+        assert (client.list_jobs().jobs, client.balance().available) == ((), 5000)
+        first = client.submit("segment", PARAMS, priority=-2)
+        assert call(*segment, "--yes", "--after", first.id, "--group", "mine")[0] == 0
+        (made, _) = client.list_jobs().jobs
+        assert (made.after, made.group, made.priority, made.charge_millicredits) == (
+            (first.id,), "mine", 0, PRICE,
+        )  # fmt: skip
+        assert client.list_jobs().jobs[1].priority == -2
+        client.cancel(first.id)
+        assert call("retry", first.id)[0] == 2
+        assert call("retry", first.id, "--yes")[0] == 0
+        assert client.balance().available == 5000 - PRICE
+        grant(browser, 5)
+        stale = client.quote("segment", PARAMS)
+        assert stale is not None
+        assert client.submit("segment", PARAMS, quote_id=stale.id).charge_millicredits == PRICE
 
 
 def test_with_credits_switched_off_no_page_speaks_of_them(tmp_path):

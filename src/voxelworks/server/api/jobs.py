@@ -19,7 +19,7 @@ from voxelworks.accounts import Action
 from voxelworks.client import is_settled
 from voxelworks.errors import IllegalTransition, NotFound
 from voxelworks.protocol.credits import QuoteView
-from voxelworks.protocol.messages import JobState, Json, Message, NewJob
+from voxelworks.protocol.messages import PRIORITY_MAX, JobState, Json, Message, NewJob
 from voxelworks.protocol.people import Principal
 from voxelworks.protocol.views import GroupQuote, JobDetail, JobPage, JobView, LogChunk
 from voxelworks.server.api.workflows import IdempotencyKey
@@ -54,6 +54,8 @@ class Submission(Estimate):
     """Jobs that must have succeeded before it starts; their results are named in the params as `job:ID`."""
     group: Annotated[str | None, Field(max_length=100)] = None
     """Name of a group, under which jobs are shown and cancelled together."""
+    priority: Annotated[int, Field(ge=-PRIORITY_MAX, le=PRIORITY_MAX)] = 0
+    """Each step counts like having been submitted an hour earlier. Above 0 for admins of the organization only."""
     quote_id: str | None = None
     """Quote that was agreed to: exactly its amount is charged, or the submission is refused with the new one."""
 
@@ -102,7 +104,7 @@ def submit(
         return jobs.submit(
             session, by=who, workflow=submission.workflow, params=submission.params, places=context.places,
             settings=context.settings, idempotency_key=idempotency_key, after=submission.after, group=submission.group,
-            quote_id=submission.quote_id,
+            priority=submission.priority, quote_id=submission.quote_id,
         )  # fmt: skip
 
 
