@@ -108,9 +108,10 @@ class Settings(BaseSettings):
     reap_every_s: float = Field(default=15.0, gt=0)
     """How often expired leases are looked for, in seconds (20 % jitter)."""
     cancel_grace_s: float = Field(default=30.0, gt=0)
-    """Time between SIGTERM and SIGKILL for a cancelled job, in seconds."""
+    """Time between SIGTERM and SIGKILL for a cancelled job whose workflow has no time of its own, in seconds."""
     cancel_stuck_s: float = Field(default=120.0, gt=0)
-    """A job that is still cancelling after this many seconds is ended by the server."""
+    """A job that is still cancelling after this many seconds is ended by the server; later if its workflow has more
+    time to stop."""
     log_tail_s: float = Field(default=60.0, gt=0)
     """How long the last log lines of an ended attempt are accepted, in seconds."""
     dataset_lease_s: float = Field(default=60.0, gt=0)

@@ -7,7 +7,7 @@ time with its own secret (`_leases`), one transaction for the end of a job with 
 """
 
 from voxelworks.jobs._alike import failed_alike, failures, repeat_free
-from voxelworks.jobs._claiming import claim
+from voxelworks.jobs._claiming import cancel_grace_s, claim
 from voxelworks.jobs._describe import describe_dataset
 from voxelworks.jobs._finishing import cancel, finish, seal
 from voxelworks.jobs._foreign import (
@@ -60,11 +60,11 @@ from voxelworks.jobs._workers import (
 __all__ = [
     "CLAIMS_PER_POLL", "ForeignOrder", "ForeignRunView", "ForeignWorker", "MadeDataset", "Reaper", "Remains",
     "Root", "Stranded", "append_log", "attach_foreign_dataset", "attach_foreign_workflow", "awaited_place",
-    "can_work_on", "cancel", "cancel_group", "chain_of", "claim", "cleaned", "count_states", "describe_dataset",
-    "drain_worker", "failed_alike", "failures", "finish", "foreign_orders", "foreign_runs", "keep_foreign",
-    "lease_dataset", "leave", "list_events", "list_jobs", "list_workers", "look_at", "metrics", "open_session",
-    "pause_queue", "places_of", "published", "queue_pauses", "quote", "quote_group", "quote_retry", "read_log",
-    "reap_all", "reap_next", "release_dataset", "remains_at", "remains_before", "renew", "repeat_free",
+    "can_work_on", "cancel", "cancel_grace_s", "cancel_group", "chain_of", "claim", "cleaned", "count_states",
+    "describe_dataset", "drain_worker", "failed_alike", "failures", "finish", "foreign_orders", "foreign_runs",
+    "keep_foreign", "lease_dataset", "leave", "list_events", "list_jobs", "list_workers", "look_at", "metrics",
+    "open_session", "pause_queue", "places_of", "published", "queue_pauses", "quote", "quote_group", "quote_retry",
+    "read_log", "reap_all", "reap_next", "release_dataset", "remains_at", "remains_before", "renew", "repeat_free",
     "report_foreign", "resume_queue", "resume_worker", "retry", "revision", "roots_of", "seal", "show", "stranded",
     "submit", "submit_group", "take_cleanup_order", "take_foreign", "take_publish_order", "work_keys_in_use",
 ]  # fmt: skip

@@ -174,6 +174,15 @@ def _meets(worker: WorkerSessionRow, has_gpu: bool, needs: Needs) -> bool:
     return has_memory and (has_gpu or not needs.gpu)
 
 
+def cancel_grace_s(workflow: str, settings: Settings) -> float:
+    """Give the time that a cancelled job of a workflow has to stop by itself, in seconds."""
+    try:
+        own = get_workflow(workflow).cancel_grace_s
+    except UnknownWorkflow:
+        own = None
+    return settings.cancel_grace_s if own is None else own
+
+
 def _needs_of(workflow: str) -> Needs:
     try:
         return get_workflow(workflow).needs
@@ -205,7 +214,7 @@ def hand_over(
     return Claim(
         job_id=job.id, attempt=job.attempt, token=token, workflow=job.workflow, version=job.version, params=job.params,
         places=job.places, work_key=job.id, lease_s=settings.lease_s, renew_s=settings.renew_s,
-        cancel_grace_s=settings.cancel_grace_s, organization_id=job.organization_id,
+        cancel_grace_s=cancel_grace_s(job.workflow, settings), organization_id=job.organization_id,
         memory_bytes_max=job.memory_bytes, walltime_s=job.walltime_s, job_token=mint_token(session, job, at_ms),
     )  # fmt: skip
 

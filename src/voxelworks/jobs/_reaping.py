@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import and_, literal_column, or_, select
+from sqlalchemy import ColumnElement, and_, case, literal, literal_column, or_, select
 from sqlalchemy.orm import Session
 
 from voxelworks.db import Database, now
@@ -13,6 +13,7 @@ from voxelworks.jobs._leases import EXPIRED, HELD_STATES, is_current, lose, mill
 from voxelworks.jobs._matching import NEEDS, could_run, heard_since, in_words, needs_in_words
 from voxelworks.jobs._tables import AttemptRow, JobRow, PauseRow
 from voxelworks.settings import Settings
+from voxelworks.workflows import workflows
 
 
 class Reaper:
@@ -72,7 +73,7 @@ def _reap_attempt(session: Session, at_ms: int, settings: Settings) -> bool:
                 AttemptRow.lease_end_ms < at_ms,
                 and_(
                     JobRow.state == "cancelling",
-                    JobRow.cancel_requested_ms < at_ms - milliseconds(settings.cancel_stuck_s),
+                    JobRow.cancel_requested_ms + _stuck_ms(settings) < at_ms,
                 ),
             ),
         )
@@ -93,6 +94,17 @@ def _reap_attempt(session: Session, at_ms: int, settings: Settings) -> bool:
     count(session, "reaper_actions")
     lose(session, job, attempt, failure, at_ms=at_ms, settings=settings)
     return True
+
+
+def _stuck_ms(settings: Settings) -> ColumnElement[int]:
+    """How long a job may be cancelling: longer if its workflow takes longer to stop."""
+    usual_ms = milliseconds(settings.cancel_stuck_s)
+    own_ms = {
+        workflow.name: usual_ms + milliseconds(max(0, workflow.cancel_grace_s - settings.cancel_grace_s))
+        for workflow in workflows().values()
+        if workflow.cancel_grace_s is not None
+    }
+    return case(own_ms, value=JobRow.workflow, else_=usual_ms) if own_ms else literal(usual_ms)
 
 
 def _fail_unrunnable(session: Session, at_ms: int, settings: Settings) -> bool:

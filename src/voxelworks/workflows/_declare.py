@@ -244,6 +244,8 @@ class Workflow:
     priority_class: PriorityClass = "long"
     """Workers have separate slots for each class, so that short jobs never wait behind long ones."""
     needs: Needs = Needs()
+    cancel_grace_s: float | None = None
+    """Time that a cancelled job has to stop by itself, in seconds; by default what the server's setting says."""
     result_bytes: Measure | None = None
     """Estimates how much a job's result takes, in bytes, before it runs: compared with the quota."""
 
@@ -328,6 +330,7 @@ def workflow(
     foreign: Sequence[ForeignName] = (),
     priority_class: PriorityClass = "long",
     needs: Needs = Needs(),
+    cancel_grace_s: float | None = None,
     result_bytes: Measure | None = None,
 ) -> Callable[[_F], _F]:
     """Declare the decorated function as a workflow and return it unchanged.
@@ -345,7 +348,7 @@ def workflow(
             name=function.__name__, version=version, params_type=params_type, outcome_type=outcome_type, cost=cost,
             example=example, summary=description.split("\n\n")[0].replace("\n", " "), description=description,
             group=group, run=function, aliases=aliases, upgrade=upgrade, foreign=tuple(foreign),
-            priority_class=priority_class, needs=needs,
+            priority_class=priority_class, needs=needs, cancel_grace_s=cancel_grace_s,
             result_bytes=result_bytes,
         )  # fmt: skip
         return function

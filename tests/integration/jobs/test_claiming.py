@@ -433,6 +433,31 @@ def test_a_paused_queue_lets_no_job_fail_for_want_of_workers(queue):
     assert short.reap() == 0
 
 
+# Cancel
+
+
+def test_a_workflow_may_take_more_time_to_stop_than_others(queue, monkeypatch):
+    slow = replace(workflows()["segment"], cancel_grace_s=600)
+    monkeypatch.setitem(workflows(), "segment", slow)
+    worker = queue.open_worker()
+    submitted = [queue.submit(**SEGMENT), queue.submit()]
+    claims = [queue.claim_and_start(worker) for _ in submitted]
+    assert {claim.workflow: claim.cancel_grace_s for claim in claims} == {
+        "segment": 600, "find_largest_segment_id": 30,
+    }  # fmt: skip
+    for job in submitted:
+        queue.cancel(job.id)
+    queue.advance(queue.settings.cancel_stuck_s + 1)
+    assert queue.reap() == 1
+    assert [queue.state(job.id) for job in submitted] == ["cancelling", "cancelled"]
+    for _ in range(3):
+        queue.advance(200)
+        for claim in claims:
+            queue.renew(claim)
+    assert queue.reap() == 1
+    assert queue.state(submitted[0].id) == "cancelled"
+
+
 # Priority
 
 

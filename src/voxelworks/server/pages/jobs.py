@@ -296,6 +296,7 @@ def _job_values(context: Context, who: Principal, detail: JobDetail) -> dict[str
         "detail": detail, "job": job, "title": workflow_title(job.workflow),
         "subject": subject(job.workflow, job.params),
         "result": describe_result(context, job), "settings": context.settings,
+        "cancel_grace_s": jobs.cancel_grace_s(job.workflow, context.settings),
         "is_known": workflow is not None,
     }  # fmt: skip
 
