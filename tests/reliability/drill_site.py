@@ -57,6 +57,8 @@ class DrillSite:
         self.port = free_port()
         self.workers: dict[str, subprocess.Popen[bytes]] = {}
         self.submitted: list[str] = []
+        self.struck: set[tuple[str, int]] = set()
+        """Attempts that were running when the process of their worker ended."""
         self._numbers = itertools.count()
         self._folder = folder
         self.data = self.home / "datasets"
@@ -106,7 +108,13 @@ class DrillSite:
         )
 
     def kill_worker(self, name: str) -> None:
-        end(self.workers.pop(name))
+        end(self.workers[name])
+        self.bury_worker(name)
+
+    def bury_worker(self, name: str) -> None:
+        """Note what a worker whose process has ended was running."""
+        assert self.workers.pop(name).poll() is not None
+        self.struck |= {(row.id, row.number) for row in self._running() if row.name == name}
 
     def close(self) -> None:
         if self.client is not None:
@@ -167,11 +175,13 @@ class DrillSite:
 
     def running(self) -> dict[str, str]:
         """Give the workers that have begun on a job, each with the job."""
-        found = self.rows(
-            "SELECT s.name, j.id FROM jobs j JOIN attempts a ON a.job_id = j.id AND a.number = j.attempt"
+        return {row.name: row.id for row in self._running() if row.name in self.workers}
+
+    def _running(self) -> list[Any]:
+        return self.rows(
+            "SELECT s.name, j.id, a.number FROM jobs j JOIN attempts a ON a.job_id = j.id AND a.number = j.attempt"
             " JOIN worker_sessions s ON s.id = a.session_id WHERE j.state = 'running' AND s.replaced_ms IS NULL"
         )
-        return {row.name: row.id for row in found if row.name in self.workers}
 
     def is_known(self, name: str) -> bool:
         """Whether a worker has told the server that it is there."""
@@ -200,19 +210,25 @@ class Verdict:
 
     jobs: int
     kills: int
-    """Kills that hit a running attempt."""
+    """Ends of a worker's process that a running attempt was lost by."""
+    lost_leases: int
+    """Running attempts that were lost, by a kill or otherwise."""
     lost: list[str] = field(default_factory=list)
     doubled: list[str] = field(default_factory=list)
 
     def figures(self) -> dict[str, int]:
-        return {"jobs": self.jobs, "kills": self.kills, "lost": len(self.lost), "doubled": len(self.doubled)}
+        return {
+            "jobs": self.jobs, "kills": self.kills, "lost": len(self.lost), "doubled": len(self.doubled),
+            "leases lost": self.lost_leases,
+        }  # fmt: skip
 
 
 def judge(site: DrillSite) -> Verdict:
     """Compare what was submitted, the journal of the workers, the tables, the ledger and the published folders.
 
     A job is *lost* if it is not in a final state, or it succeeded and its dataset is not there, or nobody did it. It is
-    *doubled* if it ended, was published, settled or given back twice, or both settled and given back.
+    *doubled* if it ended, was published, settled or given back twice, both settled and given back, or if there is a
+    dataset of it though it did not succeed.
     """
     job_rows = {
         row.id: row for row in site.rows("SELECT id, state, publication, attempt, organization_id FROM jobs")
@@ -223,19 +239,27 @@ def judge(site: DrillSite) -> Verdict:
         for path in site.data.glob("*/*/datasource-properties.json")
         if path.parent.parent.name != ".voxelworks"
     }
-    targets = {row.id: row.params for row in site.rows("SELECT id, params FROM jobs")}
-    verdict = Verdict(len(job_rows), _effective_kills(site))
+    targets = {row.id: _params(row.params)["target"] for row in site.rows("SELECT id, params FROM jobs")}
+    lost_attempts = {
+        (row.job_id, row.number)
+        for row in site.rows(
+            "SELECT job_id, number FROM attempts WHERE outcome = 'lost' AND started_ms IS NOT NULL"
+        )
+    }
+    verdict = Verdict(len(job_rows), len(site.struck & lost_attempts), len(lost_attempts))
     for job_id in site.submitted:
         row = job_rows.get(job_id)
         if row is None or row.state not in ("succeeded", "failed", "cancelled"):
             verdict.lost.append(f"{job_id}: {row.state if row else 'unknown'}")
         elif row.state == "succeeded":
-            name = _params(targets[job_id])["target"]
+            name = targets[job_id]
             if row.publication != "published" or name not in published:
                 verdict.lost.append(f"{job_id}: its dataset {name} is not there ({row.publication})")
             if done[f"{job_id} {row.attempt} sealed"] != 1:
                 verdict.lost.append(f"{job_id}: attempt {row.attempt} counts, but nobody did it")
     verdict.lost += [f"{job_id}: nobody has submitted it" for job_id in job_rows.keys() - set(site.submitted)]
+    paid_for = {targets[job_id] for job_id, row in job_rows.items() if row.state == "succeeded"}
+    verdict.doubled += [f"dataset {name}: no job has succeeded in making it" for name in published - paid_for]
     verdict.doubled += _twice(site)
     verdict.lost += _open_charges(site)
     return verdict
@@ -245,19 +269,14 @@ def _params(value: Any) -> dict[str, Any]:
     return value if isinstance(value, dict) else dict(json.loads(value))
 
 
-def _effective_kills(site: DrillSite) -> int:
-    return int(
-        site.rows("SELECT count(*) AS n FROM attempts WHERE outcome = 'lost' AND started_ms IS NOT NULL")[0].n
-    )
-
-
 def _twice(site: DrillSite) -> Iterator[str]:
     ends = site.rows(
         "SELECT job_id, count(*) AS n FROM events WHERE to_state IN ('succeeded', 'failed', 'cancelled')"
         " AND (from_state IS NULL OR from_state <> to_state) GROUP BY job_id HAVING count(*) > 1"
     )
     publications = site.rows(
-        "SELECT job_id, count(*) AS n FROM events WHERE why = 'the result is published'"
+        # With or without a remark on the catalog.
+        "SELECT job_id, count(*) AS n FROM events WHERE why LIKE 'the result is published%'"
         " GROUP BY job_id HAVING count(*) > 1"
     )
     yield from (f"{row.job_id}: ended {row.n} times" for row in ends)

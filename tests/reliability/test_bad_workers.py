@@ -29,6 +29,7 @@ def test_poison_is_given_up_and_a_bad_worker_is_paused(
     def raise_the_dead() -> None:
         for name in [*names, "bad"]:
             if site.workers[name].poll() is not None:
+                site.bury_worker(name)
                 site.start_worker(name, trick="fails" if name == "bad" else "")
 
     site.wait_until_done(raise_the_dead)
@@ -45,6 +46,7 @@ def test_poison_is_given_up_and_a_bad_worker_is_paused(
     assert (verdict.lost, verdict.doubled) == ([], [])
     assert {states[job_id] for job_id in poison} == {("failed", 3)}
     assert {states[job_id][0] for job_id in good} == {"succeeded"}
+    assert verdict.kills >= 3 * len(poison)
     assert paused == ["bad"]
 
 

@@ -32,4 +32,4 @@ def test_a_wrong_clock_of_a_worker_loses_no_lease(
         record_property(name, value)
     assert (verdict.lost, verdict.doubled) == ([], [])
     assert set(site.states()) == {"succeeded"}
-    assert verdict.kills == 0, "a lease was lost"
+    assert verdict.lost_leases == 0, "a lease was lost"
