@@ -256,7 +256,7 @@ def read_datasource(text: str | bytes) -> DataSource:
     """
     try:
         raw = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InvalidDataset(f"{PROPERTIES_FILE} is not JSON: {error}; restore the file") from error
     try:
         return DataSource.model_validate(raw)

@@ -181,7 +181,7 @@ def _read_json(read: Read, location: str, name: str) -> Mapping[str, Any] | None
         return None
     try:
         content = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InvalidDataset(f"{location}/{name} is not JSON: {error}") from error
     if not isinstance(content, Mapping):
         raise InvalidDataset(f"{location}/{name} holds no JSON object")

@@ -112,6 +112,7 @@ def test_the_mags_of_old_files_are_read():
     ("text", "problem"),
     [
         ("{", "is not JSON"),
+        ("[" * 100_000, "is not JSON: maximum recursion depth exceeded"),
         ("[]", "valid dictionary"),
         ("{}", "scale is missing"),
         ('{"scale": [1, 1, 1], "version": 2}', "only version 1"),

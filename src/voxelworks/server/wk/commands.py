@@ -118,7 +118,7 @@ def read_body(body: bytes) -> Json:
         return {}
     try:
         given = json.loads(body)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InvalidInput(f"the body is not JSON ({error}); send a JSON object") from error
     if not isinstance(given, dict):
         raise InvalidInput("the body is not a JSON object; send the arguments by name")

@@ -102,7 +102,7 @@ def _data_source(context: Context, dataset: DatasetView, who: Principal) -> Json
             where = folder if dataset.organization_id == who.organization_id else "another address"
             return {"id": source_id, "status": f"its metadata lies at {where}"}
         source = json.loads(_read_properties(Path(folder)))
-    except (VoxelworksError, OSError, ValueError) as error:
+    except (VoxelworksError, OSError, ValueError, RecursionError) as error:
         log.warning("the metadata of dataset %s cannot be read: %s", dataset.id, error)
         return {"id": source_id, "status": "its metadata cannot be read on the server"}
     if not isinstance(source, dict):

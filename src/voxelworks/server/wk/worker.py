@@ -129,6 +129,6 @@ def _read_text(body: bytes) -> str:
 def _read_json(body: bytes) -> object:
     try:
         read: object = json.loads(body)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InvalidInput(f"the body is not JSON ({error})") from error
     return read

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from voxelworks.errors import InvalidInput
-from voxelworks.server.wk.commands import AI_ROUTES, FREE, PAID, RUN_ROUTES
+from voxelworks.server.wk.commands import AI_ROUTES, FREE, PAID, RUN_ROUTES, read_body
 from voxelworks.server.wk.paths import is_face, is_for_workers, is_open
 
 
@@ -84,3 +84,17 @@ def test_addresses_of_the_face(path, of_face, of_workers):
 )  # fmt: skip
 def test_what_everybody_may_ask(method, path, open_):
     assert is_open(method, path) == open_
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (b"{", "the body is not JSON"),
+        (b"[" * 100_000, "the body is not JSON (maximum recursion depth exceeded"),
+        (b"[]", "the body is not a JSON object"),
+    ],
+)
+def test_what_is_no_json_object_is_refused(body, message):
+    with pytest.raises(InvalidInput) as refused:
+        read_body(body)
+    assert str(refused.value).startswith(message)
