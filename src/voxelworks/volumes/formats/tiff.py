@@ -40,6 +40,8 @@ _BAND_BYTES = 4 * 2**20
 """Rows are read in bands of about this size, which stay in the processor's cache."""
 _GAP_BYTES = 32 * 2**10
 """Reading over fewer unneeded bytes takes less time than asking the system for each row."""
+_BOMB_BYTES, _BOMB_RATIO = 4 * 2**30, 100_000
+"""A page that unpacks to more, and to so many times its size, is made to fill a disk: no black image packs so tightly."""
 _PLAIN_KINDS = {"generic", "uniform", "shaped", "sis", "nih"}
 _JPEG = (6, 7, 34892, 33007)
 _GREY_FROM_WHITE, _GREY, _RGB, _TABLE, _YCBCR = 0, 1, 2, 3, 6
@@ -189,6 +191,11 @@ def page_plane(file: SourceFile, page: tifffile.TiffPage) -> Plane:
     if max(ends) > file.size:
         raise UnsupportedFormat(
             f"{file.name} is cut short: it has {file.size} of {max(ends)} bytes; copy it again"
+        )
+    page_bytes = height * width * samples.count * samples.stored.itemsize
+    if page_bytes > _BOMB_BYTES and page_bytes > _BOMB_RATIO * sum(page.databytecounts):
+        raise UnsupportedFormat(
+            f"{file.name} claims {width} x {height} pixels in {sum(page.databytecounts)} bytes; it is no usable image"
         )
     if is_raw:
         return RawPlane(
