@@ -28,7 +28,7 @@ def test_a_worker_that_slept_through_its_lease_is_refused(
 ) -> None:
     """It wakes up while the other one works, or after that has ended; either way its files are never published."""
     site = make_site(LEASE_S=str(LEASE_S), RENEW_S="0.4")
-    round_count = rounds(1, 7)
+    round_count = rounds(1, 20)
     for number in range(round_count):
         name, sleeper, other = f"cells{number}", f"sleeper{number}", f"other{number}"
         site.start_worker(sleeper)

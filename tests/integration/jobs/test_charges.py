@@ -278,7 +278,7 @@ def test_the_price_of_what_another_job_will_make_needs_its_size(paying):
 
 @pytest.mark.faults("T14", "100 failing jobs, each failure reported ten times at once, the reaper on")
 def test_every_failure_is_refunded_once_however_often_it_is_reported(paying, record_property):
-    number = rounds(20, 100)
+    number = rounds(100, 500)
     rich = with_credits(paying, number * PRICE)
     worker = rich.open_worker()
     claims = []
