@@ -41,7 +41,7 @@ _BAND_BYTES = 4 * 2**20
 _GAP_BYTES = 32 * 2**10
 """Reading over fewer unneeded bytes takes less time than asking the system for each row."""
 _BOMB_BYTES, _BOMB_RATIO = 4 * 2**30, 100_000
-"""A page that unpacks to more, and to so many times its size, is made to fill a disk: no black image packs so tightly."""
+"""A page that unpacks to more, and to so many times its size, is made to fill disks: black images are larger."""
 _PLAIN_KINDS = {"generic", "uniform", "shaped", "sis", "nih"}
 _JPEG = (6, 7, 34892, 33007)
 _GREY_FROM_WHITE, _GREY, _RGB, _TABLE, _YCBCR = 0, 1, 2, 3, 6
