@@ -1,0 +1,169 @@
+"""Files that strangers send take neither time nor memory nor a way out (T30)."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import pytest
+
+from voxelworks.testing.rounds import rounds
+
+from . import hostile_files
+from .drill_site import DrillSite
+
+TIME_MAX_S = rounds(60.0, 5.0)
+"""The long form runs alone on its machine, the short one among all other tests."""
+MEMORY_MAX_BYTES = 500 * 2**20
+HARMLESS = {"directories below each other in a loop"}
+"""Only its first directory is read, which is an image."""
+
+
+@dataclass
+class Spent:
+    """What the worst file took."""
+
+    seconds: float = 0.0
+    memory_bytes: int = 0
+
+    def take(self, other: Spent) -> None:
+        self.seconds = max(self.seconds, other.seconds)
+        self.memory_bytes = max(self.memory_bytes, other.memory_bytes)
+
+    def is_too_much(self) -> bool:
+        return self.seconds > TIME_MAX_S or self.memory_bytes > MEMORY_MAX_BYTES
+
+
+@pytest.mark.faults("T30", "Annotations that are bombs, lead elsewhere, multiply entities, or are programs")
+def test_a_hostile_annotation_is_refused_at_once(
+    site: DrillSite, tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
+    annotations = hostile_files.annotations()
+    annotations["program as skeleton"] = hostile_files.program(tmp_path / "escaped")
+    worst = _send_each(
+        site,
+        {name: lambda content=content: {"files": {"file": content}} for name, content in annotations.items()},
+        "/api/v1/annotations",
+        tmp_path,
+    )
+    _record(record_property, len(annotations), worst)
+
+
+@pytest.mark.faults("T30", "Metadata of datasets without end, that lead elsewhere, or with pickled objects")
+def test_a_hostile_dataset_is_refused_at_once(
+    make_site: Callable[..., DrillSite], tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
+    folder = tmp_path / "root"
+    folder.mkdir()
+    datasets = hostile_files.datasets(folder)
+    site = make_site(IMPORT_ROOTS=f'{{"root": "{folder}"}}')
+    worst = _send_each(
+        site,
+        {
+            name: lambda place=place: {"json": {"name": place, "place": f"root:root/{place}"}}
+            for name, place in datasets.items()
+        },
+        "/api/v1/datasets",
+        tmp_path,
+    )
+    _record(record_property, len(datasets), worst)
+
+
+@pytest.mark.faults("T30", "Images with sizes that lie, directories in loops, bombs, and programs")
+def test_a_hostile_image_is_refused_at_once(
+    tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
+    images = hostile_files.images(tmp_path / "images", tmp_path / "escaped")
+    # Each starts a process of its own, which takes a second or two.
+    chosen = dict(list(images.items())[: rounds(4, len(images))])
+    before = _tree(tmp_path)
+    worst, wrong = Spent(), {}
+    for number, (name, source) in enumerate(chosen.items()):
+        # Where it may write; a command that fails keeps what it would go on from.
+        folder = tmp_path / f"made{number}"
+        folder.mkdir()
+        spent, status, said = _convert(source, folder / "made")
+        worst.take(spent)
+        is_refused = 0 < status < 10 and "Traceback" not in said
+        shutil.rmtree(folder)
+        if spent.is_too_much() or not (is_refused or name in HARMLESS) or _tree(tmp_path) != before:
+            wrong[name] = (spent, status, said[-500:], _tree(tmp_path) - before)
+    assert wrong == {}
+    _record(record_property, len(chosen), worst)
+
+
+def _send_each(site: DrillSite, bodies: dict[str, Callable[[], object]], path: str, folder: Path) -> Spent:
+    """Send what is hostile to the server; give the most that one took. All must be refused, and nothing be left."""
+    assert site.server is not None
+    before = _tree(folder)
+    worst, wrong = Spent(), {}
+    with httpx.Client(base_url=f"http://127.0.0.1:{site.port}", timeout=300, trust_env=False) as client:
+        client.headers["Authorization"] = f"Bearer {site.client_token}"
+        for name, body in bodies.items():
+            with _memory_watched(site.server.pid) as memory:
+                began = time.monotonic()
+                answer = client.post(path, **body())  # type: ignore[arg-type]
+                spent = Spent(time.monotonic() - began)
+            spent.memory_bytes = memory[0]
+            worst.take(spent)
+            left = {file for file in _tree(folder) - before if ".sqlite3" not in file}
+            if spent.is_too_much() or not 400 <= answer.status_code < 500 or left:
+                wrong[name] = (spent, answer.status_code, answer.text[:500], left)
+    assert wrong == {}
+    return worst
+
+
+def _convert(source: Path, target: Path) -> tuple[Spent, int, str]:
+    """Convert in a process of its own, killed after a while; give what it took, its exit status and what it said."""
+    began = time.monotonic()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "voxelworks", "run", "convert", "--source", str(source), "--target", str(target),
+         "--voxel-size", "1,1,1", "--no-pyramid", "--slots", "1"],
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+    assert process.stdout is not None
+    # Not `process.kill`, which would take the exit status away.
+    killer = threading.Timer(2 * TIME_MAX_S, os.kill, (process.pid, signal.SIGKILL))
+    killer.start()
+    with process.stdout:
+        said = process.stdout.read()
+    _, status, used = os.wait4(process.pid, 0)
+    killer.cancel()
+    process.returncode = os.waitstatus_to_exitcode(status)
+    return Spent(time.monotonic() - began, used.ru_maxrss * 1024), process.returncode, said
+
+
+@contextmanager
+def _memory_watched(pid: int) -> Iterator[list[int]]:
+    """Give the most memory that a process has within the block, in bytes, once it is over."""
+    highest = [0]
+    Path(f"/proc/{pid}/clear_refs").write_text("5")  # forgets the highest so far
+    yield highest
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    (line,) = [line for line in lines if line.startswith("VmHWM:")]
+    highest[0] = int(line.split()[1]) * 1024
+
+
+def _tree(folder: Path) -> set[str]:
+    return {
+        os.path.relpath(os.path.join(where, name), folder)
+        for where, _, names in os.walk(folder)
+        for name in names
+    }
+
+
+def _record(record_property: Callable[[str, object], None], count: int, worst: Spent) -> None:
+    record_property("files", count)
+    record_property("taken or broken", 0)
+    record_property("longest s", round(worst.seconds, 1))
+    record_property("most memory MiB", round(worst.memory_bytes / 2**20))
