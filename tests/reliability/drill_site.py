@@ -48,9 +48,13 @@ class DrillSite:
         An own, empty one. The server opens it by its address; here it is only read.
     settings
         Beyond `QUICK`, without the prefix of environment variables.
+    has_own_clock
+        Whether the clock of the server can be stepped.
     """
 
-    def __init__(self, folder: Path, database: Database, **settings: str) -> None:
+    def __init__(
+        self, folder: Path, database: Database, *, has_own_clock: bool = False, **settings: str
+    ) -> None:
         self.home = folder / "home"
         self.journal = folder / "journal"
         self.database = database
@@ -61,8 +65,10 @@ class DrillSite:
         """Attempts that were running when the process of their worker ended."""
         self._numbers = itertools.count()
         self._folder = folder
+        self._clock = folder / "clock" if has_own_clock else None
         self.data = self.home / "datasets"
         self.data.mkdir(parents=True)
+        self.step_clock(0)
         self._environment = {
             name: value for name, value in os.environ.items() if not name.startswith("VOXELWORKS_")
         }
@@ -78,10 +84,14 @@ class DrillSite:
 
     # Processes
 
-    def start_server(self, **settings: str) -> None:
+    def start_server(self, *, trick: str = "", **settings: str) -> None:
+        """Start the server; a trick is what `drill_server.py` does otherwise."""
         server_file(self.home).unlink(missing_ok=True)
+        if self._clock is not None:
+            trick = f"clock:{self._clock}"
+        program = [str(DRILL / "drill_server.py"), trick] if trick else ["-m", "voxelworks"]
         self.server = self._start(
-            "server", ["-m", "voxelworks", "serve", "--no-worker", "--port", str(self.port)], settings
+            "server", [*program, "serve", "--no-worker", "--port", str(self.port)], settings
         )
         wait_for(lambda: ServerInfo.read(server_file(self.home)) or self.server_ended(), "the server")
         assert not self.server_ended(), (self._folder / "server.txt").read_text()[-2000:]
@@ -98,6 +108,13 @@ class DrillSite:
     def kill_server(self) -> None:
         assert self.server is not None
         end(self.server)
+
+    def step_clock(self, ahead_s: float) -> None:
+        """Set by how much the clock of the server is ahead."""
+        if self._clock is not None:
+            fresh = self._clock.with_suffix(".new")
+            fresh.write_text(str(ahead_s))
+            fresh.replace(self._clock)
 
     def start_worker(self, name: str, *, url: str | None = None, trick: str = "", **settings: str) -> None:
         """Start a worker; a trick is what `drill_worker.py` does otherwise than others, such as `fails`."""
@@ -158,6 +175,7 @@ class DrillSite:
         answer = httpx.get(
             f"http://127.0.0.1:{self.port}/api/v1/openapi.json",
             headers={"Authorization": f"Bearer {self.client_token}"},
+            timeout=60,  # the first one makes it
         )
         return answer.raise_for_status().text
 
