@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Row, select
+from sqlalchemy import Row, bindparam, select
 from sqlalchemy.orm import Session
 
 from voxelworks.jobs._tables import JobRow, WorkerSessionRow
@@ -19,30 +20,46 @@ Needing = JobRow | Row[*tuple[Any, ...]]
 """A job, or what jobs need: `NEEDS`."""
 
 
-def heard_since(session: Session, since_ms: int) -> list[WorkerSessionRow]:
+Having = Row[*tuple[Any, ...]]
+"""What is looked at of a worker's session: lists of jobs ask for hundreds of them."""
+
+_HEARD_SINCE = select(
+    WorkerSessionRow.workflows, WorkerSessionRow.organization_id, WorkerSessionRow.gpus, WorkerSessionRow.memory_bytes,
+    WorkerSessionRow.slots, WorkerSessionRow.opened_ms, WorkerSessionRow.leaves_ms, WorkerSessionRow.paused_ms,
+    WorkerSessionRow.drained_ms,
+).where(WorkerSessionRow.seen_ms >= bindparam("since_ms"))  # fmt: skip
+_CONNECTED = _HEARD_SINCE.where(WorkerSessionRow.replaced_ms.is_(None))
+
+
+def heard_since(session: Session, since_ms: int) -> Sequence[Having]:
     """Give the sessions that were heard from since then, those included that were replaced."""
-    return list(session.scalars(select(WorkerSessionRow).where(WorkerSessionRow.seen_ms >= since_ms)))
+    return session.execute(_HEARD_SINCE, {"since_ms": since_ms}).all()
 
 
-def connected(session: Session, since_ms: int) -> list[WorkerSessionRow]:
+def connected(session: Session, since_ms: int) -> Sequence[Having]:
     """Give the workers that were heard from since then."""
-    return [worker for worker in heard_since(session, since_ms) if worker.replaced_ms is None]
+    return session.execute(_CONNECTED, {"since_ms": since_ms}).all()
 
 
-def runs_it(worker: WorkerSessionRow, job: Needing) -> bool:
+def needs_of(job: Needing) -> tuple[Any, ...]:
+    """Give what decides whether a worker can run a job; of thousands of jobs there are only a few."""
+    return tuple(getattr(job, column.key) for column in NEEDS)
+
+
+def runs_it(worker: Having, job: Needing) -> bool:
     """Whether a worker has the workflow of a job, and works for its organization."""
     return worker.workflows.get(job.workflow, 0) >= job.version and worker.organization_id in (
         None, job.organization_id,
     )  # fmt: skip
 
 
-def could_run(worker: WorkerSessionRow, job: Needing, at_ms: int) -> bool:
+def could_run(worker: Having, job: Needing, at_ms: int) -> bool:
     """Whether a worker has at some time all that a job needs, if it were free."""
     has_memory = (job.memory_bytes or 0) <= (worker.memory_bytes or job.memory_bytes or 0)
     return has_memory and could_run_with_memory(worker, job, at_ms)
 
 
-def could_run_with_memory(worker: WorkerSessionRow, job: Needing, at_ms: int) -> bool:
+def could_run_with_memory(worker: Having, job: Needing, at_ms: int) -> bool:
     """Whether a worker has all but perhaps the memory that a job needs."""
     return (
         runs_it(worker, job)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from sqlalchemy import ColumnElement, Row, case, func, select, tuple_
@@ -13,9 +13,9 @@ from sqlalchemy.orm import Session
 from voxelworks.db import among, now, texts
 from voxelworks.jobs._dependencies import unfinished_of
 from voxelworks.jobs._leases import milliseconds
-from voxelworks.jobs._matching import NEEDS, connected, could_run, needs_in_words, runs_it
+from voxelworks.jobs._matching import NEEDS, Having, connected, could_run, needs_in_words, needs_of, runs_it
 from voxelworks.jobs._order import Limits, is_queued, is_within_limits
-from voxelworks.jobs._tables import JobRow, PauseRow, WorkerSessionRow
+from voxelworks.jobs._tables import JobRow, PauseRow
 from voxelworks.protocol.messages import PriorityClass
 from voxelworks.protocol.views import WaitCode, WaitView
 from voxelworks.settings import Settings
@@ -23,7 +23,7 @@ from voxelworks.settings import Settings
 Waiting = JobRow | Row[*tuple[Any, ...]]
 """A queued job, or a row with those columns of it that this module reads."""
 
-COUNTED_MAX = 5000
+COUNTED_MAX = 1000
 """Most queued jobs among which a list counts who goes before whom: each list takes longer the more there are."""
 
 
@@ -175,10 +175,11 @@ class _Reasons:
     unfinished: Mapping[str, Sequence[str]]
     """Job -> those that it waits for."""
     pauses: Mapping[PriorityClass, PauseRow]
-    workers: Sequence[WorkerSessionRow]
+    workers: Sequence[Having]
     """Those that are connected."""
     limited: Mapping[str, tuple[WaitCode, str]]
     """Job -> the limit that is reached."""
+    _nobody: dict[tuple[Any, ...], str | None] = field(default_factory=dict)
 
     def of(self, job: Waiting, ahead: int | None) -> tuple[WaitCode, str]:
         if job.lane is None:
@@ -187,7 +188,10 @@ class _Reasons:
         if pause is not None:
             why = f": {pause.why}" if pause.why else ""
             return "paused", f"the operator has paused the queue of {job.priority_class} jobs{why}"
-        nobody = _nobody(self.workers, job, self.at_ms)
+        needs = needs_of(job)
+        if needs not in self._nobody:
+            self._nobody[needs] = _nobody(self.workers, job, self.at_ms)
+        nobody = self._nobody[needs]
         if nobody is not None:
             return "nobody", nobody
         if job.available_ms > self.at_ms:
@@ -201,7 +205,7 @@ class _Reasons:
         return "next", "next in line: it starts as soon as a worker is free"
 
 
-def _nobody(workers: Sequence[WorkerSessionRow], job: Waiting, at_ms: int) -> str | None:
+def _nobody(workers: Sequence[Having], job: Waiting, at_ms: int) -> str | None:
     """Say what is missing if no connected worker could run a job, or one that needs the same: `NEEDS`."""
     running = [worker for worker in workers if runs_it(worker, job)]
     if not running:

@@ -42,9 +42,10 @@ from voxelworks.server.wk import routes as wk
 from voxelworks.settings import Settings
 
 API_ROUTERS: tuple[APIRouter, ...] = (
-    service_api.router, workflows_api.router, jobs_api.router, jobs_api.group_router, datasets_api.router,
-    annotations_api.router, account_api.router, organization_api.router, operator_api.router, worker_api.router,
+    worker_api.router, jobs_api.router, jobs_api.group_router, service_api.router, workflows_api.router,
+    datasets_api.router, annotations_api.router, account_api.router, organization_api.router, operator_api.router,
 )  # fmt: skip
+"""In the order in which they are tried: first what workers and lists ask again and again."""
 PAGE_ROUTERS: tuple[APIRouter, ...] = (
     door_pages.router, jobs_pages.router, workflows_pages.router, datasets_pages.router, annotations_pages.router,
     account_pages.router, organization_pages.router, operator_pages.router,
