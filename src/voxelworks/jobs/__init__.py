@@ -6,7 +6,7 @@ time with its own secret (`_leases`), one transaction for the end of a job with 
 (`_ending`), publication after it (`_publication`), and one filter that keeps tenants apart (`_visibility`).
 """
 
-from voxelworks.jobs._alike import failed_alike, failures, repeat_free
+from voxelworks.jobs._alike import failed_alike, failures
 from voxelworks.jobs._claiming import cancel_grace_s, claim
 from voxelworks.jobs._describe import describe_dataset
 from voxelworks.jobs._finishing import cancel, finish, seal
@@ -42,7 +42,7 @@ from voxelworks.jobs._publication import (
     take_publish_order,
 )
 from voxelworks.jobs._reading import list_events, list_jobs, list_workers, revision, show
-from voxelworks.jobs._reaping import Reaper, reap_all, reap_next
+from voxelworks.jobs._reaping import Reaper, reap_all
 from voxelworks.jobs._references import can_work_on
 from voxelworks.jobs._repeats import Root, chain_of, count_states, places_of, roots_of
 from voxelworks.jobs._submission import quote, quote_retry, retry, submit
@@ -64,7 +64,7 @@ __all__ = [
     "describe_dataset", "drain_worker", "failed_alike", "failures", "finish", "foreign_orders", "foreign_runs",
     "keep_foreign", "lease_dataset", "leave", "list_events", "list_jobs", "list_workers", "look_at", "metrics",
     "open_session", "pause_queue", "places_of", "published", "queue_pauses", "quote", "quote_group", "quote_retry",
-    "read_log", "reap_all", "reap_next", "release_dataset", "remains_at", "remains_before", "renew", "repeat_free",
+    "read_log", "reap_all", "release_dataset", "remains_at", "remains_before", "renew",
     "report_foreign", "resume_queue", "resume_worker", "retry", "revision", "roots_of", "seal", "show", "stranded",
     "submit", "submit_group", "take_cleanup_order", "take_foreign", "take_publish_order", "work_keys_in_use",
 ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""Failures that are alike, shown as one and repeated as one (R25)."""
+"""Failures that are alike, shown as one (R25)."""
 
 from __future__ import annotations
 
@@ -6,21 +6,18 @@ import re
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import groupby
 
 from sqlalchemy import ColumnElement, and_, exists, func, or_, select
 from sqlalchemy.orm import Session, aliased
 
-from voxelworks import accounts
 from voxelworks.db import now
-from voxelworks.errors import FailureClass, IllegalTransition
-from voxelworks.jobs._submission import digest, retry
+from voxelworks.errors import FailureClass
+from voxelworks.jobs._leases import milliseconds
+from voxelworks.jobs._submission import digest
 from voxelworks.jobs._tables import JobRow
-from voxelworks.jobs._visibility import find_job
-from voxelworks.protocol.people import Principal
-from voxelworks.protocol.places import Places
-from voxelworks.protocol.views import FailureGroup, JobView
-from voxelworks.settings import Settings
+from voxelworks.protocol.views import FailureGroup
 
 LOOKED_AT_MAX = 20_000
 """Failures that are looked at, the latest ones: more take time and tell nothing new."""
@@ -58,36 +55,6 @@ def failed_alike(session: Session, group_id: str, *, since_s: float) -> tuple[st
     return tuple(one.id for one in _together(_failed(session, since_s)).get(group_id, ()))
 
 
-def repeat_free(
-    session: Session, job_id: str, *, by: Principal, places: Places, settings: Settings
-) -> JobView:
-    """Repeat a failed job at no charge, once. It stays with its owner, and the audit log tells of it.
-
-    Raises
-    ------
-    NotFound, NotAllowed, InvalidInput
-        As `retry` does.
-    IllegalTransition
-        If the job has not failed, or was repeated already.
-    """
-    find_job(
-        session, job_id, by, lock=True
-    )  # of two that repeat it at the same time, the second one sees the first
-    repeat_id = session.scalar(select(JobRow.id).where(JobRow.retried_from == job_id).limit(1))
-    if repeat_id is not None:
-        raise IllegalTransition(f"job {job_id} was repeated already, as job {repeat_id}; look at that one")
-    view = retry(session, job_id, by=by, places=places, settings=settings, is_free=True)
-    accounts.audit(
-        session,
-        by,
-        "job.repeated_free",
-        f"job:{job_id}",
-        organization_id=view.organization_id,
-        repeat=view.id,
-    )
-    return view
-
-
 def without_what_varies(message: str) -> str:
     """Leave out of a message what differs between equal defects: quoted names, paths, numbers and ids."""
     words = _QUOTED.sub("…", message[:_MESSAGE_MAX]).split()
@@ -109,14 +76,19 @@ class _Failed:
 
     @property
     def group_id(self) -> str:
-        return digest([self.failure_class, self.code, self.workflow, without_what_varies(self.message)])[:16]
+        return _group_id(self.failure_class, self.code, self.workflow, self.message)
+
+
+@lru_cache(maxsize=LOOKED_AT_MAX)
+def _group_id(failure_class: FailureClass, code: str, workflow: str, message: str) -> str:
+    return digest([failure_class, code, workflow, without_what_varies(message)])[:16]
 
 
 def _failed(
     session: Session, since_s: float, organization_id: str | None = None, *, with_repeated: bool = False
 ) -> list[_Failed]:
     """Give the failures since then, the latest first."""
-    since_ms = now(session) - round(since_s * 1000)
+    since_ms = now(session) - milliseconds(since_s)
     is_unpublished = JobRow.publication == "failed"
     wanted: list[ColumnElement[bool]] = [
         or_(is_unpublished, and_(JobRow.state == "failed", JobRow.ended_ms > since_ms)),

@@ -268,9 +268,7 @@ def _ask_for_more_memory(
         (
             worker.memory_bytes
             for worker in connected(session, at_ms - round(settings.silent_after_s * 1000))
-            if worker.memory_bytes is not None
-            and worker.drained_ms is None
-            and could_run_with_memory(worker, job, at_ms)
+            if worker.memory_bytes is not None and could_run_with_memory(worker, job, at_ms)
         ),
         default=None,
     )

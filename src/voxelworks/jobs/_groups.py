@@ -102,10 +102,10 @@ def quote_group(
     accounts.require(by, accounts.Action.SUBMIT_JOB)
     # Before the ledger, which a quote may write to: see `_locks`.
     lock_awaited(session, _awaited_outside(jobs), by)
+    orders = [(get_workflow(job.workflow), job.params) for job in jobs]
     quotes = tuple(
-        quote_params(session, declared, declared.parse(job.params), by=by, places=places, settings=settings)
-        for job in jobs
-        for declared in (get_workflow(job.workflow),)
+        quote_params(session, declared, declared.parse(params), by=by, places=places, settings=settings)
+        for declared, params in orders
     )
     known = [found for found in quotes if found is not None]
     total = sum(found.amount for found in known)

@@ -13,6 +13,7 @@ from voxelworks.db import among, now, texts
 from voxelworks.errors import FailureClass, InvalidInput
 from voxelworks.jobs import _progress
 from voxelworks.jobs._dependencies import awaited_by
+from voxelworks.jobs._leases import HELD_STATES, is_current
 from voxelworks.jobs._tables import AttemptRow, EventRow, JobRow, WorkerSessionRow
 from voxelworks.jobs._visibility import find_job, seen_by
 from voxelworks.jobs._waiting import COUNTED_MAX, waits_of
@@ -30,7 +31,6 @@ from voxelworks.protocol.views import (
 )
 from voxelworks.settings import Settings
 
-_HELD = ("claimed", "running", "cancelling")
 _DAY_MS = 86_400_000
 
 
@@ -148,8 +148,8 @@ def list_workers(session: Session, *, settings: Settings) -> tuple[WorkerView, .
     ).all()
     held = session.execute(
         select(AttemptRow.session_id, JobRow.id)
-        .join(AttemptRow, _is_current)
-        .where(JobRow.state.in_(_HELD))
+        .join(AttemptRow, is_current)
+        .where(JobRow.state.in_(HELD_STATES))
         .order_by(JobRow.created_ms)
     ).all()
     return tuple(
@@ -173,11 +173,10 @@ _SHOWN = tuple(
     or column.key in ("group_id", "lane", "rank_ms", "needs_gpu", "memory_bytes", "walltime_s")
 )
 """What `_view` and `waits_of` read: a list of rows takes half the time of a list of whole jobs."""
-_is_current = and_(AttemptRow.job_id == JobRow.id, AttemptRow.number == JobRow.attempt)
 
 _FINDING_ATTEMPTS = (
     select(AttemptRow, WorkerSessionRow.name)
-    .join(JobRow, _is_current)
+    .join(JobRow, is_current)
     .join(WorkerSessionRow, WorkerSessionRow.id == AttemptRow.session_id)
     .where(among(JobRow.id, texts("job_ids")))
 )
@@ -232,7 +231,7 @@ def _view(
     wait: WaitView | None,
 ) -> JobView:
     progress = Progress.model_validate(attempt.progress) if attempt is not None and attempt.progress else None
-    is_held = job.state in _HELD and attempt is not None
+    is_held = job.state in HELD_STATES and attempt is not None
     heard_s = _seconds_between(attempt.renewed_ms, at_ms) if is_held and attempt is not None else None
     eta: EtaView | None = None
     if job.state == "running" and attempt is not None and progress is not None:

@@ -37,6 +37,11 @@ class Reaper:
         self._last_ms = at_ms
         return 0 if at_ms < self._waits_until_ms else reap_all(database, settings=settings)
 
+    @property
+    def is_waiting(self) -> bool:
+        """Whether workers may not have been heard from that are there."""
+        return self._last_ms is None or self._last_ms < self._waits_until_ms
+
     def _was_there(self, at_ms: int, settings: Settings) -> bool:
         # Half a lease leaves workers the other half; a round that is a little late is no outage.
         longest_ms = milliseconds(max(settings.lease_s / 2, 4 * settings.reap_every_s))

@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from sqlalchemy import delete
+from sqlalchemy import delete, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
@@ -27,6 +27,7 @@ from voxelworks.jobs._dependencies import (
     with_jobs,
 )
 from voxelworks.jobs._leases import milliseconds
+from voxelworks.jobs._locks import lock_jobs
 from voxelworks.jobs._pricing import Priced, priced
 from voxelworks.jobs._reading import job_view
 from voxelworks.jobs._references import Resolved, named_jobs, resolve
@@ -150,8 +151,9 @@ def retry(
     Parameters
     ----------
     is_free
-        An operator repeats it at no charge, and its owner is not told of a second failure. This is so in any case for
-        an operator who asks from another organization: nobody spends the credits of an organization from outside.
+        An operator repeats it at no charge, once, and its owner is not told of a second failure. This is so in any case
+        for an operator who asks from another organization: nobody spends the credits of an organization from outside.
+        The audit log tells of it.
 
     Raises
     ------
@@ -159,23 +161,37 @@ def retry(
         Also if they may not see it.
     NotAllowed
     IllegalTransition
-        If the job has not ended, or its result is there; or if its owner is gone, and an operator asks from outside.
+        If the job has not ended, or its result is there; if its owner is gone, and an operator asks from outside; or if
+        it was repeated already, and shall be at no charge.
     InvalidInput
         If what its params name is no longer there, or what it waited for will have no result.
     NotEnoughCredits, StaleQuote, QuotaExceeded
     """
     job, owner = _find_repeatable(session, job_id, by)
+    is_free = is_free or is_outside(job, by)
+    latest = _latest_awaited(session, job)
     if is_free:
         accounts.require(by, accounts.Action.OPERATE)
+        _require_first_repeat(session, job, latest.values())
     declared = get_workflow(job.workflow)
-    latest = _latest_awaited(session, job)
     params = with_jobs(declared, upgraded(job, declared), latest)
+    may_raise = accounts.is_allowed(by, accounts.Action.STEER_ALL_JOBS)
     order = NewOrder(
         declared, params, after=tuple(latest.values()), group=job.group_id, quote_id=quote_id,
-        is_foreign=job.is_foreign, priority=job.priority, retried_from=job.id,
-        is_free=is_free or is_outside(job, by),
+        is_foreign=job.is_foreign, priority=job.priority if may_raise else min(job.priority, 0),
+        retried_from=job.id, is_free=is_free,
     )  # fmt: skip
-    return insert(session, order, new_id(), by=owner, who=by.who, places=places, settings=settings)
+    made = insert(session, order, new_id(), by=owner, who=by.who, places=places, settings=settings)
+    if is_free:
+        accounts.audit(
+            session,
+            by,
+            "job.repeated_free",
+            f"job:{job_id}",
+            organization_id=made.organization_id,
+            repeat=made.id,
+        )
+    return made
 
 
 def quote_retry(
@@ -229,6 +245,15 @@ def _find_repeatable(session: Session, job_id: str, by: Principal) -> tuple[JobR
             f"whoever submitted job {job_id} is no member of {job.organization_id!r} any more; let a member repeat it"
         )
     return job, by
+
+
+def _require_first_repeat(session: Session, job: JobRow, awaited: Iterable[str]) -> None:
+    """Lock a job, with those that its repeat will wait for, and refuse it if it was repeated already."""
+    # All at once, for the order of `_locks`. Of two that repeat it at the same time, the second one sees the first.
+    lock_jobs(session, JobRow.id.in_({job.id, *awaited}))
+    repeat_id = session.scalar(select(JobRow.id).where(JobRow.retried_from == job.id).limit(1))
+    if repeat_id is not None:
+        raise IllegalTransition(f"job {job.id} was repeated already, as job {repeat_id}; look at that one")
 
 
 def _latest_awaited(session: Session, job: JobRow) -> dict[str, str]:

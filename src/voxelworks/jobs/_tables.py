@@ -48,7 +48,7 @@ class WorkerSessionRow(Base):
     organization_id: Mapped[str | None]
     """The only organization whose jobs it gets, because its key says so."""
     opened_ms: Mapped[int]
-    seen_ms: Mapped[int]
+    seen_ms: Mapped[int] = mapped_column(index=True)
     replaced_ms: Mapped[int | None]
     failed_jobs: Mapped[list[Any]]
     """Different jobs that failed on it in a row, oldest first (R15)."""

@@ -243,6 +243,11 @@ class WorkerView(Message):
     job_ids: tuple[str, ...]
     """Jobs that it holds."""
 
+    @property
+    def is_native(self) -> bool:
+        """Whether it speaks our own protocol; workers of WEBKNOSSOS do not tell how they keep jobs apart."""
+        return bool(self.isolation)
+
 
 class PauseView(Message):
     """A class of jobs of which none is given away."""

@@ -85,8 +85,9 @@ def _workers(session: Session, context: Context) -> Iterator[Trouble]:
                 f"{worker.paused_why or 'Too many jobs failed on it in a row.'} Look at its machine, then resume it.",
                 "/operator/workers",
             )  # fmt: skip
-        may_be_silent = worker.is_draining and not worker.job_ids  # it was asked to end, or said that it ends
-        if not (worker.is_online or may_be_silent or context.has_just_started):
+        # It was asked to end, or said that it ends; workers of WEBKNOSSOS cannot say so.
+        may_be_silent = not worker.job_ids and (worker.is_draining or not worker.is_native)
+        if not (worker.is_online or may_be_silent or context.reaper.is_waiting):
             held = f" and holds {', '.join(worker.job_ids)}" if worker.job_ids else ""
             yield Trouble(
                 f"worker-silent/{worker.name}",
@@ -95,7 +96,7 @@ def _workers(session: Session, context: Context) -> Iterator[Trouble]:
                 f"{' Its jobs go to others when their leases end.' if held else ''}",
                 "/operator/workers",
             )  # fmt: skip
-    if context.has_just_started:
+    if context.reaper.is_waiting:
         return
     stranded = jobs.stranded(session, waited_s=WAIT_MAX_S, settings=context.settings)
     if stranded and not any(worker.is_online for worker in workers):

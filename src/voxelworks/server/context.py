@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass, field
 from typing import Annotated
 
@@ -45,13 +44,6 @@ class Context:
     claims: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(CLAIMS_AT_ONCE))
     """Threads that give jobs away."""
     reaper: Reaper = field(default_factory=Reaper)
-    started_s: float = field(default_factory=time.monotonic)
-    """By the monotonic clock."""
-
-    @property
-    def has_just_started(self) -> bool:
-        """Whether even a worker that is there may not have been heard from since the server was away."""
-        return time.monotonic() - self.started_s < self.settings.silent_after_s
 
 
 def context_of(request: Request) -> Context:

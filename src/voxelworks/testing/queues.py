@@ -127,7 +127,14 @@ class Queue:
     def open_worker_with(self, name: str = "worker", *, key: WorkerKeyView | None = None, **told: Any) -> str:
         """Let a worker in that tells more of itself."""
         known = {name: item.version for name, item in workflows().items()}
-        facts = {"name": name, "version": "1", "workflows": known, "slots": MANY, **told}
+        facts = {
+            "name": name,
+            "version": "1",
+            "workflows": known,
+            "slots": MANY,
+            "isolation": "limits",
+            **told,
+        }
         return self.call(jobs.open_session, SessionRequest.model_validate(facts), key=key).session_id
 
     def claim(self, worker: str) -> Claim:

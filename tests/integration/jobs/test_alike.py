@@ -71,20 +71,20 @@ def test_results_that_could_not_be_published_are_listed(queue):
 def test_what_was_repeated_is_not_open_any_more_and_not_repeated_twice(queue):
     job_id = _fail(queue, "it broke")
     with pytest.raises(NotAllowed):
-        queue.call(jobs.repeat_free, job_id, by=queue.principal("ada"))
-    again = queue.call(jobs.repeat_free, job_id, by=queue.operator)
+        queue.retry(job_id, is_free=True)
+    again = queue.retry(job_id, by=queue.operator, is_free=True)
     assert (again.user_id, again.organization_id, again.retried_from) == ("ada", "local", job_id)
     assert _counts(queue) == []
     assert _counts(queue, with_repeated=True) == [("it broke", 1)]
     with pytest.raises(IllegalTransition, match=f"was repeated already, as job {again.id}"):
-        queue.call(jobs.repeat_free, job_id, by=queue.operator)
+        queue.retry(job_id, by=queue.operator, is_free=True)
     queue.fail(queue.claim_and_start(queue.open_worker()), "program_error", message="it broke again")
     assert _counts(queue) == [("it broke again", 1)]
 
 
 def test_free_repeats_are_in_the_audit_log(queue):
     job_id = _fail(queue, "it broke")
-    again = queue.call(jobs.repeat_free, job_id, by=queue.operator)
+    again = queue.retry(job_id, by=queue.operator, is_free=True)
     [entry] = queue.call(accounts.list_audit, limit=1).entries
     assert (entry.who, entry.action, entry.subject, entry.organization_id, entry.detail) == (
         queue.operator.who, "job.repeated_free", f"job:{job_id}", "local", {"repeat": again.id},

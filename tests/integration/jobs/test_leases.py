@@ -32,6 +32,7 @@ def test_a_claim_tells_all_that_the_worker_needs(queue):
         "cancel_grace_s": 30.0,
         "organization_id": "local",
         "memory_bytes_max": None,
+        "walltime_s": None,
     }
     assert len(claim.token) >= 22  # 128 bits
 

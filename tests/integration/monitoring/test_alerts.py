@@ -23,6 +23,12 @@ SILENT_S = 100.0
 LONG_S = alerts.WAIT_MAX_S + 1
 
 
+class NotWaiting(jobs.Reaper):
+    """Of a server that has run for long."""
+
+    is_waiting = False
+
+
 @pytest.fixture
 def queue(database: Database, tmp_path: Path) -> Queue:
     return Queue.over(database, tmp_path, operator_email="operator@example.org", free_bytes_min=0)
@@ -34,7 +40,7 @@ def context(queue: Queue) -> Context:
     return Context(
         queue.settings, queue.database, queue.places, Keys.prepare(queue.settings.home, queue.database),
         Live(queue.database), SecretBox(queue.settings.secret_key_file), limits_of(queue.settings),
-        started_s=float("-inf"),
+        reaper=NotWaiting(),
     )  # fmt: skip
 
 
@@ -96,6 +102,12 @@ def test_a_server_that_was_away_itself_takes_no_worker_for_dead(
     )
     assert told(fresh) == []
     assert told(context) == ["Jobs wait, and no worker is there", "Worker gpu is not heard from"]
+
+
+def test_an_idle_worker_that_cannot_say_goodbye_is_not_told(queue: Queue, context: Context) -> None:
+    queue.open_worker_with("theirs (WEBKNOSSOS 1)", isolation="")
+    queue.advance(SILENT_S)
+    assert told(context) == []
 
 
 def test_jobs_that_no_living_worker_runs_are_told(queue: Queue, context: Context) -> None:

@@ -158,11 +158,10 @@ def retry(context: Here, who: Who, job_id: str, repetition: Repetition | None = 
     context.limits.count_for("submission", who)
     how = repetition or Repetition()
     with context.database.session() as session:
-        if how.is_free:
-            return jobs.repeat_free(session, job_id, by=who, places=context.places, settings=context.settings)
         return jobs.retry(
-            session, job_id, by=who, places=context.places, settings=context.settings, quote_id=how.quote_id
-        )
+            session, job_id, by=who, places=context.places, settings=context.settings, is_free=how.is_free,
+            quote_id=how.quote_id,
+        )  # fmt: skip
 
 
 @router.post("/{job_id}/help", status_code=204)

@@ -332,8 +332,8 @@ def repeat_failures(context: Here, who: Who, wanted: GroupRepetition) -> Repeats
     for job_id in job_ids[:REPEATS_MAX]:
         try:
             with context.database.session() as session:
-                made = jobs.repeat_free(
-                    session, job_id, by=who, places=context.places, settings=context.settings
+                made = jobs.retry(
+                    session, job_id, by=who, places=context.places, settings=context.settings, is_free=True
                 )
                 queued.append(made.id)
         except VoxelworksError as error:
