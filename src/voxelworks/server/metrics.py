@@ -119,9 +119,9 @@ def _template_of(scope: Scope) -> str:
     if not isinstance(route, APIRoute):
         return getattr(route, "path", "other")
     # The route says what follows the prefix under which its router was included, or, by version of FastAPI, all of it.
-    parts = scope["path"].split("/")
-    prefix = parts[: 1 + len(parts) - len(route.path.split("/"))]
-    return "/".join(prefix) + route.path
+    filled_in = route.path_format.format(**scope["path_params"])
+    prefix = scope["path"].removesuffix(filled_in) if scope["path"].endswith(filled_in) else ""
+    return f"{prefix}{route.path}"
 
 
 class _Queue(Collector):

@@ -28,6 +28,7 @@ from voxelworks.server.keys import Keys
 from voxelworks.server.limits import limits_of
 from voxelworks.server.live import Live
 from voxelworks.server.metrics import install_metrics
+from voxelworks.server.wk import jobs as foreign_jobs
 from voxelworks.settings import Settings
 from voxelworks.testing.queues import Queue
 
@@ -58,6 +59,7 @@ def app(context: Context) -> FastAPI:
     app.include_router(service.probe_router)
 
     app.include_router(worker.router, prefix="/api/v1")
+    app.include_router(foreign_jobs.router, prefix="/api")
     install_metrics(app)
     return app
 
@@ -107,6 +109,15 @@ def test_metrics_tell_of_queue_workers_and_requests(app: FastAPI, context: Conte
     assert found["voxelworks_database_answers",] == 1
     assert found["voxelworks_lost_leases_total",] == 0
     assert found["voxelworks_outbox_age_seconds",] == 0
+
+
+def test_metrics_name_a_route_alike_however_many_parts_its_placeholder_takes(app: FastAPI) -> None:
+    for path in ("zz1", "zz1/b/c", "aiModels/zz1", "zz1/"):
+        ask(app, f"/api/aiModels/{path}", method="POST")
+    routes = {
+        sample[2] for sample in figures(ask(app, "/metrics")) if sample[0] == "voxelworks_http_requests_total"
+    }
+    assert routes == {"route=/api/aiModels/{route:path}"}
 
 
 def test_metrics_tell_claims_from_polls_and_count_whoever_lost_a_job(
