@@ -43,6 +43,7 @@ from voxelworks.accounts._members import (
     members_with_role,
     name_owner,
     owner_of,
+    owners_of,
     remove_member,
     transfer_ownership,
 )
@@ -102,9 +103,9 @@ __all__ = [
     "is_set_up", "list_api_tokens", "list_audit", "list_invitations", "list_members", "list_memberships",
     "list_organizations", "list_sessions", "list_users", "list_worker_keys", "local_principal", "log_in",
     "log_in_with", "log_out", "make_reset", "members_with_role", "mint_job_token", "name_owner",
-    "open_login_session", "owner_of", "prepare", "principal_of_session", "principal_of_token", "remove_member",
-    "rename_organization", "rename_user", "request_reset", "require", "reset_password", "revoke_api_token",
-    "revoke_invitation", "revoke_worker_key", "set_operator", "set_storage_max", "set_up", "set_zone",
-    "switch_organization", "throttle", "touch_session", "touch_token", "touch_worker_key", "transfer_ownership",
-    "who_may",
+    "open_login_session", "owner_of", "owners_of", "prepare", "principal_of_session", "principal_of_token",
+    "remove_member", "rename_organization", "rename_user", "request_reset", "require", "reset_password",
+    "revoke_api_token", "revoke_invitation", "revoke_worker_key", "set_operator", "set_storage_max", "set_up",
+    "set_zone", "switch_organization", "throttle", "touch_session", "touch_token", "touch_worker_key",
+    "transfer_ownership", "who_may",
 ]  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import replace
 
 from sqlalchemy import delete, select
@@ -17,7 +18,7 @@ from voxelworks.accounts._tables import (
     MembershipRow,
     UserRow,
 )
-from voxelworks.db import now
+from voxelworks.db import among, now, texts
 from voxelworks.errors import IllegalTransition, InvalidInput, NotFound, TargetExists
 from voxelworks.protocol.people import ROLES, MemberView, Principal, Role, UserView
 
@@ -49,6 +50,19 @@ def owner_of(session: Session, organization_id: str) -> UserView:
     """
     get_organization(session, organization_id)
     return user_view(get_user(session, _owner(session, organization_id).user_id))
+
+
+def owners_of(session: Session, organization_ids: Collection[str]) -> dict[str, UserView]:
+    """Find the owners of organizations, by the id of the organization."""
+    found = session.execute(
+        select(MembershipRow.organization_id, UserRow)
+        .join(UserRow, MembershipRow.user_id == UserRow.id)
+        .where(
+            among(MembershipRow.organization_id, texts("organization_ids")), MembershipRow.role == "owner"
+        ),
+        {"organization_ids": list(organization_ids)},
+    )
+    return {organization_id: user_view(user) for organization_id, user in found}
 
 
 def add_member(

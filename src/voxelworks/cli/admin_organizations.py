@@ -34,7 +34,7 @@ def list_organizations(home: Path | None, as_json: bool) -> None:
     """List all organizations."""
     with opened_database(home) as (database, _), database.read_session() as session:
         found = accounts.list_organizations(session)
-        owners = {item.id: accounts.owner_of(session, item.id) for item in found}
+        owners = accounts.owners_of(session, [item.id for item in found])
     rows: list[dict[str, object]] = [
         {
             "organization": item.id, "name": item.name, "owner": owners[item.id].email or owners[item.id].name,

@@ -67,6 +67,10 @@ def test_an_organization_begins_with_its_owner(site):
     )
     assert roles(site) == {"Ada": "owner"}
     assert site.read(accounts.owner_of, "neuro").id == ada.user_id
+    owners = site.read(accounts.owners_of, ["neuro", "local", "nowhere"])
+    assert {organization_id: owner.id for organization_id, owner in owners.items()} == {
+        "neuro": ada.user_id, "local": "local",
+    }  # fmt: skip
     assert site.actions("neuro") == ["organization.created"]
 
 

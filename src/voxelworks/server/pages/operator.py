@@ -360,7 +360,7 @@ def _organizations_page(
     own = f"{request.url.scheme}://{request.headers.get('host', '')}"
     with context.database.read_session() as session:
         organizations = accounts.list_organizations(session)
-        owners = {item.id: accounts.owner_of(session, item.id) for item in organizations}
+        owners = accounts.owners_of(session, [item.id for item in organizations])
     return rendering.page(
         request, "organizations.html", status=status, note=note, problem=problem, users=api.list_users(context),
         organizations=organizations, owners=owners, gibibyte=GIBIBYTE,
