@@ -43,7 +43,7 @@ def show(session: Session, job_id: str, *, by: Principal, settings: Settings) ->
         Also if they may not see it.
     """
     job = find_job(session, job_id, by)
-    view = job_view(session, job, settings=settings)
+    (view,) = _views(session, [job], settings, counted_max=None)
     attempts = session.execute(
         select(AttemptRow, WorkerSessionRow.name)
         .join(WorkerSessionRow, WorkerSessionRow.id == AttemptRow.session_id)
@@ -114,9 +114,12 @@ def job_view(session: Session, job: JobRow, *, settings: Settings | None = None)
 def job_views(
     session: Session, jobs: Sequence[JobRow], *, settings: Settings | None = None
 ) -> tuple[JobView, ...]:
-    """Give the views of jobs, and with the settings also why they wait."""
+    """Give the views of jobs, and with the settings also why they wait.
+
+    Who submits holds locks meanwhile: as in lists, nobody counts a long queue.
+    """
     session.flush()
-    return _views(session, jobs, settings)
+    return _views(session, jobs, settings, counted_max=COUNTED_MAX)
 
 
 def list_events(
@@ -194,7 +197,7 @@ def _views(
     jobs: Sequence[JobRow] | Sequence[Row[Any]],
     settings: Settings | None,
     *,
-    counted_max: int | None = None,
+    counted_max: int | None,
 ) -> tuple[JobView, ...]:
     """Give the views of jobs, or of rows with the columns that are shown."""
     at_ms = now(session)

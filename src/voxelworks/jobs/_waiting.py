@@ -24,7 +24,8 @@ Waiting = JobRow | Row[*tuple[Any, ...]]
 """A queued job, or a row with those columns of it that this module reads."""
 
 COUNTED_MAX = 1000
-"""Most queued jobs among which a list counts who goes before whom: each list takes longer the more there are."""
+"""Most queued jobs among which is counted who goes before whom, but for the one whose page is looked at: each count
+takes longer the more there are."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ def waits_of(
     at_ms: int,
     settings: Settings,
     *,
-    counted_max: int | None = None,
+    counted_max: int | None,
 ) -> dict[str, WaitView]:
     """Say why queued jobs wait: by id, with as many statements for a page of them as for one.
 

@@ -39,7 +39,8 @@ class WaitView(Message):
     """Why a queued job does not run yet."""
 
     ahead: int | None
-    """Jobs that are given away before it. None in lists while more than 1,000 are queued: counting takes too long."""
+    """Jobs that are given away before it. None while more than 1,000 are queued: counting takes too
+    long. Only who looks at the job alone is told even then."""
     reason: str
     """One sentence for the page, such as `2 jobs are ahead`."""
     code: WaitCode = "queue"

@@ -147,6 +147,7 @@ def test_a_list_of_a_job_among_very_many_leaves_its_place_out(queue, monkeypatch
     queue.open_worker()
     ids = _submit_many(queue, 3)
     assert {job.wait.ahead for job in _list(queue).jobs} == {None}
+    assert queue.submit().wait.ahead is None, "whoever submits does not wait for a count"
     assert _wait(queue, ids[0]).ahead == 2, "its own page counts"
 
 
