@@ -205,19 +205,18 @@ class Client:
             The same key within 24 hours gives the same job, however often it is sent.
         """
         key = idempotency_key or uuid.uuid4().hex
-        body = {
-            "workflow": workflow, "params": params, "after": list(after), "group": group, "priority": priority,
-            "quote_id": quote_id,
-        }  # fmt: skip
+        # What was not asked for is left out: an older server, which does not know of it, takes the job then.
+        options = {"after": list(after), "group": group, "priority": priority, "quote_id": quote_id}
+        body = {"workflow": workflow, "params": params} | {
+            key: value for key, value in options.items() if value
+        }
         return JobView.model_validate(
             self._post("jobs", body, headers={"Idempotency-Key": key}, is_repeatable=True)
         )
 
     def quote(self, workflow: str, params: Json) -> QuoteView | None:
         """Ask what a job would cost, binding for 15 minutes; None if it is free. Nothing is submitted."""
-        body = {"workflow": workflow, "params": params}
-        found = self._post("jobs/quote", body, is_repeatable=True)["quote"]
-        return None if found is None else QuoteView.model_validate(found)
+        return self._quote("jobs/quote", {"workflow": workflow, "params": params})
 
     def balance(self) -> Balance:
         """Ask what the organization can spend."""
@@ -247,6 +246,10 @@ class Client:
     def retry(self, job_id: str, *, quote_id: str | None = None) -> JobView:
         """Submit the same job anew; give the new one. `quote_id` as in `submit`."""
         return JobView.model_validate(self._post(f"jobs/{_part(job_id)}/retry", {"quote_id": quote_id}))
+
+    def quote_retry(self, job_id: str) -> QuoteView | None:
+        """Ask what `retry` would cost, as `quote` does."""
+        return self._quote(f"jobs/{_part(job_id)}/retry/quote", {})
 
     def read_log(
         self, job_id: str, attempt: int | None = None, *, offset: int | None = 0, limit: int = 65536
@@ -373,6 +376,10 @@ class Client:
     ) -> _M:
         body = request.model_dump(mode="json")
         return answer.model_validate(self._post(f"worker/{path}", body, is_repeatable=is_repeatable))
+
+    def _quote(self, path: str, body: Json) -> QuoteView | None:
+        found = self._post(path, body, is_repeatable=True)["quote"]
+        return None if found is None else QuoteView.model_validate(found)
 
     def _get(self, path: str, query: Json | None = None) -> Any:
         return _json(self._send("GET", path, params=query, is_repeatable=True))

@@ -30,6 +30,7 @@ class Answering(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.answers: list[tuple[int, bytes]] = []
         self.asked: list[str] = []
+        self.bodies: list[bytes] = []
 
     @property
     def url(self) -> str:
@@ -40,7 +41,7 @@ class Handler(BaseHTTPRequestHandler):
     server: Answering
 
     def answer(self) -> None:
-        self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        self.server.bodies.append(self.rfile.read(int(self.headers.get("Content-Length", 0))))
         self.server.asked.append(f"{self.command} {self.path}")
         status, body = self.server.answers.pop(0) if len(self.server.answers) > 1 else self.server.answers[0]
         self.send_response(status)
@@ -72,6 +73,19 @@ def client(answering: Answering) -> Iterator[Client]:
 
 def problem(status: int, code: str, message: str, **more: int) -> tuple[int, bytes]:
     return status, json.dumps({"code": code, "message": message, **more}).encode()
+
+
+def test_a_submission_says_only_what_was_asked_for(answering, client):
+    """An older server refuses what it does not know."""
+    answering.answers = [problem(422, "invalid-input", "the test takes no jobs")]
+    options = {"after": ["j"], "group": "g", "priority": -1, "quote_id": "q"}
+    for given in ({}, options):
+        with pytest.raises(InvalidInput):
+            client.submit("downsample", {}, **given)
+    assert [json.loads(body) for body in answering.bodies] == [
+        {"workflow": "downsample", "params": {}},
+        {"workflow": "downsample", "params": {}, **options},
+    ]
 
 
 def test_an_error_arrives_as_the_class_that_the_server_raised(answering, client):

@@ -120,9 +120,7 @@ def retry(
 ) -> int:
     """Submit a failed or cancelled job anew, with the same parameters, at the present price."""
     with connect(server=server, token=token, home=home) as client:
-        earlier = client.show(job_id).job
-        # Otherwise the server says why it cannot be repeated.
-        quote = client.quote(earlier.workflow, earlier.params) if earlier.can_retry else None
+        quote = client.quote_retry(job_id)
         job = client.retry(job_id, quote_id=_agreed(quote, is_agreed=yes))
         return _announce(client, job, wait=wait, as_json=False)
 

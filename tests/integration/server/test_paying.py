@@ -195,7 +195,7 @@ def test_a_repeat_that_the_organization_cannot_pay_says_so(site):
 
 
 def test_an_operator_spends_no_credits_of_another_organization(site, tmp_path):
-    _, browser = site
+    info, browser = site
     settings = Settings(home=tmp_path, **CREDITS_ON)
     free = {"workflow": "find_largest_segment_id", "params": PARAMS}
     with stored(settings) as session:
@@ -216,6 +216,11 @@ def test_an_operator_spends_no_credits_of_another_organization(site, tmp_path):
         "lab",
         None,
     )
+    with pytest.raises(SystemExit) as ended:
+        main(["jobs", "retry", made[0], "--server", info.url, "--token", info.token])
+    assert ended.value.code == 0, "there is no price to agree to"
+    (job, *_) = browser.get("/api/v1/jobs").json()["jobs"]
+    assert (job["retried_from"], job["organization_id"], job["charge_millicredits"]) == (made[0], "lab", None)
 
 
 def test_the_command_line_shows_the_price_and_charges_only_whoever_agrees(site, capfd):

@@ -116,6 +116,7 @@ API = {
     "GET /jobs/{job_id}": own_job(),
     "POST /jobs/{job_id}/cancel": own_job(),
     "POST /jobs/{job_id}/retry": own_job("ended_job", json={}, is_repeat=True),
+    "POST /jobs/{job_id}/retry/quote": own_job("ended_job"),
     "POST /jobs/{job_id}/help": own_job("failed_job", json={}),
     "GET /jobs/{job_id}/log": own_job("failed_job"),
     "GET /jobs/{job_id}/events": own_job(),

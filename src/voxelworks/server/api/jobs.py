@@ -164,6 +164,15 @@ def retry(context: Here, who: Who, job_id: str, repetition: Repetition | None = 
         )  # fmt: skip
 
 
+@router.post("/{job_id}/retry/quote")
+def quote_retry(context: Here, who: Who, job_id: str) -> Price:
+    """Ask what it would cost to repeat a job. The quote is binding for 15 minutes; nothing is submitted."""
+    context.limits.count_for("estimate", who)
+    with context.database.session() as session:
+        made = jobs.quote_retry(session, job_id, by=who, places=context.places, settings=context.settings)
+    return Price(quote=made)
+
+
 @router.post("/{job_id}/help", status_code=204)
 def ask_for_help(context: Here, who: Who, job_id: str, request: HelpRequest) -> None:
     """Send a failed job to the support address: its id, the end of its log, and the versions."""
