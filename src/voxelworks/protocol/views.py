@@ -115,6 +115,14 @@ class JobView(Message):
     """Why a queued job does not run yet; None for all others."""
 
     @property
+    def still(self) -> JobView:
+        """The same without what changes by time alone: to tell whether anything has happened to the job."""
+        wait = self.wait
+        if wait is not None and wait.code == "backoff":
+            wait = wait.model_copy(update={"reason": ""})  # it counts down to `available_ms`
+        return self.model_copy(update={"as_of_ms": 0, "heard_s": None, "wait": wait})
+
+    @property
     def is_ended(self) -> bool:
         return self.state in TERMINAL_STATES
 

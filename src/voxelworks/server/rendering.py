@@ -187,6 +187,17 @@ def ticking_tag(seconds: float) -> Markup:
     return Markup('<span data-running-s="{:.1f}">{}</span>').format(seconds, duration(seconds))
 
 
+def wait_text(job: JobView) -> str | Markup:
+    """Say why a job waits; where it waits for a moment, a script counts the seconds down."""
+    assert job.wait is not None, "only queued jobs wait"
+    if job.wait.code != "backoff":
+        return sentence(job.wait.reason)
+    seconds = max(0.0, (job.available_ms - job.as_of_ms) / 1000)
+    return Markup('The next attempt begins in <span data-left-s="{:.1f}">{}</span>.').format(
+        seconds, duration(seconds)
+    )
+
+
 def size_text(box: str) -> str:
     """Say the size of a box in voxels."""
     return " × ".join(str(extent) for extent in Box.parse(box).size)
@@ -282,6 +293,7 @@ def _environment() -> Environment:
     environment.filters |= {
         "duration": duration, "bytes": bytes_text, "ago": ago_tag, "ticking": ticking_tag,
         "moment": moment, "date": date_text, "credits": credits_text, "change": change_text, "count_of": count_text,
-        "iso": iso, "sentence": sentence, "percent": percent, "worked_s": worked_s, "python": _python_text,
+        "iso": iso, "sentence": sentence, "wait_text": wait_text, "percent": percent, "worked_s": worked_s,
+        "python": _python_text,
     }  # fmt: skip
     return environment

@@ -162,6 +162,11 @@ def test_a_job_that_is_tried_again_later_says_when(queue):
         "the next attempt begins in 20 s",
         "the next attempt begins in 21 s",
     )
+    (view,) = _list(queue).jobs
+    later = view.model_copy(
+        update={"as_of_ms": view.as_of_ms + 9000, "wait": WaitView(ahead=0, reason="in 11 s", code="backoff")}
+    )
+    assert later.still == view.still, "that time goes by is no news"
 
 
 def test_a_running_job_waits_for_nothing(queue):

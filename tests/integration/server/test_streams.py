@@ -95,6 +95,23 @@ def test_the_list_hears_single_rows_and_new_jobs(served):
         assert [next(heard)[0], next(heard)[0]] == ["counts", "list"]
 
 
+def test_the_list_renders_no_row_for_a_claim_that_only_brings_it_forward(served):
+    params = {"layers": [{"source": "root:scope/run1"}], "voxel_size": "4,4,40"}
+    ids = [
+        served.client.submit("convert", params | {"target": f"line_{number}"}, group="line").id
+        for number in range(4)
+    ]
+    page = served.browser.get("/jobs?group=line").text
+    address = page.partition('sse-connect="')[2].partition('"')[0].replace("&amp;", "&")
+    with stream(served, address) as heard:
+        heard_of = []
+        for job_id in (ids[1], ids[3]):
+            served.client.cancel(job_id)
+            while not heard_of or heard_of[-1] != f"job-{job_id}":
+                heard_of.append(next(heard)[0])
+    assert heard_of == ["counts", f"job-{ids[1]}", "counts", f"job-{ids[3]}"]
+
+
 def job_of(event: tuple[str, str, str]) -> dict[str, object]:
     name, data, _ = event
     assert name == "job"

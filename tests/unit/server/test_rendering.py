@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 
+from voxelworks.protocol.views import JobView, WaitView
 from voxelworks.server import rendering
 
 
@@ -80,3 +81,14 @@ def test_the_address_of_a_static_file_changes_with_its_content():
 )
 def test_a_message_becomes_a_sentence_but_what_was_typed_stays(message, said):
     assert rendering.sentence(message) == said
+
+
+def test_a_wait_for_the_next_attempt_is_counted_down_by_the_page():
+    """The reason that the server gives would change with every second."""
+    wait = WaitView(ahead=0, reason="the next attempt begins in 62 s", code="backoff")
+    job = JobView.model_construct(available_ms=162_000, as_of_ms=100_000, wait=wait)
+    assert rendering.wait_text(job) == (
+        'The next attempt begins in <span data-left-s="62.0">1 min 2 s</span>.'
+    )
+    ahead = wait.model_copy(update={"reason": "2 jobs are ahead", "code": "queue"})
+    assert rendering.wait_text(job.model_copy(update={"wait": ahead})) == "2 jobs are ahead."

@@ -223,10 +223,7 @@ async def follow(context: Here, who: Who, request: Request, job_id: str) -> Stre
         async for _ in still_in(context, request, context.live.pulse()):
             detail = await run_in_threadpool(show_job, context, who, job_id)
             # The time of asking alone is no news.
-            still = detail.model_copy(
-                update={"job": detail.job.model_copy(update={"as_of_ms": 0, "heard_s": None})}
-            )
-            text = still.model_dump_json()
+            text = detail.model_copy(update={"job": detail.job.still}).model_dump_json()
             yield None if text == sent else Frame(detail.model_dump_json(), event="job")
             sent = text
             if is_settled(detail.job):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
@@ -51,6 +52,8 @@ LOG_TAIL_BYTES = 128 * 2**10
 LOG_PIECE_BYTES = 256 * 2**10
 FOLLOW_EVERY_S = 1.0
 """How often a page that is open looks for new log lines, in seconds."""
+WAITS_EVERY_S = 10.0
+"""How often an open list shows new places in the queue, at most, in seconds: each claim changes all of them."""
 
 
 @dataclass(frozen=True)
@@ -205,7 +208,7 @@ def retry(
     is_free: Annotated[bool, Form()] = False,
     quote: Annotated[str, Form(max_length=100)] = "",
 ) -> Response:
-    """Repeat a job, for the price that its page has shown. Without it, or if it holds no longer, the page asks anew."""
+    """Repeat a job, for the millicredits that its page has shown. If it costs something else, the page asks anew."""
     asks_anew = RedirectResponse(f"/jobs/{job_id}?repriced=true", status_code=303)
     if not is_free and not quote and _quote(context, who, show_job(context, who, job_id).job) is not None:
         return asks_anew
@@ -253,29 +256,49 @@ def _shown_counts(found: JobPage) -> dict[Shown | None, int]:
 async def _list_frames(
     context: Context, request: Request, who: Principal, query: ListQuery, seen: str | None
 ) -> AsyncIterator[Frame | None]:
-    known: dict[str, str] | None = None
+    shown: dict[str, JobView] | None = None
+    counts: dict[JobState, int] | None = None
+    waits_at_s = time.monotonic()
     async for _ in still_in(context, request, context.live.pulse()):
         found = await run_in_threadpool(_list, context, who, query)
-        stamps = {job.id: _stamp(job) for job in found.jobs}
-        whole = _stamp(found)
-        values = _list_values(who, query, found)
-        if known is None and whole == seen:
-            frames = []
-        elif known is None or list(known)[1:] != list(stamps):
-            frames = [Frame(rendering.render("_job_list.html", **values), event="list")]
+        changed: list[JobView] | None = None
+        if shown is None and _stamp(found) == seen:
+            changed = []
+            shown = {job.id: job for job in found.jobs}
+        elif shown is not None and list(shown) == [job.id for job in found.jobs]:
+            shows_waits = time.monotonic() - waits_at_s >= WAITS_EVERY_S
+            changed = [job for job in found.jobs if _is_news(job, shown[job.id], shows_waits=shows_waits)]
+            shown |= {job.id: job for job in changed}
+            waits_at_s = time.monotonic() if shows_waits else waits_at_s
         else:
-            changed = [job for job in found.jobs if stamps[job.id] != known[job.id]]
-            frames = [
-                Frame(rendering.render("_job_row.html", job=job, **values), event=f"job-{job.id}")
-                for job in changed
-            ]
-        if frames:
-            yield Frame(rendering.render("_counts.html", **values), event="counts")
-        for frame in frames:
-            yield frame
-        if not frames:
+            shown = {job.id: job for job in found.jobs}
+            waits_at_s = time.monotonic()
+        if changed == [] and counts in (None, found.counts):
             yield None
-        known = {"": whole, **stamps}
+        else:
+            for frame in await run_in_threadpool(_render_list, who, query, found, changed):
+                yield frame
+        counts = dict(found.counts)
+
+
+def _is_news(job: JobView, shown: JobView, *, shows_waits: bool) -> bool:
+    """Tell whether a row has to be shown anew: for its place in the queue alone only if so wanted."""
+    if shows_waits or job.wait is None or shown.wait is None or job.wait.code != shown.wait.code:
+        return job.still != shown.still
+    return job.still.model_copy(update={"wait": None}) != shown.still.model_copy(update={"wait": None})
+
+
+def _render_list(
+    who: Principal, query: ListQuery, found: JobPage, changed: Sequence[JobView] | None
+) -> list[Frame]:
+    """Render the counts, and the rows that changed; None: the whole list."""
+    values = _list_values(who, query, found)
+    frames = [Frame(rendering.render("_counts.html", **values), event="counts")]
+    if changed is None:
+        return [*frames, Frame(rendering.render("_job_list.html", **values), event="list")]
+    return frames + [
+        Frame(rendering.render("_job_row.html", job=job, **values), event=f"job-{job.id}") for job in changed
+    ]
 
 
 # One job
@@ -374,7 +397,7 @@ def _stamp(view: JobView | JobPage | JobDetail) -> str:
     elif isinstance(view, JobDetail):
         text = repr((_stamp(view.job), view.attempts, view.events, view.retries))
     else:
-        text = view.model_copy(update={"as_of_ms": 0, "heard_s": None}).model_dump_json()
+        text = view.still.model_dump_json()
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

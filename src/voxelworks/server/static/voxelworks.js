@@ -222,6 +222,7 @@
   function tick() {
     if (document.hidden) return;
     for (const element of document.querySelectorAll("[data-running-s]")) say(element, words(age(element, element.dataset.runningS)));
+    for (const element of document.querySelectorAll("[data-left-s]")) say(element, words(element.dataset.leftS - age(element, 0)));
     for (const element of document.querySelectorAll("[data-ago-s]")) say(element, agoWords(age(element, element.dataset.agoS)));
     const titled = document.querySelector("[data-title]");
     if (titled && document.title !== titled.dataset.title) document.title = titled.dataset.title;
