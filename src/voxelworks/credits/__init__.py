@@ -12,7 +12,7 @@ from voxelworks.credits._check import check
 from voxelworks.credits._grants import ensure_monthly, expire, grant
 from voxelworks.credits._orders import decline_order, find_order, grant_order, list_orders, order
 from voxelworks.credits._prices import PriceList, amount, price_list
-from voxelworks.credits._quotes import quote
+from voxelworks.credits._quotes import price, quote
 from voxelworks.protocol.credits import (
     ActivityKind,
     ActivityPage,
@@ -22,6 +22,7 @@ from voxelworks.protocol.credits import (
     Difference,
     GrantView,
     OrderView,
+    PriceView,
     QuoteView,
     Returned,
     ReturnedPart,
@@ -30,7 +31,8 @@ from voxelworks.protocol.credits import (
 
 __all__ = [
     "ActivityKind", "ActivityPage", "ActivityView", "Balance", "ChargeView", "Difference", "GrantView", "OrderView",
-    "PriceList", "QuoteView", "Returned", "ReturnedPart", "activity", "activity_csv", "amount", "balance", "charge_of",
-    "charges_of", "check", "decline_order", "ensure_monthly", "expire", "find_order", "grant", "grant_order", "hold",
-    "in_credits", "list_orders", "order", "price_list", "quote", "refund", "release", "settle",
+    "PriceList", "PriceView", "QuoteView", "Returned", "ReturnedPart", "activity", "activity_csv", "amount",
+    "balance", "charge_of", "charges_of", "check", "decline_order", "ensure_monthly", "expire", "find_order",
+    "grant", "grant_order", "hold", "in_credits", "list_orders", "order", "price", "price_list", "quote", "refund",
+    "release", "settle",
 ]  # fmt: skip

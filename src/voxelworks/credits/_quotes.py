@@ -13,7 +13,7 @@ from voxelworks.credits._prices import amount, price_list
 from voxelworks.credits._tables import BalanceRow, QuoteRow
 from voxelworks.db import now
 from voxelworks.errors import StaleQuote
-from voxelworks.protocol.credits import QuoteView, in_credits
+from voxelworks.protocol.credits import PriceView, QuoteView, in_credits
 from voxelworks.settings import Settings
 
 VALID_MS = 15 * 60_000
@@ -29,6 +29,17 @@ class Charge:
     price_list_version: str
     amount: int
     quote_id: str | None = None
+
+
+def price(
+    session: Session, *, organization_id: str, price_name: str, quantity: int, settings: Settings
+) -> PriceView | None:
+    """Say what a job would cost now; None if credits are switched off. Reads only: nothing is promised."""
+    if not settings.credits_enabled:
+        return None
+    amount = _present_charge(price_name, quantity, settings).amount
+    available = balance(session, organization_id).available
+    return PriceView(amount=amount, available=available, has_enough=amount <= available)
 
 
 def quote(

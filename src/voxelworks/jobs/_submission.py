@@ -34,7 +34,7 @@ from voxelworks.jobs._references import Resolved, named_jobs, resolve
 from voxelworks.jobs._repeats import chain_of
 from voxelworks.jobs._tables import IdempotencyKeyRow, JobRow
 from voxelworks.jobs._visibility import find_job, is_outside, require_steering
-from voxelworks.protocol.credits import QuoteView
+from voxelworks.protocol.credits import PriceView, QuoteView
 from voxelworks.protocol.messages import Json
 from voxelworks.protocol.people import Principal
 from voxelworks.protocol.places import Places
@@ -168,13 +168,11 @@ def retry(
     NotEnoughCredits, StaleQuote, QuotaExceeded
     """
     job, owner = _find_repeatable(session, job_id, by)
+    declared, params, latest = _as_repeated(session, job)
     is_free = is_free or is_outside(job, by)
-    latest = _latest_awaited(session, job)
     if is_free:
         accounts.require(by, accounts.Action.OPERATE)
         _require_first_repeat(session, job, latest.values())
-    declared = get_workflow(job.workflow)
-    params = with_jobs(declared, upgraded(job, declared), latest)
     may_raise = accounts.is_allowed(by, accounts.Action.STEER_ALL_JOBS)
     order = NewOrder(
         declared, params, after=tuple(latest.values()), group=job.group_id, quote_id=quote_id,
@@ -210,11 +208,26 @@ def quote_retry(
     job, owner = _find_repeatable(session, job_id, by)
     if is_outside(job, by):
         return None
-    declared = get_workflow(job.workflow)
-    latest = _latest_awaited(session, job)
-    params = with_jobs(declared, upgraded(job, declared), latest)
+    declared, params, latest = _as_repeated(session, job)
     lock_awaited(session, latest.values(), owner)
     return quote_params(session, declared, params, by=owner, places=places, settings=settings)
+
+
+def price_retry(
+    session: Session, job_id: str, *, by: Principal, places: Places, settings: Settings
+) -> PriceView | None:
+    """Say what it would cost to repeat a job now, for a page: `quote_retry` without a promise. Reads only."""
+    job, owner = _find_repeatable(session, job_id, by)
+    if is_outside(job, by):
+        return None
+    declared, params, _ = _as_repeated(session, job)
+    price = priced(declared, params, resolve(session, declared, params, by=owner, places=places))
+    if price is None:
+        return None
+    return credits.price(
+        session, organization_id=owner.organization_id, price_name=price.price_name, quantity=price.quantity,
+        settings=settings,
+    )  # fmt: skip
 
 
 def quote_params(
@@ -256,10 +269,12 @@ def _require_first_repeat(session: Session, job: JobRow, awaited: Iterable[str])
         raise IllegalTransition(f"job {job.id} was repeated already, as job {repeat_id}; look at that one")
 
 
-def _latest_awaited(session: Session, job: JobRow) -> dict[str, str]:
-    """Give the latest repeat of each job that a job waited for."""
+def _as_repeated(session: Session, job: JobRow) -> tuple[Workflow, Params, dict[str, str]]:
+    """Give workflow and params as a repeat has them, and the latest repeat of each job that the job waited for."""
+    declared = get_workflow(job.workflow)
     awaited = awaited_by(session, [job.id]).get(job.id, ())
-    return {other: chain_of(session, other).job_ids[0] for other in awaited}
+    latest = {other: chain_of(session, other).job_ids[0] for other in awaited}
+    return declared, with_jobs(declared, upgraded(job, declared), latest), latest
 
 
 @dataclass(frozen=True)

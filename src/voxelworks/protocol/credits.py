@@ -27,6 +27,14 @@ def in_credits(millicredits: int) -> str:
     return f"{sign}{whole}.{rest:03}".rstrip("0").rstrip(".")
 
 
+class PriceView(Message):
+    """What a job would cost now. A quote promises it."""
+
+    amount: int
+    available: int
+    has_enough: bool
+
+
 class QuoteView(Message):
     """What a job would cost. Until the quote runs out, a job that names it costs exactly this."""
 

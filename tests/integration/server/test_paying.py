@@ -11,12 +11,14 @@ from pathlib import Path
 
 import httpx
 import pytest
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from paid_work import CREDITS_ON, PRICE, installed
 from voxelworks import catalog, credits, jobs
 from voxelworks.cli import main
 from voxelworks.client import Client, ServerInfo
+from voxelworks.credits._tables import QuoteRow
 from voxelworks.db import open_database
 from voxelworks.protocol.places import Places, dataset_place
 from voxelworks.protocol.views import DatasetSummary, LayerSummary
@@ -76,8 +78,8 @@ def repeats(browser: httpx.Client, job_id: str) -> list[str]:
 
 def press_retry(browser: httpx.Client, job_id: str) -> httpx.Response:
     """Press the button that repeats a job at the price that its page shows."""
-    quote = re.search(r'name="quote" value="([^"]+)"', browser.get(f"/jobs/{job_id}").text)
-    return browser.post(f"/jobs/{job_id}/retry", data={"quote": quote[1]} if quote else {})
+    amount = re.search(r'name="amount" value="([^"]+)"', browser.get(f"/jobs/{job_id}").text)
+    return browser.post(f"/jobs/{job_id}/retry", data={"amount": amount[1]} if amount else {})
 
 
 def said(answer: httpx.Response) -> str:
@@ -159,21 +161,22 @@ def test_a_repeat_costs_what_its_button_says(tmp_path):
             with stored(settings) as session:
                 add_demo(session, "local", "local")
             job_id = cancelled(browser)
-            before = browser.get(f"/jobs/{job_id}").text
+            assert repeats(browser, job_id) == ["Retry at no charge", "Retry for 2 credits"]
+            with stored(settings) as session:
+                assert session.scalar(select(func.count()).select_from(QuoteRow)) == 0, (
+                    "who looks writes nothing"
+                )
         with served(settings.model_copy(update={"price_list": dearer})) as (_, browser):
             assert repeats(browser, job_id) == ["Retry at no charge", "Retry for 4 credits"]
-            for refused in ({}, {"quote": "nothing"}):
+            for refused in ({}, {"amount": "2000"}):
                 asked = browser.post(f"/jobs/{job_id}/retry", data=refused)
                 assert asked.headers["location"] == f"/jobs/{job_id}?repriced=true"
                 assert "nothing was submitted. Repeating the job costs 4 credits now." in said(
                     browser.get(asked.headers["location"])
                 )
             assert len(browser.get("/api/v1/jobs").json()["jobs"]) == 1
-            # What the page showed before holds for 15 minutes.
-            for page, price in ((before, 2000), (browser.get(f"/jobs/{job_id}").text, 4000)):
-                [quote] = re.findall(r'name="quote" value="([^"]+)"', page)
-                made = browser.post(f"/jobs/{job_id}/retry", data={"quote": quote}).headers["location"]
-                assert browser.get(f"/api/v1{made}").json()["job"]["charge_millicredits"] == price
+            made = press_retry(browser, job_id).headers["location"]
+            assert browser.get(f"/api/v1{made}").json()["job"]["charge_millicredits"] == 4000
 
 
 def test_a_job_that_was_repeated_at_no_charge_has_its_price_again(site):

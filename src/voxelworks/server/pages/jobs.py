@@ -19,7 +19,7 @@ from voxelworks import accounts, jobs
 from voxelworks.accounts import Action
 from voxelworks.client import is_settled
 from voxelworks.errors import NotFound, StaleQuote, VoxelworksError
-from voxelworks.protocol.credits import QuoteView
+from voxelworks.protocol.credits import PriceView, QuoteView
 from voxelworks.protocol.messages import JobState
 from voxelworks.protocol.people import Principal
 from voxelworks.protocol.views import JobDetail, JobPage, JobView, LogChunk
@@ -206,15 +206,16 @@ def retry(
     who: Who,
     job_id: str,
     is_free: Annotated[bool, Form()] = False,
-    quote: Annotated[str, Form(max_length=100)] = "",
+    amount: Annotated[int | None, Form()] = None,
 ) -> Response:
     """Repeat a job, for the millicredits that its page has shown. If it costs something else, the page asks anew."""
     asks_anew = RedirectResponse(f"/jobs/{job_id}?repriced=true", status_code=303)
-    if not is_free and not quote and _quote(context, who, show_job(context, who, job_id).job) is not None:
+    quote = None if is_free else _quote(context, who, show_job(context, who, job_id).job)
+    if quote is not None and quote.amount != amount:
         return asks_anew
     try:
-        made = retry_job(context, who, job_id, Repetition(is_free=is_free, quote_id=quote or None))
-    except StaleQuote:
+        made = retry_job(context, who, job_id, Repetition(is_free=is_free, quote_id=quote and quote.id))
+    except StaleQuote:  # its data changed in this moment
         return asks_anew
     return RedirectResponse(f"/jobs/{made.id}", status_code=303)
 
@@ -324,10 +325,13 @@ def _job_values(context: Context, who: Principal, detail: JobDetail) -> dict[str
     }  # fmt: skip
 
 
-def _offer(context: Context, who: Principal, job: JobView) -> QuoteView | None:
-    """Quote the repeat of a job; None if it costs nothing, or cannot be repeated now: whoever tries it is told why."""
+def _offer(context: Context, who: Principal, job: JobView) -> PriceView | None:
+    """Price the repeat of a job; None if it costs nothing, or cannot be repeated now: whoever tries it is told why."""
+    if not _has_price(context, job):
+        return None
     try:
-        return _quote(context, who, job)
+        with context.database.read_session() as session:
+            return jobs.price_retry(session, job.id, by=who, places=context.places, settings=context.settings)
     except VoxelworksError as error:
         if error.http_status >= 500:
             raise
@@ -335,11 +339,14 @@ def _offer(context: Context, who: Principal, job: JobView) -> QuoteView | None:
 
 
 def _quote(context: Context, who: Principal, job: JobView) -> QuoteView | None:
-    # Most pages need no price, and write nothing.
-    if not (job.can_retry and is_priced(context.settings, find_workflow(job.workflow))):
+    if not _has_price(context, job):
         return None
     with context.database.session() as session:
         return jobs.quote_retry(session, job.id, by=who, places=context.places, settings=context.settings)
+
+
+def _has_price(context: Context, job: JobView) -> bool:
+    return job.can_retry and is_priced(context.settings, find_workflow(job.workflow))
 
 
 JOB_PARTS = ("status", "actions", "result", "attempts", "events", "announcement")
