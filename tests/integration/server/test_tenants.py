@@ -347,7 +347,7 @@ FACE = {
 }  # fmt: skip
 FACE_ELSEWHERE = (
     "POST /pricing/requestCredits", "POST /creditTransactions/addCredits", "PATCH /creditTransactions/{transaction_id}",
-    "POST /jobs/run/{route}/{dataset_id}", "POST /aiModels/{route:path}",
+    "POST /jobs/run/{route}/{dataset_id}", "POST /aiModels/{route}",
 )  # fmt: skip
 """Routes of the WEBKNOSSOS face whose rights are tested with what they do, in the tests of the face."""
 FACE_WORKERS = (
