@@ -18,6 +18,7 @@ from voxelworks.catalog._annotations import (
 from voxelworks.catalog._datasets import (
     find,
     find_by_place,
+    has_files_at,
     is_changeable,
     link_dataset,
     list_datasets,
@@ -42,10 +43,11 @@ from voxelworks.catalog._trash import (
 )
 
 __all__ = [
-    "StoredAnnotation", "add_annotation_file", "add_webknossos_annotation", "adopt_old_layout", "annotation_file",
-    "annotation_token", "check_quota", "delete_annotation_now", "delete_now", "discard_stored", "find",
-    "find_annotation", "find_by_place", "is_changeable", "leftovers", "link_dataset", "list_annotations",
-    "list_datasets", "purge_expired", "register", "remove_leftovers", "rename_dataset", "require_changeable",
-    "require_readable", "restore", "restore_annotation", "set_public", "storage_usage", "store_annotation", "trash",
-    "trash_annotation", "why_taken",
+    "StoredAnnotation", "add_annotation_file", "add_webknossos_annotation", "adopt_old_layout",
+    "annotation_file", "annotation_token", "check_quota", "delete_annotation_now", "delete_now",
+    "discard_stored", "find", "find_annotation", "find_by_place", "has_files_at", "is_changeable",
+    "leftovers", "link_dataset", "list_annotations", "list_datasets", "purge_expired", "register",
+    "remove_leftovers", "rename_dataset", "require_changeable", "require_readable", "restore",
+    "restore_annotation", "set_public", "storage_usage", "store_annotation", "trash", "trash_annotation",
+    "why_taken",
 ]  # fmt: skip

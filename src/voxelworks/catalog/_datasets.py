@@ -52,6 +52,11 @@ def find_by_place(session: Session, place: str) -> DatasetView | None:
     return None if row is None else view(row)
 
 
+def has_files_at(session: Session, place: str) -> bool:
+    """Whether the files of a dataset lie at a place, be it made there, linked or in the trash."""
+    return session.scalar(select(DatasetRow.id).where(DatasetRow.place == place).limit(1)) is not None
+
+
 def list_datasets(
     session: Session, *, by: Principal, include_trashed: bool = False, include_public: bool = False
 ) -> tuple[DatasetView, ...]:

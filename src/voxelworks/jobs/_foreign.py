@@ -21,13 +21,25 @@ import hashlib
 import hmac
 import json
 import os
-from collections.abc import Collection, Mapping
-from contextlib import suppress
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import ColumnElement, ForeignKeyConstraint, Index, Text, and_, not_, select, update
+from sqlalchemy import (
+    ColumnElement,
+    ForeignKeyConstraint,
+    Index,
+    Text,
+    and_,
+    cast,
+    exists,
+    not_,
+    select,
+    update,
+)
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from voxelworks import catalog
@@ -192,6 +204,8 @@ class Remains:
     place: str
     is_half_made: bool
     """What lies at the place is nobody's: it must go before another job can make a dataset there."""
+    has_links: bool = True
+    """No worker reads the images any more that are linked for one."""
 
 
 def keep_foreign(
@@ -259,7 +273,7 @@ def report_foreign(
     Returns
     -------
     Remains or None
-        What must be put away if the job has ended.
+        What must be put away, before the name is free or the worker begins, if the job has ended or starts anew.
 
     Raises
     ------
@@ -274,6 +288,7 @@ def report_foreign(
     at_ms = now(session)
     touch(row, at_ms, settings)
     is_held = _keep(session, job, attempt, box, at_ms=at_ms, settings=settings)
+    was_done = run.is_done
     if told.state == "CANCELLED":
         _take_stop(session, worker, run, job, attempt, told, is_held=is_held, settings=settings)
     elif not is_held:
@@ -287,17 +302,62 @@ def report_foreign(
         again = _take_again(session, row, job, at_ms=at_ms, settings=settings)
         if again is not None:
             _take_start(session, worker, _note_run(session, worker, again, box), told, settings)
+            before = remains_before(session, again)
+            return None if before is None else replace(before, has_links=False)
     place = _new_place(job)
-    if place is None or job.state not in TERMINAL_STATES:
+    # What lies there when an end is told again is not of this run.
+    if place is None or was_done or job.state not in TERMINAL_STATES or _is_reserved(session, place):
         return None
-    return remains_at(session, place)
+    return _remains_at(session, place)
 
 
-def remains_at(session: Session, place: str) -> Remains | None:
-    """Say what may lie where a worker of WEBKNOSSOS should have made a dataset; None if a job is making it now."""
-    if session.scalar(select(JobRow.id).where(JobRow.reserved_place == place)) is not None:
-        return None
-    return Remains(place, is_half_made=catalog.find_by_place(session, place) is None)
+@contextmanager
+def forgotten_at(session: Session, place: str) -> Iterator[Remains | None]:
+    """Say what a worker of WEBKNOSSOS has left at a place, and keep the name from new jobs until the session ends.
+
+    None unless such a worker had a job that was to make a dataset there, and no job is making one now.
+    """
+    job = _last_job_at(session, place)
+    if job is None or not _reserve_again(session, job, place):
+        yield None
+        return
+    yield _remains_at(session, place)
+    job.reserved_place = None
+
+
+def _last_job_at(session: Session, place: str) -> JobRow | None:
+    """Find the last job that should have made a dataset at a place and was with a worker of WEBKNOSSOS."""
+    organization_id = place.removeprefix("data:").partition("/")[0]
+    jobs = session.scalars(
+        select(JobRow)
+        .where(
+            JobRow.organization_id == organization_id, JobRow.state.in_(TERMINAL_STATES),
+            cast(JobRow.places, Text).contains(f'"{place}"', autoescape=True),
+            exists().where(ForeignRunRow.job_id == JobRow.id),
+        )
+        .order_by(JobRow.created_ms.desc())
+    )  # fmt: skip
+    return next((job for job in jobs if _new_place(job) == place), None)
+
+
+def _reserve_again(session: Session, job: JobRow, place: str) -> bool:
+    if _is_reserved(session, place):
+        return False
+    try:
+        with session.begin_nested():
+            job.reserved_place = place
+            session.flush()
+    except IntegrityError:  # another job was submitted just now
+        return False
+    return True
+
+
+def _is_reserved(session: Session, place: str) -> bool:
+    return session.scalar(select(JobRow.id).where(JobRow.reserved_place == place)) is not None
+
+
+def _remains_at(session: Session, place: str) -> Remains:
+    return Remains(place, is_half_made=not catalog.has_files_at(session, place))
 
 
 def remains_before(session: Session, claimed: Claim) -> Remains | None:

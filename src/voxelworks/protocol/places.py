@@ -80,6 +80,17 @@ class Places:
             f"{place!r} is not a place that this server reads; name one below an import root ({self._known_roots()})"
         )
 
+    def folder_of(self, place: str) -> Path:
+        """Give the folder that a dataset has by its name, even if a symbolic link is in its stead.
+
+        Raises
+        ------
+        UnsafeReference
+            If the place is not that of a dataset.
+        """
+        organization_id, name = _dataset_parts(place, place.removeprefix("data:"))
+        return self.data_dir / organization_id / name
+
     def make_home(self, place: str) -> None:
         """Make the folder of an organization that has no dataset on this machine yet; other places need none.
 

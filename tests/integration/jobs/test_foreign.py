@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from dataclasses import dataclass, replace
 
 import pytest
@@ -402,6 +403,32 @@ def test_what_another_job_makes_is_not_put_away(queue: Queue, player: Player):
     player.report(job_id, "FAILURE")
     queue.submit_convert("made")
     assert player.report(job_id, "FAILURE") is None
+
+
+def test_a_name_is_kept_while_its_place_is_cleared(queue: Queue, player: Player):
+    place = "data:local/made"
+    job_id = queue.submit_convert("made").id
+    player.poll()
+    player.report(job_id, "FAILURE")
+    submitted: list[str] = []
+    late = threading.Thread(target=lambda: submitted.append(queue.submit_convert("made").id))
+    with queue.database.session() as session, jobs.forgotten_at(session, place) as remains:
+        assert remains == jobs.Remains(place, is_half_made=True)
+        late.start()
+        late.join(0.5)
+        assert late.is_alive()
+    late.join(30)
+    assert len(submitted) == 1
+    with queue.database.session() as session, jobs.forgotten_at(session, place) as remains:
+        assert remains is None
+
+
+def test_nothing_is_forgotten_where_no_such_worker_was_to_make_anything(queue: Queue, player: Player):
+    other = queue.submit_convert("other").id
+    queue.cancel(other)
+    for place in ("data:local/other", "data:local/unknown", "data:local/ma_e"):
+        with queue.database.session() as session, jobs.forgotten_at(session, place) as remains:
+            assert remains is None
 
 
 def test_an_inference_names_the_dataset_that_it_made(

@@ -65,10 +65,10 @@ async def claim(
                 settings=context.settings,
             )
             remains = jobs.remains_before(session, claimed) if claimed is not None else None
-            if remains is not None:
-                # Otherwise what this attempt makes could never take its place.
-                images.put_away(remains, context.places)
-            return claimed
+        if remains is not None:
+            # Otherwise what this attempt makes could never take its place. Others need not wait for the files.
+            images.put_away(remains, context.places)
+        return claimed
 
     # Claims follow each other. Those that wait for their turn leave threads and connections to other requests.
     claimed = await run_sync(take, limiter=context.claims)

@@ -4,14 +4,17 @@ Such a worker is told no places: it reads `ORGANIZATION/.forConversion/NAME` and
 folder of datasets that it shares with the server. So the images are linked there, one folder for each layer.
 
 The folder of links stays until what the job has left is put away: by the report of its end, before somebody else tries
-it again, or in the end by `put_away_forgotten`.
+it again, or in the end by `put_away_forgotten`. WEBKNOSSOS unpacks uploads in the same `.forConversion`: nothing but
+links, and folders that are empty without them, is removed there.
 """
 
 from __future__ import annotations
 
 import logging
+import os
 import secrets
-import shutil
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from voxelworks import jobs
@@ -28,7 +31,7 @@ log = logging.getLogger(__name__)
 
 
 def lay_out(order: ForeignOrder, places: Places) -> None:
-    """Link the images of a job that makes a dataset of them; anything else needs nothing.
+    """Link the images of a job that makes a dataset of them, and nothing else; other jobs need nothing.
 
     What cannot be linked is for the worker to find missing: it reports the failure, with the name of its folder.
     """
@@ -40,27 +43,33 @@ def lay_out(order: ForeignOrder, places: Places) -> None:
     if target is None or not any(isinstance(ref, SourceRef) for ref in references(params)):
         return
     readable = places.for_organization(order.organization_id)
+    folder = _input_folder(places.folder_of(order.places[target]))
+    wanted: dict[Path, Path] = {}
     for layer in order.params["layers"]:
         name, source = str(layer["layer_name"]), str(layer["source"])
-        try:
-            folder = _input_folder(places.locate(order.places[target]))
-            _link(folder / name, readable.locate(order.places[source]))
-        except (VoxelworksError, OSError) as error:
-            log.warning("the images of layer %s of job %s cannot be linked: %s", name, order.root_id, error)
+        with _logging(f"the images of layer {name} of job {order.root_id} cannot be linked"):
+            wanted |= _wanted_link(folder / name, readable.locate(order.places[source]))
+    with _logging(f"links for an earlier job than {order.root_id} stay"):
+        # First: a new link could otherwise land in what an old one leads to.
+        _remove_links(folder, keep=wanted)
+    for link, path in wanted.items():
+        with _logging(f"the images of job {order.root_id} cannot be linked"):
+            _link(link, path)
 
 
 def put_away(remains: Remains, places: Places) -> None:
     """Remove the links of a job, and move a dataset that is nobody's to the folders of attempts.
 
     There it is cleared up like any attempt: a folder of many files takes longer to delete than a request may take.
+    What cannot be moved or removed stays: whoever needs its name fails with the reason.
     """
-    path = Path(places.locate(remains.place))
-    if remains.is_half_made and path.exists():
-        aside = path.parent / WORK_FOLDER / f"{path.name}.{secrets.token_hex(4)}"
-        aside.parent.mkdir(exist_ok=True)
-        path.rename(aside)
-    # Last: they tell `put_away_forgotten` that something may be left to do.
-    shutil.rmtree(_input_folder(str(path)), ignore_errors=True)
+    with _logging(f"what is left at {remains.place} stays"):
+        path = places.folder_of(remains.place)
+        if remains.is_half_made:
+            _move_aside(path)
+        # Last: they tell `put_away_forgotten` that something may be left to do.
+        if remains.has_links:
+            _remove_links(_input_folder(path))
 
 
 def put_away_forgotten(database: Database, places: Places) -> None:
@@ -69,29 +78,74 @@ def put_away_forgotten(database: Database, places: Places) -> None:
         organization_id, name = folder.parent.parent.name, folder.name
         if not (ORGANIZATION_ID.fullmatch(organization_id) and DATASET_NAME.fullmatch(name)):
             continue
-        with database.read_session() as session:
-            remains = jobs.remains_at(session, dataset_place(organization_id, name))
-        try:
-            if remains is not None:
-                put_away(remains, places)
-        except OSError as error:
-            log.warning("%s stays for now: %s", remains.place if remains else folder, error)
+        with _logging(f"what is left at {folder} stays"):
+            if next(_links(folder), None) is None:
+                continue
+            place = dataset_place(organization_id, name)
+            with database.session() as session, jobs.forgotten_at(session, place) as remains:
+                if remains is not None:
+                    put_away(remains, places)
 
 
-def _input_folder(target: str) -> Path:
-    path = Path(target)
-    return path.parent / INPUT_FOLDER / path.name
+@contextmanager
+def _logging(what: str) -> Iterator[None]:
+    try:
+        yield
+    except (VoxelworksError, OSError) as error:
+        log.warning("%s: %s", what, error)
 
 
-def _link(layer_folder: Path, source: str) -> None:
+def _input_folder(target: Path) -> Path:
+    return target.parent / INPUT_FOLDER / target.name
+
+
+def _wanted_link(layer_folder: Path, source: str) -> dict[Path, Path]:
     """Make a folder look like the images of a layer, also if they are a single file."""
     if is_remote(source):
         log.warning("%s is remote: a worker of WEBKNOSSOS looks for images in %s", source, layer_folder)
-        return
+        return {}
     path = Path(source)
-    link = layer_folder if path.is_dir() else layer_folder / path.name
+    return {layer_folder if path.is_dir() else layer_folder / path.name: path}
+
+
+def _link(link: Path, path: Path) -> None:
     link.parent.mkdir(parents=True, exist_ok=True)
-    if link.is_symlink() and link.readlink() == path:
-        return
-    link.unlink(missing_ok=True)
+    if link.is_symlink():
+        if link.readlink() == path:
+            return
+        link.unlink()
     link.symlink_to(path)
+
+
+def _move_aside(path: Path) -> None:
+    if path.is_symlink():
+        path.unlink()  # what it leads to has a name of its own
+    elif path.exists():
+        aside = path.parent / WORK_FOLDER / f"{path.name}.{secrets.token_hex(4)}"
+        aside.parent.mkdir(exist_ok=True)
+        path.rename(aside)
+
+
+def _links(folder: Path) -> Iterator[Path]:
+    """Find what `_link` has made: layers that are links, and links in layers."""
+    for layer in _entries(folder):
+        if layer.is_symlink():
+            yield Path(layer)
+        else:
+            yield from (Path(entry) for entry in _entries(Path(layer)) if entry.is_symlink())
+
+
+def _entries(folder: Path) -> Iterator[os.DirEntry[str]]:
+    """List a folder; what is none, or only leads to one, is empty."""
+    if folder.is_dir() and not folder.is_symlink():
+        with os.scandir(folder) as entries:
+            yield from entries
+
+
+def _remove_links(folder: Path, *, keep: Collection[Path] = ()) -> None:
+    for link in list(_links(folder)):
+        if link not in keep:
+            link.unlink(missing_ok=True)
+    for emptied in (*(Path(layer) for layer in list(_entries(folder)) if not layer.is_symlink()), folder):
+        with suppress(OSError):  # it is not empty
+            emptied.rmdir()

@@ -53,8 +53,9 @@ def request_jobs(
         with context.database.session() as session:
             taken = jobs.take_foreign(session, worker, box=context.box, settings=context.settings)
             remains = jobs.remains_before(session, taken) if taken is not None else None
-            if remains is not None:
-                images.put_away(remains, context.places)
+        if remains is not None:
+            # Others need not wait for the files: the name is the job's, and the worker has no answer yet.
+            images.put_away(remains, context.places)
         if taken is None:
             break
     with context.database.read_session() as session:

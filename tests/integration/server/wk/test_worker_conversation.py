@@ -265,6 +265,64 @@ def test_a_worker_that_takes_a_conversion_over_finds_its_place_free(
     other.http.close()
 
 
+def test_a_worker_started_anew_finds_the_place_of_its_conversion_free(face: Face, worker: Worker):
+    job_id = _submit_conversion(face, "anew")
+    worker.poll()
+    worker.say(job_id, "STARTED", latestRunId="run-1")
+    _write_dataset(face, "anew")
+    base = face.settings.datasets_dir / "local"
+    anew = Worker(worker.http, worker.key)
+    anew.poll()
+    anew.say(job_id, "STARTED", latestRunId="run-2")
+    assert not (base / "anew").exists()
+    assert (base / ".forConversion" / "anew" / "color" / "s1.tif").read_bytes() == b"1234"
+    _write_dataset(face, "anew")
+    anew.say(job_id, "SUCCESS", latestRunId="run-2")
+    assert face.job(job_id)["state"] == "SUCCESS"
+    assert (base / "anew").exists()
+
+
+def test_what_no_worker_was_to_make_is_not_put_away(face: Face):
+    base = face.settings.datasets_dir / "local"
+    (base / ".forConversion" / "uploaded").mkdir(parents=True)
+    (base / ".forConversion" / "uploaded" / "images").symlink_to(base)
+    _write_dataset(face, "uploaded")
+    put_away_forgotten(face.database, Places.of(face.settings))
+    assert (base / ".forConversion" / "uploaded" / "images").is_symlink()
+    assert (base / "uploaded" / "datasource-properties.json").exists()
+
+
+def test_an_end_told_again_moves_nothing(face: Face, worker: Worker):
+    job_id = _submit_conversion(face, "told-twice")
+    worker.poll()
+    worker.say(job_id, "FAILURE")
+    _write_dataset(face, "told-twice")
+    worker.say(job_id, "FAILURE")
+    assert (face.settings.datasets_dir / "local" / "told-twice").exists()
+
+
+def test_a_place_that_cannot_be_freed_holds_up_no_worker(face: Face, worker: Worker):
+    target = "stuck"
+    job_id = _submit_conversion(face, target)
+    worker.poll()
+    worker.say(job_id, "STARTED")
+    base = face.settings.datasets_dir / "local"
+    _write_dataset(face, target)
+    _lose(face, job_id)
+    other = face.worker("patient")
+    (base / ".voxelworks").mkdir(exist_ok=True)
+    (base / ".voxelworks").rename(base / "away")
+    (base / ".voxelworks").write_bytes(b"")  # nothing can be moved there
+    try:
+        assert other.ids("to_run") == [job_id]
+        other.say(job_id, "FAILURE")
+        assert (face.job(job_id)["state"], (base / target).exists()) == ("FAILURE", True)
+    finally:
+        (base / ".voxelworks").unlink()
+        (base / "away").rename(base / ".voxelworks")
+        other.http.close()
+
+
 def test_a_conversion_that_left_nothing_is_a_failure(face: Face, worker: Worker):
     job_id = _submit_conversion(face, "nothing")
     worker.poll()

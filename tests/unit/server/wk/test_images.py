@@ -91,3 +91,41 @@ def test_only_what_is_nobodys_is_moved_away(places: Places, is_half_made: bool):
     assert len(aside) == is_half_made
     assert not (places.data_dir / "local" / ".forConversion" / "made").exists()
     assert (places.import_roots["scope"].path / "run1" / "s1.tif").exists()
+
+
+def test_links_of_an_earlier_job_go(places: Places):
+    lay_out(order(color="root:scope/run1", other="root:scope/stack.tif"), places)
+    lay_out(order(color="root:scope/stack.tif"), places)
+    assert files(places.data_dir / "local" / ".forConversion" / "made") == {"color/stack.tif": b"2"}
+    lay_out(order(color="root:scope/run1"), places)
+    assert files(places.data_dir / "local" / ".forConversion" / "made") == {"color/s1.tif": b"1"}
+    assert sorted(path.name for path in (places.import_roots["scope"].path / "run1").iterdir()) == ["s1.tif"]
+
+
+def test_nothing_but_links_is_removed_where_webknossos_unpacks_uploads(places: Places):
+    upload = places.data_dir / "local" / ".forConversion" / "made"
+    (upload / "raw").mkdir(parents=True)
+    (upload / "raw" / "stack.tif").write_bytes(b"3")
+    (upload / "read-me.txt").write_bytes(b"4")
+    lay_out(order(color="root:scope/run1", raw="root:scope/stack.tif"), places)
+    put_away(Remains("data:local/made", is_half_made=True), places)
+    found = {str(path.relative_to(upload)) for path in upload.rglob("*")}
+    assert found == {"raw", "raw/stack.tif", "read-me.txt"}
+    assert (upload / "raw" / "stack.tif").read_bytes() == b"3"
+
+
+def test_a_link_in_the_way_is_removed_and_what_it_leads_to_stays(places: Places):
+    base = places.data_dir / "local"
+    (base / "good").mkdir(parents=True)
+    (base / "made").symlink_to(base / "good")
+    put_away(Remains("data:local/made", is_half_made=True), places)
+    assert [path.name for path in base.iterdir()] == ["good"]
+
+
+def test_what_cannot_be_moved_stays(places: Places, caplog: pytest.LogCaptureFixture):
+    made = places.data_dir / "local" / "made"
+    made.mkdir(parents=True)
+    (places.data_dir / "local" / ".voxelworks").write_bytes(b"")
+    put_away(Remains("data:local/made", is_half_made=True), places)
+    assert made.exists()
+    assert "what is left at data:local/made stays" in caplog.text
