@@ -11,8 +11,11 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from platformdirs import user_cache_path, user_data_path
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from voxelworks.errors import UnsafeReference
+from voxelworks.origins import allowed_origin
 
 
 class ImportRoot(BaseModel):
@@ -29,7 +32,22 @@ class ImportRoot(BaseModel):
         return self.organizations is None or organization_id in self.organizations
 
 
-_REMOTE_HOST = r"^(https?://)?(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:[1-9][0-9]{0,4})?$"
+def _require_origin(value: str) -> str:
+    try:
+        allowed_origin(value)
+    except UnsafeReference as error:
+        raise ValueError(error.message) from error
+    return value
+
+
+_RemoteHost = Annotated[
+    str,
+    Field(
+        pattern=r"^((https?://)?(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:[1-9][0-9]{0,4})?"
+        r"|s3://[A-Za-z0-9_-]+|gs://[A-Za-z0-9._-]+)$"
+    ),
+    AfterValidator(_require_origin),
+]
 
 
 def _read_import_root(value: object) -> object:
@@ -52,9 +70,10 @@ class Settings(BaseSettings):
     import_roots: dict[str, Annotated[ImportRoot, BeforeValidator(_read_import_root)]] = {}
     """Folders that jobs may read images from, by name: `{"scope": "/mnt/scope"}` allows `root:scope/run1` to all
     organizations, `{"scope": {"path": "/mnt/scope", "organizations": ["neuro"]}}` to one."""
-    remote_hosts: frozenset[Annotated[str, Field(pattern=_REMOTE_HOST)]] = frozenset()
-    """Hosts that remote data may be read from. None by default. `storage.googleapis.com` allows https on its usual port
-    alone, `store.example.org:9000` on this port, and `http://store.example.org:9000` http."""
+    remote_hosts: frozenset[_RemoteHost] = frozenset()
+    """Hosts and buckets that remote data may be read from. None by default. `storage.googleapis.com` allows https on
+    its usual port alone, `store.example.org:9000` on this port, `http://store.example.org:9000` http, and `s3://scans`
+    or `gs://scans` a bucket."""
     database_url: SecretStr | None = None
     """SQLAlchemy address of a PostgreSQL database (`postgresql+psycopg://...`); by default SQLite in `home`."""
 

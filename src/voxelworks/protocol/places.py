@@ -1,8 +1,8 @@
 """Places: how server and workers name data without telling each other paths.
 
 A place is a text: ``data:ORGANIZATION/NAME`` for a dataset in the folder of datasets, ``root:NAME/relative`` below an
-import root that the operator allowed, or an ``http(s)``, ``s3`` or ``gs`` address on an allowed host and port. Each
-side finds it below its own folders, so mounts may differ, and nothing outside can ever be named.
+import root that the operator allowed, or an ``http(s)``, ``s3`` or ``gs`` address on an allowed host and port or in an
+allowed bucket. Each side finds it below its own folders, so mounts may differ, and nothing outside can ever be named.
 """
 
 from __future__ import annotations
@@ -12,15 +12,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Self
-from urllib.parse import urlsplit
 
 from voxelworks.errors import UnsafeReference
+from voxelworks.origins import allowed_origin, origin_of
 
 if TYPE_CHECKING:
     from voxelworks.settings import ImportRoot, Settings
 
 REMOTE_SCHEMES = ("http", "https", "s3", "gs")
-_PORTS = {"https": 443, "http": 80}
 DATASET_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 """A dataset or layer name: it becomes a folder name and part of addresses."""
 ORGANIZATION_ID = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
@@ -76,6 +75,8 @@ class Places:
                     f"{place!r}: there is no import root {name!r}; allowed: {self._known_roots()}"
                 )
             return str(_below(self.import_roots[name].path, relative, place))
+        if is_remote(place.lower()):
+            raise UnsafeReference(f"{place!r}: write {kind.lower()}:// in small letters")
         raise UnsafeReference(
             f"{place!r} is not a place that this server reads; name one below an import root ({self._known_roots()})"
         )
@@ -108,34 +109,12 @@ class Places:
         return ", ".join(f"root:{name}/..." for name in sorted(self.import_roots)) or "none is set up"
 
     def _allowed_address(self, address: str) -> str:
-        parts = urlsplit(address)
-        host = (parts.hostname or "").lower()
-        if parts.username or parts.password:
-            raise UnsafeReference(
-                f"{parts.scheme}://{host}: an address must not carry a user name or password"
-            )
-        origin = _origin(address)
-        if origin not in {_origin(allowed) for allowed in self.remote_hosts}:
+        origin = origin_of(address)
+        if origin not in {allowed_origin(allowed) for allowed in self.remote_hosts}:
             raise UnsafeReference(
                 f"{address!r}: {origin} is not on this server's list of allowed remote hosts"
             )
         return address
-
-
-def _origin(address: str) -> str:
-    """Give scheme, host and port, which must all be allowed: other ports of a host are other programs.
-
-    Buckets are read over https.
-    """
-    parts = urlsplit(address if "://" in address else f"https://{address}")
-    scheme = "http" if parts.scheme == "http" else "https"
-    host = (parts.hostname or "").lower()
-    try:
-        port = parts.port or _PORTS[scheme]
-    except ValueError as error:
-        raise UnsafeReference(f"{address!r} has no port between 1 and 65535") from error
-    named = f"[{host}]" if ":" in host else host
-    return f"{scheme}://{named}" if port == _PORTS[scheme] else f"{scheme}://{named}:{port}"
 
 
 def _dataset_parts(place: str, rest: str) -> tuple[str, str]:

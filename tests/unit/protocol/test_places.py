@@ -73,7 +73,10 @@ def test_import_roots_are_read_from_paths_and_with_organizations(places, tmp_pat
         ("data.org:9000", {"https://data.org:9000/a", "s3://data.org:9000/bucket/a"}),
         ("http://data.org", {"http://data.org/a"}),
         ("http://data.org:9000", {"http://data.org:9000/a"}),
-        ("bucket", {"gs://bucket/a", "s3://bucket/a"}),
+        ("bucket", {"https://bucket/a"}),
+        ("gs://bucket", {"gs://bucket/a"}),
+        ("s3://bucket", {"s3://bucket/a"}),
+        ("[::1]:9000", {"https://[::1]:9000/a"}),
     ],
 )
 def test_a_remote_host_is_allowed_with_its_scheme_and_port(tmp_path, allowed, accepted):
@@ -81,7 +84,8 @@ def test_a_remote_host_is_allowed_with_its_scheme_and_port(tmp_path, allowed, ac
     addresses = {
         "https://data.org/a", "https://DATA.org:443/a", "https://data.org:9000/a", "https://data.org:22/a",
         "http://data.org/a", "http://data.org:9000/a", "s3://data.org/bucket/a", "s3://data.org:9000/bucket/a",
-        "gs://bucket/a", "s3://bucket/a", "https://data.org:99999/a", "https://other.org/a",
+        "gs://bucket/a", "s3://bucket/a", "https://bucket/a", "gs://data.org/a", "https://[::1]:9000/a",
+        "https://data.org:99999/a", "https://other.org/a",
     }  # fmt: skip
     found = set()
     for address in addresses:
@@ -90,7 +94,25 @@ def test_a_remote_host_is_allowed_with_its_scheme_and_port(tmp_path, allowed, ac
     assert found == accepted
 
 
-@pytest.mark.parametrize("host", ["", "ftp://data.org", "data.org/path", "me@data.org", "data.org:0", "a b"])
+@pytest.mark.parametrize(
+    "address",
+    ["https://[::1/x", "https://data.example.org\u2100/x", "https://[1.2.3]/x", "https://data.example.org:0/x",
+     "https://data.example.org:99999/x", "https://@data.example.org/x", "https://me:secret@data.example.org/x",
+     "https://:@data.example.org", "https://data.exa\nmple.org/x", "https://data.example.org/x\r\ny", "https:///x",
+     "https://data.example.org\t/x", "HTTPS://data.example.org/x", "S3://bucket/x", "gs://data.example.org/x",
+     "https://data.example.org\\@other.org/x", "https://other.org#@data.example.org/x", "https://me:secret@[::1/x"],
+)  # fmt: skip
+def test_addresses_that_could_be_read_in_two_ways_are_refused(places, address):
+    with pytest.raises(UnsafeReference) as refused:
+        places.locate(address)
+    assert "secret" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["", "ftp://data.org", "data.org/path", "me@data.org", "data.org:0", "a b", "[:::]", "[1.2.3]", "[1.2.3.4]",
+     "data.org:99999", "s3://data.org", "s3://scans/a", "gs://scans:443", "gs://"],
+)  # fmt: skip
 def test_what_is_no_host_cannot_be_allowed(tmp_path, host):
     with pytest.raises(ValidationError):
         Settings(home=tmp_path, remote_hosts={host})
