@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 from pydantic import BaseModel
@@ -29,6 +30,8 @@ from voxelworks.workflows import (
     references,
 )
 
+_LISTED_MAX = 10_000
+"""Of a larger folder no more is listed: whoever submits a job holds up others meanwhile."""
 _LOOKED_AT_MIN = 500
 """Of a larger folder at least so many files are looked at, and less than twice as many."""
 JOB_REF = "job:"
@@ -54,7 +57,7 @@ class Resolved:
         Raises
         ------
         InvalidInput
-            If another job must make it first.
+            If another job must make it first, or the dataset has no such layer any more.
         """
         dataset = self.datasets.get(ref.dataset)
         if dataset is None:
@@ -62,11 +65,14 @@ class Resolved:
                 f"the size of {ref} is not known before {ref.dataset} has ended, and so is the price; give the box "
                 "and the mag to work on, or submit the job when its input is there"
             )
-        (found,) = [item for item in dataset.summary.layers if item.name == ref.layer]
-        return found
+        refuse_unfit_layer(dataset, ref)
+        return next(item for item in dataset.summary.layers if item.name == ref.layer)
 
     def source_bytes(self, ref: SourceRef) -> int:
-        """Tell about how much the files of a source take, in bytes; 0 if it is remote or cannot be looked at."""
+        """Tell about how much the files of a source take, in bytes; 0 if it is remote or cannot be looked at.
+
+        Of a very large folder less than all is counted.
+        """
         path = self.sources.get(ref)
         return 0 if path is None else _stored_bytes(path)
 
@@ -169,12 +175,12 @@ def _source_path(ref: SourceRef, places: Places) -> Path | None:
 
 
 def _stored_bytes(path: Path) -> int:
-    """Add up the files of a folder, or as many as there is time for in a transaction, and take these for all."""
+    """Add up the files of a folder, or as many as there is time for in a transaction, and take these for all listed."""
     try:
         if path.is_file():
             return path.stat().st_size
         with os.scandir(path) as entries:
-            files = [entry for entry in entries if entry.is_file()]
+            files = [entry for entry in islice(entries, _LISTED_MAX) if entry.is_file()]
         looked_at = files[:: max(1, len(files) // _LOOKED_AT_MIN)]
         return sum(file.stat().st_size for file in looked_at) * len(files) // max(1, len(looked_at))
     except OSError:

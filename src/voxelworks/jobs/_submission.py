@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -41,6 +42,8 @@ from voxelworks.protocol.places import Places
 from voxelworks.protocol.views import JobView
 from voxelworks.settings import Settings
 from voxelworks.workflows import Params, Workflow, get_workflow
+
+log = logging.getLogger(__name__)
 
 _KEY_LIFETIME_MS = 24 * 3_600_000
 
@@ -443,6 +446,9 @@ def check_room(
     try:
         more_bytes = 0 if estimate is None else estimate(params, resolved)
     except InvalidInput:  # another job makes its input; when that has ended, the claim looks again
+        more_bytes = 0
+    except Exception:  # of a workflow from elsewhere: nobody could take a job any more
+        log.exception("what %s makes cannot be measured, and is not held against the quota", declared.name)
         more_bytes = 0
     catalog.check_quota(session, organization_id, more_bytes, settings=settings)
 

@@ -26,9 +26,13 @@ def _publish(queue, claim, summary=DEMO):
     """Publish a dataset whose metadata say what `summary` does."""
     queue.publish(claim)
     if summary is not None:
-        queue.call(
-            catalog.register, organization_id="local", user_id="ada", name="cortex", place=CORTEX.place, summary=summary
-        )  # fmt: skip
+        _register(queue, summary)
+
+
+def _register(queue, summary):
+    queue.call(
+        catalog.register, organization_id="local", user_id="ada", name="cortex", place=CORTEX.place, summary=summary
+    )  # fmt: skip
 
 
 def _wait(queue, job_id):
@@ -58,9 +62,7 @@ def test_room_for_what_is_made_of_another_jobs_dataset_is_looked_for_once_that_i
     worker = queue.open_worker()
     claim = queue.claim_and_start(worker)
     queue.succeed(claim, CORTEX)
-    queue.call(
-        catalog.register, organization_id="local", user_id="ada", name="cortex", place=CORTEX.place, summary=DEMO
-    )  # fmt: skip
+    _register(queue, DEMO)
     queue.publish(claim)
     assert queue.claim(worker).job_id == second.id
     # A pyramid of the layer takes 64 ** 3 voxels of four bytes / 7 = 146.3 KiB.
@@ -72,6 +74,19 @@ def test_room_for_what_is_made_of_another_jobs_dataset_is_looked_for_once_that_i
         "146.3 KiB are needed, and the organization has 100.0 KiB of 100.0 KiB left; delete datasets and empty the "
         "trash, or ask the operator for more room"
     )
+
+
+def test_a_job_whose_layer_is_gone_can_be_claimed_under_a_quota(queue):
+    first = queue.submit_convert("cortex")
+    second = queue.submit(workflow="downsample", params={"layer": f"job:{first.id}/segmentation"})
+    worker = queue.open_worker()
+    claim = queue.claim_and_start(worker)
+    queue.succeed(claim, CORTEX)
+    _register(queue, DEMO)
+    queue.publish(claim)
+    _register(queue, DEMO.model_copy(update={"layers": ()}))
+    limited = replace(queue, settings=queue.settings.model_copy(update={"storage_bytes_max": 2**20}))
+    assert limited.claim(worker).job_id == second.id
 
 
 def test_a_job_waits_for_all_that_it_names(queue):
@@ -101,9 +116,7 @@ def test_a_job_takes_the_dataset_that_another_made(queue):
     claim = queue.claim_and_start(worker)
     queue.succeed(claim, CORTEX)
     # The dataset is registered by the publication itself; here its metadata are not there to be read.
-    queue.call(
-        catalog.register, organization_id="local", user_id="ada", name="cortex", place=CORTEX.place, summary=DEMO
-    )  # fmt: skip
+    _register(queue, DEMO)
     queue.publish(claim)
     taken = queue.claim(worker)
     assert taken.job_id == second.id
@@ -178,9 +191,7 @@ def test_a_repeat_waits_for_the_repeats_of_what_its_job_waited_for(queue):
     claim = queue.claim_and_start(worker)
     assert claim.job_id == firsts[-1].id
     queue.succeed(claim, CORTEX)
-    queue.call(
-        catalog.register, organization_id="local", user_id="ada", name="cortex", place=CORTEX.place, summary=DEMO
-    )  # fmt: skip
+    _register(queue, DEMO)
     queue.publish(claim)
     claim = queue.claim_and_start(worker)
     assert (claim.job_id, claim.params["layer"]["dataset"]) == (again.id, "cortex")

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 
 from voxelworks import jobs
@@ -16,6 +18,7 @@ from voxelworks.errors import (
 )
 from voxelworks.protocol.messages import PublishedRequest, SealedResult
 from voxelworks.testing.queues import at_once
+from voxelworks.workflows import get_workflow
 
 RAW = {"source": "root:scope/raw"}
 
@@ -239,6 +242,21 @@ def test_a_large_folder_is_measured_by_some_of_its_files(queue, monkeypatch):
     with pytest.raises(QuotaExceeded):
         queue.submit_convert("cortex", settings=_limited(queue, 799))
     assert queue.submit_convert("cortex", settings=_limited(queue, 800)).state == "queued"
+
+
+def test_of_a_huge_folder_only_so_much_is_listed(queue, monkeypatch):
+    monkeypatch.setattr("voxelworks.jobs._references._LISTED_MAX", 7)
+    _write_sections(queue, 14, 50)
+    with pytest.raises(QuotaExceeded):
+        queue.submit_convert("cortex", settings=_limited(queue, 399))
+    assert queue.submit_convert("cortex", settings=_limited(queue, 400)).state == "queued"
+
+
+def test_a_workflow_that_cannot_measure_its_result_can_be_submitted(queue, monkeypatch, caplog):
+    broken = replace(get_workflow("convert"), result_bytes=lambda _params, _inputs: 1 // 0)
+    monkeypatch.setattr("voxelworks.jobs._submission.get_workflow", lambda _name: broken)
+    assert queue.submit_convert("cortex", settings=_limited(queue, 1)).state == "queued"
+    assert "what convert makes cannot be measured" in caplog.text
 
 
 def test_an_addition_that_the_organization_has_no_room_for_is_refused(queue):
