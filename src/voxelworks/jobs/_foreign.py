@@ -370,7 +370,7 @@ def remains_before(session: Session, claimed: Claim) -> Remains | None:
     if session.scalar(earlier.limit(1)) is None:
         return None
     place = _new_place(session.get_one(JobRow, claimed.job_id))
-    return None if place is None else Remains(place, is_half_made=True)
+    return None if place is None else _remains_at(session, place)
 
 
 def awaited_place(session: Session, worker: ForeignWorker, root_id: str, told: ForeignReport) -> str | None:
