@@ -109,7 +109,7 @@ def test_references_become_places_that_mean_the_same_everywhere(queue):
             "convert",
             {"layers": [{"source": "http://10.0.0.1/x"}], "target": "c"},
             UnsafeReference,
-            "'10.0.0.1' is not",
+            "http://10.0.0.1 is not",
         ),
         ("convert", {"layers": [RAW], "target": "/tmp/c"}, UnsafeReference, "'/tmp/c' is a path or address"),
         ("convert", {"layers": [RAW], "target": ".."}, UnsafeReference, "'..' is a path or address"),
