@@ -186,7 +186,7 @@ class Job:
         self._target = (place, layer)
         if self._folder.prepare(self._fingerprint):
             self.log("going on where an earlier attempt stopped")
-        # As the first attempt planned: with another number blocks would be cut differently, and all be made anew.
+        # With another number blocks would be cut differently, and the finished ones be made anew.
         self.slots = self._folder.keep_slots(self.slots)
 
     # Working

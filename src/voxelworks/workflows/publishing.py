@@ -165,10 +165,13 @@ class AttemptFolder:
         return adopted
 
     def keep_slots(self, slots: int) -> int:
-        """Give the number of slots that the adopted attempt planned for; if none was adopted, note this one's."""
+        """Give the number of slots by which the finished blocks of an earlier attempt are cut, or else note this one's.
+
+        Without a finished block there is nothing to keep: the attempt may have begun with few of many slots.
+        """
         file = self.path / "slots"
         kept = _read(file)
-        if kept:
+        if kept is not None and kept.isdecimal() and any(self.checkpoints.glob("*/*.json")):
             return int(kept)
         try:
             replace_file(file, str(slots))

@@ -246,3 +246,21 @@ def test_a_new_mag_is_described_like_the_ones_that_are_there(tmp_path):
     publish(seal_mag(dataset, "2-2-1"), str(dataset), work_key="job", attempt=1)
     mags = json.loads((dataset / "datasource-properties.json").read_text())["dataLayers"][0]["mags"]
     assert [sorted(mag) for mag in mags] == [["axisOrder", "mag", "path"]] * 2
+
+
+@pytest.mark.parametrize(
+    ("noted", "has_finished_block", "planned"),
+    [("1", True, 1), ("1", False, 100), ("1x", True, 100), ("", True, 100), (None, True, 100)],
+)
+def test_a_later_attempt_plans_for_as_many_slots_only_if_a_block_is_finished(
+    tmp_path, noted, has_finished_block, planned
+):
+    folder = AttemptFolder.for_target("dataset", str(tmp_path / "demo"), "job", 1)
+    folder.prepare("same")
+    if noted is not None:
+        (folder.path / "slots").write_text(noted)
+    if has_finished_block:
+        (folder.checkpoints / "phase").mkdir()
+        (folder.checkpoints / "phase" / "block.json").write_text("{}")
+    assert folder.keep_slots(100) == planned
+    assert (folder.path / "slots").read_text() == str(planned)
