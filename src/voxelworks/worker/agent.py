@@ -70,7 +70,7 @@ class Agent:
             "short": settings.job_slots,
             "long": settings.job_slots_long,
         }
-        self._gpus = capabilities.gpu_count(settings)
+        self._gpus = capabilities.gpus(settings)
         self._leaves_at = math.inf
         if settings.walltime_s is not None:
             # Early enough for its jobs to stop and to say so, and not at the same moment as other workers.
@@ -139,7 +139,7 @@ class Agent:
         left_s = self._leaves_at - time.monotonic()
         request = SessionRequest(
             name=self._name, version=__version__, workflows=known, job_slots=sum(self._slots.values()),
-            slots=self._slots, gpus=self._gpus,
+            slots=self._slots, gpus=len(self._gpus),
             memory_bytes=capabilities.memory_bytes(self._settings),
             walltime_s=None if math.isinf(left_s) else max(0.0, left_s), isolation=self._isolation.text,
         )  # fmt: skip
@@ -180,7 +180,7 @@ class Agent:
         if not any(free.values()):
             return False
         try:
-            request = ClaimRequest(free=free, gpus_free=self._free_gpus())
+            request = ClaimRequest(free=free, gpus_free=len(self._free_gpus()))
             claim = self._client.claim(self._session_id, request)
         except WorkerDrained as error:
             self._drain(str(error))
@@ -195,9 +195,15 @@ class Agent:
         classes = [get_workflow(attempt.claim.workflow).priority_class for attempt in self._running.values()]
         return {name: max(0, slots - classes.count(name)) for name, slots in self._slots.items()}
 
-    def _free_gpus(self) -> int:
-        taken = sum(get_workflow(attempt.claim.workflow).needs.gpu for attempt in self._running.values())
-        return max(0, self._gpus - taken)
+    def _free_gpus(self) -> list[str]:
+        taken = [attempt.gpu for attempt in self._running.values()]
+        return [gpu for gpu in self._gpus if gpu not in taken]
+
+    def _gpu_for(self, claim: Claim) -> str:
+        if not get_workflow(claim.workflow).needs.gpu:
+            return ""
+        # A server that knows no GPUs gives more jobs than there are: such share one.
+        return next(iter([*self._free_gpus(), *self._gpus]), "")
 
     def _drain(self, why: str) -> None:
         """Take no new jobs, and end when those that run have ended: the operator wants it so."""
@@ -217,7 +223,8 @@ class Agent:
     def _start(self, claim: Claim) -> None:
         attempt = Attempt(
             self._client, claim, self._publisher,
-            settings=self._settings, isolation=self._isolation, cluster=self._cluster, progress_every_s=self._poll_s,
+            settings=self._settings, isolation=self._isolation, cluster=self._cluster, gpu=self._gpu_for(claim),
+            progress_every_s=self._poll_s,
             on_drain=lambda: self._drain("the operator asked this worker to end when its jobs have ended"),
         )  # fmt: skip
 

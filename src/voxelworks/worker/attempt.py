@@ -60,10 +60,13 @@ class Attempt:
         settings: Settings,
         isolation: Isolation,
         cluster: str | None,
+        gpu: str,
         progress_every_s: float,
         on_drain: Callable[[], None] = lambda: None,
     ) -> None:
         self.claim = claim
+        self.gpu = gpu
+        """The one that its process sees; empty if none."""
         self._client = client
         self._publisher = publisher
         self._settings = settings
@@ -123,7 +126,11 @@ class Attempt:
         try:
             self._make_homes()
             self._process = process = JobProcess(
-                self._spec(), log=self._log, events=self._events, kernels=kernels.folder(self._settings)
+                self._spec(),
+                log=self._log,
+                events=self._events,
+                kernels=kernels.folder(self._settings),
+                gpu=self.gpu,
             )
         except OSError as error:
             return not_started(self.claim.token, error)

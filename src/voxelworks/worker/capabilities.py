@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import re
+from itertools import takewhile
 from pathlib import Path
 
 from voxelworks.settings import Settings
 from voxelworks.worker import limits
 
+VISIBLE_GPUS = "CUDA_VISIBLE_DEVICES"
 _DEVICES = Path("/dev")
 
 
@@ -17,17 +19,22 @@ def memory_bytes(settings: Settings) -> int:
     return settings.memory_bytes_max or limits.machine_memory_bytes()
 
 
-def gpu_count(settings: Settings) -> int:
-    """Count the NVIDIA GPUs that jobs may use: those of the settings, those made visible, or those of the machine."""
-    if settings.gpus is not None:
-        return settings.gpus
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is not None:
-        # A number that stands for no GPU ends the list, by CUDA's own rule.
-        names = visible.split(",") if visible.strip() else []
-        end = next((index for index, name in enumerate(names) if name.strip().startswith("-")), len(names))
-        return end
-    return sum(1 for entry in _entries(_DEVICES) if re.fullmatch(r"nvidia\d+", entry))
+def gpus(settings: Settings) -> tuple[str, ...]:
+    """Name the NVIDIA GPUs for jobs, as CUDA does: those made visible or those of the machine, or as many as set."""
+    names = _visible_gpus()
+    if names is None:
+        found = sum(1 for entry in _entries(_DEVICES) if re.fullmatch(r"nvidia\d+", entry))
+        names = [str(number) for number in range(found if settings.gpus is None else settings.gpus)]
+    return tuple(names[: settings.gpus])
+
+
+def _visible_gpus() -> list[str] | None:
+    visible = os.environ.get(VISIBLE_GPUS)
+    if visible is None:
+        return None
+    names = [name.strip() for name in visible.split(",")] if visible.strip() else []
+    # A number that stands for no GPU ends the list, by CUDA's own rule.
+    return list(takewhile(lambda name: not name.startswith("-"), names))
 
 
 def _entries(folder: Path) -> list[str]:

@@ -23,6 +23,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 from voxelworks.ops import cache
 from voxelworks.protocol.messages import ChildMessage
 from voxelworks.worker import limits
+from voxelworks.worker.capabilities import VISIBLE_GPUS
 from voxelworks.worker.ending import StopReason
 from voxelworks.worker.logs import LogSpool
 from voxelworks.worker.spec import CANCEL, SCRATCH_PREFIX, TIME_OVER, JobSpec
@@ -36,6 +37,7 @@ SOCKET_NAME_LENGTH = len("/pymp-12345678/listener-12345678")
 _PASSED_ON = frozenset({
     "PATH", "HOME", "USER", "LOGNAME", "LANG", "LANGUAGE", "TZ", "PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV",
     "CONDA_PREFIX", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "SSL_CERT_FILE", "SSL_CERT_DIR", "NO_PROXY", "no_proxy",
+    "CUDA_DEVICE_ORDER",
 })  # fmt: skip
 """Environment variables that a job gets. All others stay out: keys and addresses of databases live in such."""
 _PROXIES = frozenset({"HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"})
@@ -67,11 +69,18 @@ class JobProcess:
     """A process in a session and process group of its own, with a folder for temporary files of its own.
 
     If the spec says how, it is also shut in. `kernels` is the folder of compiled functions that it then gets a copy of.
+    Of the GPUs it sees `gpu`, or none.
     It ends when this one dies: its standard input closes then, and a watcher in the group ends the group.
     """
 
     def __init__(
-        self, spec: JobSpec, *, log: LogSpool, events: queue.SimpleQueue[Event], kernels: Path | None = None
+        self,
+        spec: JobSpec,
+        *,
+        log: LogSpool,
+        events: queue.SimpleQueue[Event],
+        kernels: Path | None = None,
+        gpu: str = "",
     ) -> None:
         adopt_orphans()
         self._events = events
@@ -89,7 +98,7 @@ class JobProcess:
             pass_fds=(messages_in,),
             start_new_session=True,
             cwd=self._scratch,
-            env=clean_environment(self._scratch) | self._compiled(spec, kernels),
+            env=clean_environment(self._scratch) | self._compiled(spec, kernels) | {VISIBLE_GPUS: gpu},
         )
         os.close(messages_in)
         self._readers = [

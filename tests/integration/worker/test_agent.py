@@ -236,10 +236,17 @@ def test_a_crash_is_a_program_error_told_with_the_last_log_lines(site: Site) -> 
 
 def test_jobs_that_need_a_gpu_share_none(site: Site) -> None:
     ids = [site.client.submit("probe_gpu", {"seconds": 1}).id for _ in range(2)]
-    site.worker(GPUS="1", JOB_SLOTS_LONG="2")
+    site.worker(JOB_SLOTS_LONG="2", environment={"CUDA_VISIBLE_DEVICES": "0"})
     first, second = (site.wait_until_ended(job_id).attempts[0] for job_id in ids)
     assert first.ended_ms is not None
     assert first.ended_ms <= second.claimed_ms
+
+
+def test_jobs_side_by_side_see_one_gpu_each_and_others_none(site: Site) -> None:
+    ids = [site.client.submit("probe_gpu", {"seconds": 4}).id for _ in range(2)]
+    site.worker(JOB_SLOTS_LONG="2", environment={"CUDA_VISIBLE_DEVICES": "3,1"})
+    seen = [site.wait_until_ended(job_id).job.result for job_id in [*ids, site.submit("gpu")]]
+    assert [result and result.value for result in seen] == [{"found": "3"}, {"found": "1"}, {"found": ""}]
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,17 @@ from voxelworks.workflows import FREE, Job, Needs, NewDataset, NewDatasetRef, Pa
 from voxelworks.workflows._declare import Outcome
 
 Deed = Literal[
-    "work", "ignore-sigterm", "family", "memory", "crash", "error", "refuse", "print", "environment", "spy"
+    "work",
+    "ignore-sigterm",
+    "family",
+    "memory",
+    "crash",
+    "error",
+    "refuse",
+    "print",
+    "environment",
+    "spy",
+    "gpu",
 ]
 
 
@@ -62,6 +72,8 @@ def probe(params: ProbeParams, job: Job) -> ProbeOutcome:
         data = Path(params.note).with_suffix(".bytes").read_bytes()
         for start in range(0, len(data), 7001):
             os.write(1 + start % 2, data[start : start + 7001])
+    if params.deed == "gpu":
+        return ProbeOutcome(found=os.environ.get("CUDA_VISIBLE_DEVICES", "all"))
     if params.deed == "spy":
         return ProbeOutcome(found=_spy(os.getppid()))
     _work(params.seconds, job)
@@ -107,7 +119,7 @@ class ProbeGpuParams(Params):
 def probe_gpu(params: ProbeGpuParams, job: Job) -> ProbeOutcome:
     """Keep a GPU."""
     _work(params.seconds, job)
-    return ProbeOutcome(found="nothing")
+    return ProbeOutcome(found=os.environ.get("CUDA_VISIBLE_DEVICES", "all"))
 
 
 class ProbeDatasetParams(Params):
