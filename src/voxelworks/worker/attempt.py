@@ -40,6 +40,7 @@ ENDING_GRACE_S = 10.0
 """How long a process may take to end after it has told its result or failure."""
 LOG_FLUSH_S = 10.0
 """How long the end of a job waits for its log to arrive; the rest is sent afterwards."""
+OOM_LOOK_EVERY_S = 1.0
 MEASURE_EVERY_S = 1.0
 MEASURE_COST_MAX = 0.02
 """Memory is measured less often where this share of a core would not suffice."""
@@ -177,24 +178,29 @@ class Attempt:
         except VoxelworksError:  # the job refuses its params itself, in the right words
             target, folder = None, None
         return self._isolation.confine(
-            self.claim, target, folder, places=Places.of(self._settings), settings=self._settings
-        )
+            self.claim, target, folder, places=Places.of(self._settings), settings=self._settings,
+            memory_bytes_max=self._memory_bytes_max,
+        )  # fmt: skip
 
     def _supervise(self, process: JobProcess) -> None:
         """Handle what happens until the process has ended."""
         measure_at = time.monotonic()
         time_over_at = math.inf if self.claim.walltime_s is None else measure_at + self.claim.walltime_s
         while True:
+            self._oom.look()
             if time.monotonic() >= measure_at:
                 measure_at = self._check_memory(process)
             if time.monotonic() >= time_over_at:
-                self._stop(process, "walltime")
+                # Not while it is interrupted: it goes on elsewhere, and has its whole time there.
+                if self._stopped is None:
+                    self._stop(process, "walltime")
                 time_over_at = math.inf
             if time.monotonic() >= self._kill_at:
                 process.kill()
                 self._kill_at = math.inf
             try:
-                next_at = min(measure_at, time_over_at, self._kill_at)
+                look_at = time.monotonic() + OOM_LOOK_EVERY_S
+                next_at = min(measure_at, look_at, time_over_at, self._kill_at)
                 event = self._events.get(timeout=max(0.0, next_at - time.monotonic()))
             except queue.Empty:
                 continue
@@ -232,7 +238,6 @@ class Attempt:
     def _check_memory(self, process: JobProcess) -> float:
         """Stop a job that uses too much; give the time of the next look."""
         began_at = time.monotonic()
-        self._oom.look()
         if process.measure() > self._memory_bytes_max:
             self._stop(process, "memory")
         now = time.monotonic()

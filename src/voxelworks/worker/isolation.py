@@ -67,13 +67,14 @@ class Isolation:
         *,
         places: Places,
         settings: Settings,
+        memory_bytes_max: int,
     ) -> Confinement | None:
-        """Say what one attempt may see; None if everything."""
+        """Say what one attempt may see, which has so much memory; None if everything."""
         if self.level == "limits":
             return None
         return confine(
             claim.places.values(), target, folder, places=places, settings=settings,
-            has_own_processes=self.has_own_processes, shared_memory_bytes=settings.memory_bytes_max or 0,
+            has_own_processes=self.has_own_processes, shared_memory_bytes=memory_bytes_max,
         )  # fmt: skip
 
 

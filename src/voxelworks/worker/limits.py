@@ -76,7 +76,7 @@ class OomWatch:
     """Notices that the system kills processes for want of memory.
 
     It counts them for the control group or the whole machine, others' among them: only what it has counted shortly
-    before a process died says why that one did. The counter must be looked at now and then.
+    before a process died says why that one did. The counter must be looked at often: a kill is dated by the look.
     """
 
     def __init__(
@@ -89,8 +89,10 @@ class OomWatch:
 
     def look(self) -> None:
         count = self._read()
-        if count != self._count:
-            self._count, self._rose_at_s = count, self._clock()
+        # A control group that ends, or that this process leaves, has another count or none: no kill for that.
+        if count is not None and self._count is not None and count > self._count:
+            self._rose_at_s = self._clock()
+        self._count = count
 
     def has_just_killed(self) -> bool:
         self.look()

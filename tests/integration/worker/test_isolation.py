@@ -85,7 +85,9 @@ class Bench:
             job_id="1", attempt=attempt, token="t", workflow=workflow, version=1, params=params, places=places,
             work_key="job", lease_s=60, renew_s=30, cancel_grace_s=5,
         )  # fmt: skip
-        view = self.isolation.confine(claim, target, folder, places=self.places, settings=self.settings)
+        view = self.isolation.confine(
+            claim, target, folder, places=self.places, settings=self.settings, memory_bytes_max=2**30
+        )
         spec = JobSpec(
             workflow=workflow, version=1, params=params, places=places, work_key="job", attempt=attempt, cluster=None,
             memory_bytes_max=4 * 2**30, settings=job_settings(self.settings), confinement=view,
@@ -309,7 +311,8 @@ def test_a_later_attempt_adopts_and_fences_the_earlier_one(bench: Bench) -> None
     second.prepare((first / "fingerprint").read_text())
     ended = bench.wait(process, events)
     assert "late -> FileNotFoundError" in ended.log
-    assert sorted(path.name for path in second.path.iterdir()) == ["checkpoints", "fingerprint", "result"]
+    names = sorted(path.name for path in second.path.iterdir())
+    assert names == ["checkpoints", "fingerprint", "result", "slots"]
     assert ended.failed is not None
 
 

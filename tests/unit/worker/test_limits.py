@@ -79,6 +79,15 @@ def test_only_a_recent_kill_for_want_of_memory_explains_a_death(
     assert watch.has_just_killed() == is_blamed
 
 
+@pytest.mark.parametrize("counts", [(4, None), (None, 4), (4, None, 9), (4, 3)])
+def test_a_count_that_comes_or_goes_or_falls_is_no_kill(counts: tuple[int | None, ...]) -> None:
+    left = list(counts)
+    watch = limits.OomWatch(read=lambda: left.pop(0) if len(left) > 1 else left[0])
+    for _ in counts:
+        watch.look()
+    assert not watch.has_just_killed()
+
+
 def test_a_system_that_does_not_count_explains_no_death() -> None:
     assert not limits.OomWatch(read=lambda: None).has_just_killed()
 
