@@ -134,7 +134,7 @@ def _level_scale(level: Mapping[str, Any], axes: Sequence[str]) -> dict[str, flo
 
 def _scale(scaled: Mapping[str, Any], axes: Sequence[str]) -> dict[str, float] | None:
     """Give the scale of a level, or of all levels of a multiscale together."""
-    for transformation in scaled.get("coordinateTransformations", []):
+    for transformation in scaled.get("coordinateTransformations") or ():
         if transformation["type"] == "scale":
             return dict(zip(axes, map(float, transformation["scale"]), strict=True))
     return None

@@ -59,6 +59,7 @@ def test_the_scale_of_all_levels_multiplies_with_that_of_each():
     assert an_image((2, 2, 0.5), coordinateTransformations=scale(2, 2, 80)).voxel_size == VoxelSize(4, 4, 40)
     moved = [{"type": "translation", "translation": [9, 9, 9]}]
     assert an_image((4, 4, 40), coordinateTransformations=moved).voxel_size == VoxelSize(4, 4, 40)
+    assert an_image((4, 4, 40), coordinateTransformations=None).voxel_size == VoxelSize(4, 4, 40)
 
 
 @pytest.mark.parametrize("wrong", [0, -4, float("nan"), float("inf")])
