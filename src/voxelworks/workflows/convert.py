@@ -213,17 +213,12 @@ class _LayerPlan:
         if self._is_staged:
             _, height, width = self.source.shape_zyx
             job.require_memory(
-                self._decoding_bytes,
+                self.source.decoding_bytes,
                 item=f"section of layer {self.name} ({width} x {height} voxels, decoded whole)",
                 remedy="save the sections as uncompressed or tiled TIFF",
             )
         for group in self.groups:
             job.require_memory(group.memory_bytes(self.source.dtype, self.source.channel_count))
-
-    @property
-    def _decoding_bytes(self) -> int:
-        """Memory to decode a section at most: the file, its pixels, and the pixels as voxels (measured)."""
-        return 3 * self.source.section_bytes
 
     def write(self, job: Job) -> None:
         from voxelworks.workflows._pyramid import write_group
@@ -272,7 +267,7 @@ class _LayerPlan:
             [(str(z), z) for z in range(slab.first_z, slab.first_z + slab.depth)],
             StageSection(self.source, slab),
             units=slab_box.voxel_count,
-            memory_bytes_per_item=self._decoding_bytes,
+            memory_bytes_per_item=self.source.decoding_bytes,
             noun="sections",
             is_resumable=False,
         )

@@ -31,6 +31,10 @@ class JpegPlane:
     """Where the header ends that was read when the source was opened."""
     has_random_access = False
 
+    @property
+    def pixel_bytes(self) -> int:
+        return self.samples.pixel_bytes
+
     def read_into(self, file: OpenFile, window: Window, out: NDArray[Any]) -> None:
         data = file.read_all()
         # The decoder fills what is missing from a cut file with grey, without a word.

@@ -31,6 +31,12 @@ class PngPlane:
     has_grey_table: bool
     has_random_access = False
 
+    @property
+    def pixel_bytes(self) -> int:
+        # The decoder looks up all colours of a table, grey ones too.
+        unused = 2 if self.has_grey_table else 0
+        return self.samples.pixel_bytes + unused * self.samples.stored.itemsize
+
     def read_into(self, file: OpenFile, window: Window, out: NDArray[Any]) -> None:
         with decoding(self.file):
             image = np.atleast_3d(imagecodecs.png_decode(file.read_all()))

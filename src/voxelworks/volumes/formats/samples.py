@@ -38,6 +38,10 @@ class Samples:
         return self.channel_count + self.has_alpha
 
     @property
+    def pixel_bytes(self) -> int:
+        return self.count * self.stored.itemsize
+
+    @property
     def is_plain(self) -> bool:
         """Whether the bytes of the file are the voxels."""
         return self.count == 1 and self.white is None and self.stored == value_dtype(self.stored)

@@ -139,6 +139,10 @@ class Plane(Protocol):
     def has_random_access(self) -> bool:
         """Whether a window costs about its own size, not that of the section."""
 
+    @property
+    def pixel_bytes(self) -> int:
+        """What a pixel takes once it is decoded, with samples such as alpha that become no voxel."""
+
     def read_into(self, file: OpenFile, window: Window, out: NDArray[Any]) -> None:
         """Read the window into `out` (c, y, x), which has the dtype of the form."""
 
@@ -179,6 +183,12 @@ class ImageSource:
     def section_bytes(self) -> int:
         """Memory that one whole section takes."""
         return self.form.height * self.form.width * self.form.channel_count * self.form.dtype.itemsize
+
+    @cached_property
+    def decoding_bytes(self) -> int:
+        """Memory to decode a section at most: the file, its pixels, and the pixels as voxels (measured)."""
+        pixel_bytes = max((plane.pixel_bytes for plane in self.planes if plane is not None), default=0)
+        return 2 * self.form.height * self.form.width * pixel_bytes + self.section_bytes
 
     @cached_property
     def files(self) -> tuple[str, ...]:

@@ -63,6 +63,10 @@ class RawPlane:
     """Whether the channels follow each other instead of being interleaved."""
     has_random_access = True
 
+    @property
+    def pixel_bytes(self) -> int:
+        return self.samples.pixel_bytes
+
     def read_into(self, file: OpenFile, window: Window, out: NDArray[Any]) -> None:
         if self.samples.is_plain and window.width == self.form.width and out.flags.c_contiguous:
             start = self.offset + window.top * self.form.width * self.samples.stored.itemsize
@@ -109,6 +113,10 @@ class CodedPlane:
     """Where the page's directory (IFD) stands in the file."""
     has_random_access: bool
     """Whether the page is tiled: strips are as wide as the section."""
+
+    @property
+    def pixel_bytes(self) -> int:
+        return self.samples.pixel_bytes
 
     def read_into(self, file: OpenFile, window: Window, out: NDArray[Any]) -> None:
         with decoding(self.file):
@@ -192,8 +200,9 @@ def page_plane(file: SourceFile, page: tifffile.TiffPage) -> Plane:
         raise UnsupportedFormat(
             f"{file.name} is cut short: it has {file.size} of {max(ends)} bytes; copy it again"
         )
-    page_bytes = height * width * samples.count * samples.stored.itemsize
-    if page_bytes > _BOMB_BYTES and page_bytes > _BOMB_RATIO * sum(page.databytecounts):
+    page_bytes = height * width * samples.pixel_bytes
+    # A raw page lies in the file as a whole, whatever count it states: 32 bits are too few for that of a large one.
+    if not is_raw and page_bytes > _BOMB_BYTES and page_bytes > _BOMB_RATIO * sum(page.databytecounts):
         raise UnsupportedFormat(
             f"{file.name} claims {width} x {height} pixels in {sum(page.databytecounts)} bytes; it is no usable image"
         )

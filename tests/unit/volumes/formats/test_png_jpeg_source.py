@@ -89,6 +89,31 @@ def test_a_grey_table_makes_a_grey_image(tmp_path):
     assert np.array_equal(source.read_section(0)[0], greys[np.asarray(image)])
 
 
+@pytest.mark.parametrize(
+    ("sample_count", "dtype", "bytes_per_pixel"),
+    [
+        (1, np.uint8, 3),
+        (1, np.uint16, 6),
+        (2, np.uint8, 5),
+        (2, np.uint16, 10),
+        (3, np.uint8, 9),
+        (4, np.uint8, 11),
+    ],
+)
+def test_decoding_takes_memory_for_the_file_the_samples_and_the_voxels(
+    tmp_path, sample_count, dtype, bytes_per_pixel
+):
+    source = open_source(write_png(tmp_path / "s.png", noise((9, 11, sample_count), dtype)))
+    assert source.decoding_bytes == bytes_per_pixel * 9 * 11
+
+
+def test_decoding_a_grey_table_takes_memory_for_its_colours(tmp_path):
+    image = Image.fromarray(noise((9, 11)) % 5)
+    image.putpalette(np.repeat(noise(5), 3).tobytes())
+    image.save(tmp_path / "s.png")
+    assert open_source(tmp_path / "s.png").decoding_bytes == 7 * 9 * 11
+
+
 def test_transparent_tables_are_refused(tmp_path):
     image = Image.fromarray(noise((9, 11)) % 7)
     image.putpalette(noise((7, 3)).tobytes())

@@ -1,3 +1,5 @@
+import os
+
 import numpy as np
 import pytest
 import tifffile
@@ -358,6 +360,19 @@ def test_an_image_bomb_is_refused_when_it_is_opened(tmp_path):
     assert refusal(UnsupportedFormat, path) == (
         f"s.tif claims 2000000 x 2000000 pixels in {packed} bytes; it is no usable image"
     )
+
+
+def test_a_raw_page_whose_count_of_bytes_has_overflowed_is_no_bomb(tmp_path):
+    path = write_tiff(tmp_path / "s.tif", noise((1, 64, 64), np.uint16))
+    data = path.read_bytes()
+    for tag, old, new in [(256, 64, 65536), (257, 64, 65536), (278, 64, 65536), (279, 64 * 64 * 2, 0)]:
+        entry = np.array([tag, 4], "<u2").tobytes() + np.array([1, old], "<u4").tobytes()
+        assert entry in data
+        data = data.replace(entry, entry[:8] + np.array([new], "<u4").tobytes())
+    path.write_bytes(data)
+    os.truncate(path, len(data) + 65536 * 65536 * 2)  # takes no room on the disk
+    source = open_source(path)
+    assert (source.shape_zyx, source.dtype) == ((1, 65536, 65536), np.uint16)
 
 
 def test_kinds_of_tiff_with_values_of_their_own_are_refused(tmp_path):
