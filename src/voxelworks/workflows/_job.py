@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
-from voxelworks.errors import InvalidInput, TargetExists, UnsafeReference, VoxelworksError
+from voxelworks.errors import TargetExists, UnsafeReference, VoxelworksError
 from voxelworks.geometry import VoxelSize
 from voxelworks.protocol.messages import Progress, SealedResult
 from voxelworks.settings import Settings
@@ -330,6 +330,6 @@ class Job:
         )
 
     def discard_refused(self, error: BaseException) -> None:
-        """After bad input leave nothing behind, not even the attempt's folder."""
-        if self._folder is not None and isinstance(error, InvalidInput):
-            self._folder.discard()
+        """After a refusal leave nothing behind, not even the attempt's folder."""
+        if self._folder is not None:
+            self._folder.discard_refused(error)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from voxelworks.errors import InvalidInput, StorageFailed
+from voxelworks.errors import StorageFailed, VoxelworksError
 from voxelworks.protocol.messages import Json, Progress, SealedResult
 from voxelworks.settings import Settings
 from voxelworks.workflows._declare import Params, Workflow
@@ -42,7 +42,7 @@ def run_attempt(
     Raises
     ------
     VoxelworksError
-        Its `failure_class` says whether another attempt may help. After `InvalidInput` nothing is left behind.
+        Its `failure_class` says whether another attempt may help. After a refusal nothing is left behind.
     """
     from voxelworks.blocks.executor import make_executor
 
@@ -53,7 +53,7 @@ def run_attempt(
         )  # fmt: skip
         try:
             return job.seal(workflow.run(params, job))
-        except InvalidInput as error:
+        except VoxelworksError as error:
             job.discard_refused(error)
             raise
 
@@ -90,8 +90,8 @@ def run_locally(
             sealed = _complete_earlier(folder, target, reporter) or _attempt_and_publish(
                 workflow, params, settings, cluster, reporter, stop, work_key, attempt, target
             )
-        except InvalidInput:
-            folder.discard()
+        except VoxelworksError as error:
+            folder.discard_refused(error)
             raise
         folder.discard()
     return sealed

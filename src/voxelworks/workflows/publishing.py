@@ -31,6 +31,8 @@ from pydantic import BaseModel, ConfigDict
 
 from voxelworks.errors import (
     DiskFull,
+    InvalidInput,
+    ResourcesExceeded,
     StorageFailed,
     TargetExists,
     TargetNotWritable,
@@ -164,6 +166,12 @@ class AttemptFolder:
             raise _not_writable(self.home, error) from error
         return adopted
 
+    @property
+    def has_finished_block(self) -> bool:
+        """Whether this attempt or an earlier one has left something to go on from."""
+        folders = [*self._earlier(), self.path]
+        return any(marker for folder in folders for marker in folder.glob("checkpoints/*/*.json"))
+
     def keep_slots(self, slots: int) -> int:
         """Give the number of slots by which the finished blocks of an earlier attempt are cut, or else note this one's.
 
@@ -171,7 +179,7 @@ class AttemptFolder:
         """
         file = self.path / "slots"
         kept = _read(file)
-        if kept is not None and kept.isdecimal() and any(self.checkpoints.glob("*/*.json")):
+        if kept is not None and kept.isdecimal() and self.has_finished_block:
             return int(kept)
         try:
             replace_file(file, str(slots))
@@ -190,6 +198,13 @@ class AttemptFolder:
             _remove_tree(folder)
         (self.work / LOCK_FILE).unlink(missing_ok=True)
         self._leave()
+
+    def discard_refused(self, error: BaseException) -> None:
+        """Leave nothing behind after bad input, or after work that needs too much and of which nothing is done."""
+        if isinstance(error, InvalidInput) or (
+            isinstance(error, ResourcesExceeded) and not self.has_finished_block
+        ):
+            self.discard()
 
     def discard_debris(self) -> None:
         """Remove what this attempt wrote after a later one had taken its folder over.

@@ -214,3 +214,4 @@ def test_sections_that_are_too_large_to_decode_are_refused_before_anything_is_re
         "use a larger machine"
     )
     assert phases == []
+    assert not (tmp_path / ".voxelworks").exists()
