@@ -19,7 +19,14 @@ BOMB_BYTES = 256 * 2**20
 # Annotations, by the name of the trick
 
 
-def annotations() -> dict[str, bytes]:
+def annotations(mark: Path) -> dict[str, bytes]:
+    """Make annotations.
+
+    Parameters
+    ----------
+    mark
+        File that the programs among them, and those that lead out, would make.
+    """
     inner = packed({f"{number}": bytes(2**24) for number in range(4)})
     return {
         "bomb of ratio 1,000": packed({"a.nml": SKELETON, "data.zip": bytes(BOMB_BYTES)}),
@@ -32,7 +39,7 @@ def annotations() -> dict[str, bytes]:
         "1,000,000 entries that claim to be 10": many_entries(1_000_000, claimed=10),
         "entries that share their bytes": overlapping(),
         "way out": packed({"a.nml": SKELETON, "../../escaped": b"1"}),
-        "way out, absolute": packed({"a.nml": SKELETON, "/tmp/escaped": b"1"}),
+        "way out, absolute": packed({"a.nml": SKELETON, str(mark.absolute()): b"1"}),
         "way out, in the volume data": packed(
             {"a.nml": with_volume("data.zip"), "data.zip": packed({"../escaped": b"1"})}
         ),
@@ -47,7 +54,7 @@ def annotations() -> dict[str, bytes]:
         "entity of a parameter": declared('<!ENTITY % x SYSTEM "http://169.254.169.254/x.dtd"> %x;', ""),
         "skeleton of 1,000,000 levels": b"<things>" + b"<thing>" * 1_000_000,
         "attribute of 100 MiB": b"<things><parameters x='" + b"a" * 100 * 2**20 + b"'/></things>",
-        "program as skeleton": program(Path("/tmp/escaped")),
+        "program as skeleton": program(mark),
     }
 
 
