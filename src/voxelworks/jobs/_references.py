@@ -34,6 +34,9 @@ _LISTED_MAX = 10_000
 """Of a larger folder no more is listed: whoever submits a job holds up others meanwhile."""
 _LOOKED_AT_MIN = 500
 """Of a larger folder at least so many files are looked at, and less than twice as many."""
+_JPEG_SUFFIXES = (".jpg", ".jpeg", ".jpe")
+_LOSSLESS_PER_JPEG = 5
+"""How many times the size of a JPEG file its voxels take without loss: 4.8 to 5.9 for tiles of electron microscopy."""
 JOB_REF = "job:"
 """`job:ID` in place of a dataset means: the one that this job makes or adds to."""
 
@@ -69,7 +72,7 @@ class Resolved:
         return next(item for item in dataset.summary.layers if item.name == ref.layer)
 
     def source_bytes(self, ref: SourceRef) -> int:
-        """Tell about how much the files of a source take, in bytes; 0 if it is remote or cannot be looked at.
+        """Tell about how much a source takes without loss, in bytes; 0 if it is remote or cannot be looked at.
 
         Of a very large folder less than all is counted.
         """
@@ -175,16 +178,24 @@ def _source_path(ref: SourceRef, places: Places) -> Path | None:
 
 
 def _stored_bytes(path: Path) -> int:
-    """Add up the files of a folder, or as many as there is time for in a transaction, and take these for all listed."""
+    """Add up what the files of a folder take without loss.
+
+    Or what as many take as there is time for in a transaction, and these stand for all listed.
+    """
     try:
         if path.is_file():
-            return path.stat().st_size
+            return _lossless_bytes(path)
         with os.scandir(path) as entries:
             files = [entry for entry in islice(entries, _LISTED_MAX) if entry.is_file()]
         looked_at = files[:: max(1, len(files) // _LOOKED_AT_MIN)]
-        return sum(file.stat().st_size for file in looked_at) * len(files) // max(1, len(looked_at))
+        return sum(map(_lossless_bytes, looked_at)) * len(files) // max(1, len(looked_at))
     except OSError:
         return 0  # the job will say what is wrong with it
+
+
+def _lossless_bytes(file: Path | os.DirEntry[str]) -> int:
+    is_jpeg = file.name.lower().endswith(_JPEG_SUFFIXES)
+    return file.stat().st_size * (_LOSSLESS_PER_JPEG if is_jpeg else 1)
 
 
 def _new_place(session: Session, name: str, by: Principal, places: Places) -> str:

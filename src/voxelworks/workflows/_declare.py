@@ -74,7 +74,7 @@ class Inputs(Protocol):
         """Describe a layer; `InvalidInput` if another job must make it first."""
 
     def source_bytes(self, ref: SourceRef) -> int:
-        """Tell about how much the files of a source take, in bytes; 0 if that cannot be told."""
+        """Tell about how much a source takes without loss, in bytes; 0 if that cannot be told."""
 
 
 Measure = Callable[[Any, Inputs], int]

@@ -93,7 +93,7 @@ class ConvertedDataset(NewDataset):
 
 
 def _result_bytes(params: ConvertParams, inputs: Inputs) -> int:
-    """Estimate the layers by their images, which are about as compressible, and the pyramid as a seventh of that."""
+    """Estimate the layers by their images, packed without loss, and the pyramid as a seventh of that."""
     images_bytes = sum(inputs.source_bytes(layer.source) for layer in params.layers)
     return images_bytes * 8 // 7 if params.pyramid else images_bytes
 

@@ -236,6 +236,15 @@ def test_a_file_of_images_counts_for_the_quota_too(queue):
     assert queue.submit(workflow="convert", params=params, settings=_limited(queue, 800)).state == "queued"
 
 
+def test_jpeg_counts_for_what_it_takes_without_loss(queue):
+    _write_sections(queue, 2, 100)
+    (queue.settings.home / "scope" / "raw" / "1.tif").rename(queue.settings.home / "scope" / "raw" / "1.JPG")
+    needed = (100 + 5 * 100) * 8 // 7
+    with pytest.raises(QuotaExceeded):
+        queue.submit_convert("cortex", settings=_limited(queue, needed - 1))
+    assert queue.submit_convert("cortex", settings=_limited(queue, needed)).state == "queued"
+
+
 def test_a_large_folder_is_measured_by_some_of_its_files(queue, monkeypatch):
     monkeypatch.setattr("voxelworks.jobs._references._LOOKED_AT_MIN", 3)
     _write_sections(queue, 14, 50)
