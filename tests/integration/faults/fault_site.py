@@ -77,8 +77,10 @@ class Site:
         self._environment = _plain_environment() | {
             f"VOXELWORKS_{name}": value for name, value in quick.items()
         }
-        # Every process that is started here can be told by this, also those with a clean environment.
+        # Every process of a job can be told by this: it stays in a clean environment too.
         self._environment["TMPDIR"] = self._temporary.name
+        self._started: list[psutil.Process] = []
+        """Servers and workers: they show their environment to nobody but root."""
         self.workers: dict[str, subprocess.Popen[bytes]] = {}
         self.start_server()
 
@@ -92,6 +94,7 @@ class Site:
         self.client = Client(info.url, info.token)
 
     def kill_server(self) -> None:
+        self._remember_worker_of_server()
         end(self.server)
         self.client.close()
 
@@ -148,13 +151,16 @@ class Site:
 
     def processes(self) -> list[str]:
         """List the processes that were started here and still run."""
-        mine = self._temporary.name.encode()
-        found = []
-        for pid in psutil.pids():
+        found = {process for process in self._started if _is_running(process.pid)}
+        for process in psutil.process_iter():
             with suppress(OSError, psutil.Error):
-                if mine in Path(f"/proc/{pid}/environ").read_bytes():
-                    found.append(f"{pid} {' '.join(psutil.Process(pid).cmdline())}")
-        return found
+                if process.environ().get("TMPDIR", "").startswith(self._temporary.name):
+                    found.add(process)
+        return [str(process) for process in found if process.is_running()]
+
+    def _remember_worker_of_server(self) -> None:
+        with suppress(psutil.NoSuchProcess):
+            self._started += psutil.Process(self.server.pid).children()
 
     # Jobs
 
@@ -222,6 +228,7 @@ class Site:
     def close(self) -> None:
         """End everything, and see that nothing is left running."""
         self.client.close()
+        self._remember_worker_of_server()
         for process in [*self.workers.values(), self.server]:
             end(process)
         wait_for(lambda: not self.processes(), "all processes to end", lambda: str(self.processes()))
@@ -233,10 +240,12 @@ class Site:
 
     def _start(self, name: str, *arguments: str) -> subprocess.Popen[bytes]:
         with (self.folder / f"{name}.txt").open("ab") as output:
-            return subprocess.Popen(
+            process = subprocess.Popen(
                 [sys.executable, "-m", "voxelworks", *arguments],
                 stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=self._environment,
             )  # fmt: skip
+        self._started.append(psutil.Process(process.pid))
+        return process
 
 
 @contextmanager
