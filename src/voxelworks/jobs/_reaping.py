@@ -12,6 +12,7 @@ from voxelworks.jobs._failures import Failure
 from voxelworks.jobs._leases import EXPIRED, HELD_STATES, is_current, lose, milliseconds
 from voxelworks.jobs._matching import NEEDS, could_run, heard_since, in_words, needs_in_words
 from voxelworks.jobs._tables import AttemptRow, JobRow, PauseRow
+from voxelworks.protocol.messages import JobState
 from voxelworks.settings import Settings
 from voxelworks.workflows import workflows
 
@@ -20,7 +21,8 @@ class Reaper:
     """Reaps in rounds, and waits for one lease after a time in which workers may have had nobody to talk to.
 
     Such a time lies before the first round, and wherever rounds are missing: the database was away, or the machine
-    slept. Workers that live are heard from again before others can take their jobs.
+    slept. Workers that live are heard from again before others can take their jobs. What no worker has begun needs no
+    such time: a worker begins with a first renewal, and one that never had the answer to its claim will not.
     """
 
     def __init__(self) -> None:
@@ -35,7 +37,7 @@ class Reaper:
         if not self._was_there(at_ms, settings):
             self._waits_until_ms = at_ms + milliseconds(settings.lease_s)
         self._last_ms = at_ms
-        return 0 if at_ms < self._waits_until_ms else reap_all(database, settings=settings)
+        return reap_all(database, settings=settings, only_not_begun=self.is_waiting)
 
     @property
     def is_waiting(self) -> bool:
@@ -49,31 +51,38 @@ class Reaper:
         return self._last_ms is not None and 0 <= at_ms - self._last_ms <= longest_ms
 
 
-def reap_all(database: Database, *, settings: Settings) -> int:
+def reap_all(database: Database, *, settings: Settings, only_not_begun: bool = False) -> int:
     """End every lease that has run out and every job that nobody can run; count them.
 
     Each has a transaction of its own. Several servers may do it at the same time.
+
+    Parameters
+    ----------
+    only_not_begun
+        Only leases of jobs that were given away and that no worker has begun.
     """
     ended = 0
     while True:
         with database.session() as session:
-            if not reap_next(session, settings=settings):
+            if not _reap_next(session, settings, only_not_begun=only_not_begun):
                 return ended
         ended += 1
 
 
-def reap_next(session: Session, *, settings: Settings) -> bool:
+def _reap_next(session: Session, settings: Settings, *, only_not_begun: bool) -> bool:
     """End one lease that has run out, one cancel that takes too long, or one job that nobody can run; False if none."""
     at_ms = now(session)
-    return _reap_attempt(session, at_ms, settings) or _fail_unrunnable(session, at_ms, settings)
+    if only_not_begun:
+        return _reap_attempt(session, at_ms, settings, ("claimed",))
+    return _reap_attempt(session, at_ms, settings, HELD_STATES) or _fail_unrunnable(session, at_ms, settings)
 
 
-def _reap_attempt(session: Session, at_ms: int, settings: Settings) -> bool:
+def _reap_attempt(session: Session, at_ms: int, settings: Settings, states: tuple[JobState, ...]) -> bool:
     found = session.execute(
         select(JobRow, AttemptRow)
         .join(AttemptRow, is_current)
         .where(
-            JobRow.state.in_(HELD_STATES),
+            JobRow.state.in_(states),
             or_(
                 AttemptRow.lease_end_ms < at_ms,
                 and_(

@@ -282,6 +282,18 @@ def test_a_server_that_starts_after_an_outage_lets_workers_renew_before_it_reaps
     assert _rounds(queue, clock, reaper, 60) == 1, "after that silence counts again"
 
 
+def test_a_server_that_starts_again_and_again_gives_away_anew_what_nobody_began(queue, clock):
+    """The answer to the claim was lost with the server; its worker asks for another job."""
+    worker = queue.open_worker()
+    begun = queue.submit()
+    queue.claim_and_start(worker)
+    given = queue.submit()
+    queue.claim(worker)
+    clock.advance(seconds=LEASE_S + 1)
+    assert jobs.Reaper().run_round(queue.database, settings=queue.settings) == 1
+    assert (queue.show(begun.id).job.state, queue.show(given.id).job.state) == ("running", "queued")
+
+
 def test_a_server_that_had_no_database_lets_workers_renew_before_it_reaps(queue, clock):
     job = queue.submit()
     reaper = jobs.Reaper()
