@@ -235,9 +235,11 @@ class AttemptFolder:
             require_writable_folder(self.home)
 
     def _leave(self) -> None:
-        with suppress(OSError):  # other attempts and other jobs work here
-            self.work.rmdir()
-            self.work.parent.rmdir()
+        for folder in (self.work, self.work.parent):
+            with suppress(
+                OSError
+            ):  # other attempts and jobs work here; or one that was killed had removed it already
+                folder.rmdir()
 
     def _earlier(self) -> list[Path]:
         numbers = [number for number in attempt_numbers(self.work) if number < self.attempt]

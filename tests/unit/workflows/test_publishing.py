@@ -226,6 +226,13 @@ def test_leftovers_of_killed_writers_are_not_part_of_the_result(tmp_path):
     assert [path.name for path in folder.result.iterdir()] == ["0"]
 
 
+def test_discarding_goes_on_where_a_kill_broke_it_off(tmp_path):
+    """Between the removal of the job's folder and that of the folder of all jobs."""
+    (tmp_path / ".voxelworks").mkdir()
+    AttemptFolder(tmp_path, "job", 1).discard()
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_discarding_leaves_nothing_behind(tmp_path):
     for attempt in (1, 2):
         AttemptFolder(tmp_path, "job", attempt).prepare("same")
