@@ -13,7 +13,9 @@ from .drill_site import DrillSite, every, judge
 
 WORKERS = rounds(4, 20)
 KILLS_MIN = rounds(3, 50)
-BUSY_MIN = rounds(2, 5)
+BUSY_MIN = rounds(3, 5)
+SECONDS_MAX = rounds(1.5, 3.0)
+"""Of a job. With few workers a long one would be hit in every try by pure chance, and be poison in the end."""
 
 
 @pytest.mark.faults("T2", "A random busy worker is killed every second and started again")
@@ -23,8 +25,8 @@ def test_killed_workers_lose_and_double_nothing(
     names = [f"worker{number}" for number in range(WORKERS)]
     for name in names:
         site.start_worker(name)
-    for _ in range(rounds(25, 1000)):
-        site.submit(seconds=dice.uniform(0.5, 3.0))
+    for _ in range(rounds(40, 1000)):
+        site.submit(seconds=dice.uniform(0.5, SECONDS_MAX))
 
     def strike() -> None:
         busy = sorted(site.running())

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from voxelworks.errors import InvalidInput
 from voxelworks.geometry import Box
-from voxelworks.workflows import Job, Params, PerGigavoxel, SegmentationRef, workflow
+from voxelworks.workflows import Inputs, Job, Params, PerGigavoxel, SegmentationRef, workflow
 from voxelworks.workflows._declare import Outcome
 
 
@@ -27,8 +25,8 @@ class Counted(Outcome):
     voxel_count: int
 
 
-def _voxels(params: CountParams, layer_of: Any) -> int:
-    return Box.parse(layer_of(params.layer).box).voxel_count
+def _voxels(params: CountParams, inputs: Inputs) -> int:
+    return Box.parse(inputs.layer(params.layer).box).voxel_count
 
 
 @workflow(
