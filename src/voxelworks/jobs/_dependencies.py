@@ -148,18 +148,22 @@ def made_by(session: Session, job: JobRow) -> DatasetView:
 def with_jobs(declared: Workflow, params: Json, ids: Mapping[str, str]) -> Params:
     """Check params, with other jobs where they name jobs: `job:OLD` becomes `job:NEW`."""
     # Checked first: texts such as `job:OLD/LAYER` are taken apart by that.
-    found: object = declared.parse(params).model_dump(mode="json")
+    found: Json = declared.parse(params).model_dump(mode="json")
     for old, new in ids.items():
         found = _replaced(found, JOB_REF + old, JOB_REF + new)
-    return declared.parse(found)  # type: ignore[arg-type]
+    return declared.parse(found)
 
 
-def _replaced(value: object, old: str, new: str) -> object:
-    """Replace a text in JSON wherever it is a whole value."""
+def _replaced(params: Json, old: str, new: str) -> Json:
+    """Replace a text in params wherever it is a whole value."""
+    return {key: _replaced_in(value, old, new) for key, value in params.items()}
+
+
+def _replaced_in(value: object, old: str, new: str) -> object:
     if isinstance(value, dict):
-        return {key: _replaced(item, old, new) for key, item in value.items()}
+        return _replaced(value, old, new)
     if isinstance(value, list | tuple):
-        return [_replaced(item, old, new) for item in value]
+        return [_replaced_in(item, old, new) for item in value]
     return new if value == old else value
 
 
@@ -172,6 +176,5 @@ def _fill_in_one(session: Session, job: JobRow, other: JobRow) -> None:
     dataset = made_by(session, other)
     for layer in layers:
         refuse_unfit_layer(dataset, layer)
-    filled: Json = _replaced(job.params, name, dataset.name)  # type: ignore[assignment]
-    job.params = filled
+    job.params = _replaced(job.params, name, dataset.name)
     job.places = {**job.places, dataset.name: dataset.place}
