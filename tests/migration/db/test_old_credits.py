@@ -3,13 +3,11 @@
 import pytest
 from alembic import command
 from alembic.config import Config
-from sqlalchemy import URL, text
+from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
 import voxelworks.db
 from voxelworks import credits
-from voxelworks.db import Database
-from voxelworks.testing.databases import new_postgresql_database
 
 SPENT = (
     "INSERT INTO credit_balances VALUES ('lab', 'UTC', 100, 40, 0, 60, 0)",
@@ -31,29 +29,18 @@ SPENT = (
 COUNTED_ON = "SELECT setval(pg_get_serial_sequence('credit_bookings', 'id'), 3)"
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-def database(request, tmp_path):
-    if request.param == "postgresql":
-        with new_postgresql_database(request.getfixturevalue("postgresql_server")) as database:
-            yield database
-        return
-    database = Database(URL.create("sqlite", database=str(tmp_path / "old.sqlite3")))
-    yield database
-    database.close()
-
-
-def test_books_from_before_refunds_go_on(database):
+def test_books_from_before_refunds_go_on(old_database):
     config = Config()
     config.set_main_option("script_location", f"{voxelworks.db.__path__[0]}/migrations")
-    with database.engine.begin() as connection:
+    with old_database.engine.begin() as connection:
         config.attributes["connection"] = connection
         command.upgrade(config, "0008")
         for statement in SPENT:
             connection.execute(text(statement))
         if connection.dialect.name == "postgresql":
             connection.execute(text(COUNTED_ON))
-    database.migrate()
-    with database.session() as session:
+    old_database.migrate()
+    with old_database.session() as session:
         returned = credits.refund(session, "j1", who="server")
         assert (returned.amount, returned.compensated) == (60, 0)
         assert credits.balance(session, "lab").available == 100
@@ -63,5 +50,5 @@ def test_books_from_before_refunds_go_on(database):
         "DELETE FROM credit_entries", "UPDATE credit_entries SET amount = 1",
     ]  # fmt: skip
     for change in changes:
-        with pytest.raises(DBAPIError, match="append-only"), database.session() as session:
+        with pytest.raises(DBAPIError, match="append-only"), old_database.session() as session:
             session.execute(text(change))

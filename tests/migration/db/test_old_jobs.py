@@ -1,16 +1,13 @@
 """Jobs of the first release are still there, and go on, after the upgrade."""
 
-import pytest
 from alembic import command
 from alembic.config import Config
-from sqlalchemy import URL, text
+from sqlalchemy import text
 
 import voxelworks.db
 from voxelworks import accounts, jobs
-from voxelworks.db import Database
 from voxelworks.protocol.messages import SessionRequest
 from voxelworks.settings import Settings
-from voxelworks.testing.databases import new_postgresql_database
 
 FIRST = (
     (
@@ -28,25 +25,14 @@ FIRST = (
 )
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-def database(request, tmp_path):
-    if request.param == "postgresql":
-        with new_postgresql_database(request.getfixturevalue("postgresql_server")) as database:
-            yield database
-        return
-    database = Database(URL.create("sqlite", database=str(tmp_path / "old.sqlite3")))
-    yield database
-    database.close()
-
-
-def test_jobs_of_the_first_release_go_on(database, tmp_path):
-    _migrate_to(database, "0001")
-    with database.engine.begin() as connection:
+def test_jobs_of_the_first_release_go_on(old_database, tmp_path):
+    _migrate_to(old_database, "0001")
+    with old_database.engine.begin() as connection:
         for statement in FIRST:
             connection.execute(text(statement))
-    database.migrate()
+    old_database.migrate()
     settings = Settings(home=tmp_path)
-    with database.session() as session:
+    with old_database.session() as session:
         accounts.prepare(session)
         operator = accounts.local_principal(session)
         view = jobs.show(session, "j1", by=operator, settings=settings).job
