@@ -55,7 +55,7 @@ def _enter(
     touch: Callable[[Session], object],
 ) -> _Found | None:
     """Look somebody up, and note the use if `find` says that this is due."""
-    with database.read_session() as session:
+    with database.glance() as session:
         found = find(session)
     if found is None:
         return None

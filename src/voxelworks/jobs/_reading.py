@@ -15,7 +15,8 @@ from voxelworks.jobs import _progress
 from voxelworks.jobs._dependencies import awaited_by
 from voxelworks.jobs._leases import HELD_STATES, is_current
 from voxelworks.jobs._tables import AttemptRow, EventRow, JobRow, WorkerSessionRow
-from voxelworks.jobs._visibility import find_job, seen_by
+from voxelworks.jobs._totals import totals
+from voxelworks.jobs._visibility import find_job, seen_by, sight
 from voxelworks.jobs._waiting import COUNTED_MAX, waits_of
 from voxelworks.protocol.messages import JobState, Progress, SealedResult
 from voxelworks.protocol.people import Principal
@@ -90,6 +91,7 @@ def list_jobs(
     matching = and_(seen_by(by), *(column == value for column, value in filters.items() if value))
     if not everybody:
         matching = and_(matching, JobRow.user_id == by.user_id, JobRow.organization_id == by.organization_id)
+    same = (sight(by) if everybody else (by.organization_id, by.user_id), *filters.values())
     wanted = matching if not states else and_(matching, JobRow.state.in_(states))
     if after is not None:
         wanted = and_(wanted, _is_after(after))
@@ -97,11 +99,10 @@ def list_jobs(
         select(*_SHOWN).where(wanted).order_by(JobRow.created_ms.desc(), JobRow.id.desc()).limit(limit + 1)
     )
     rows = session.execute(newest).all()
-    counts = session.execute(select(JobRow.state, func.count()).where(matching).group_by(JobRow.state))
     page = rows[:limit]
     last = page[-1] if len(rows) > limit else None
     return JobPage(
-        jobs=_views(session, page, settings, counted_max=COUNTED_MAX), counts={state: count for state, count in counts},  # noqa: C416 - rows, not pairs
+        jobs=_views(session, page, settings, counted_max=COUNTED_MAX), counts={**totals(session, matching, same)},
         next_after=None if last is None else f"{last.created_ms}.{last.id}",
     )  # fmt: skip
 

@@ -11,15 +11,26 @@ from voxelworks.jobs._tables import JobRow
 from voxelworks.protocol.people import Principal
 
 
-def seen_by(by: Principal) -> ColumnElement[bool]:
-    """Match the jobs that somebody may see: operators all, owner and admins their organization's, others their own."""
+def sight(by: Principal) -> tuple[str | None, str | None]:
+    """Give the organization and the user whose jobs somebody may see; None for all of them.
+
+    Operators see all, owner and admins their organization's, others their own.
+    """
     # The token of an operator is one of an organization, as all tokens, unless it may operate.
     if accounts.is_allowed(by, accounts.Action.OPERATE):
-        return true()
-    is_ours = JobRow.organization_id == by.organization_id
-    if accounts.is_allowed(by, accounts.Action.SEE_ALL_JOBS):
-        return is_ours
-    return and_(is_ours, JobRow.user_id == by.user_id)
+        return None, None
+    sees_all = accounts.is_allowed(by, accounts.Action.SEE_ALL_JOBS)
+    return by.organization_id, None if sees_all else by.user_id
+
+
+def seen_by(by: Principal) -> ColumnElement[bool]:
+    """Match the jobs that somebody may see."""
+    organization_id, user_id = sight(by)
+    return and_(
+        true(),
+        *(() if organization_id is None else (JobRow.organization_id == organization_id,)),
+        *(() if user_id is None else (JobRow.user_id == user_id,)),
+    )
 
 
 def find_job(session: Session, job_id: str, by: Principal, *, lock: bool = False) -> JobRow:

@@ -26,8 +26,9 @@ WORKER = "voxelworks.worker"
 LOST = "voxelworks.lost"
 """Where a request leaves that its worker no longer holds what it spoke of; for the metrics."""
 
-CLAIMS_AT_ONCE = 2
-"""One that holds the turn, and one that has found out meanwhile that there is something to claim."""
+CLAIMS_AT_ONCE = 4
+"""One that holds the turn, one that has found out meanwhile that there is something to claim, and those that find out
+that there is nothing for them."""
 
 
 @dataclass(frozen=True)

@@ -70,6 +70,21 @@ def test_a_read_session_sees_one_state_and_holds_up_no_writer(database):
         assert _names(reader) == ["later"]
 
 
+def test_a_glance_sees_what_was_committed_and_leaves_nothing_open(database):
+    with database.glance() as glance:
+        assert _names(glance) == []
+    with database.session() as session:
+        _insert(session, "later")
+    with database.glance() as glance:
+        assert _names(glance) == ["later"]
+    # The same connection then keeps transactions again.
+    with pytest.raises(ZeroDivisionError), database.session() as session:  # noqa: PT012 - both belong together
+        _insert(session, "lost")
+        _ = 1 / 0
+    with database.read_session() as session:
+        assert _names(session) == ["later"]
+
+
 def test_the_clock_of_the_database_counts_milliseconds_in_utc(database):
     with database.session() as session:
         before = time.time_ns() // 1_000_000

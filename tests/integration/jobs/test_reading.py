@@ -1,7 +1,12 @@
+import dataclasses
+from weakref import WeakKeyDictionary
+
 import pytest
+from sqlalchemy import select
 
 from voxelworks import jobs
 from voxelworks.errors import InvalidInput, NotFound
+from voxelworks.jobs import _totals
 from voxelworks.jobs._tables import AttemptRow, JobRow
 from voxelworks.protocol.messages import Progress
 from voxelworks.protocol.views import EtaView, WaitView
@@ -63,6 +68,46 @@ def test_jobs_of_one_millisecond_are_listed_once_each(queue):
         if (after := page.next_after) is None:
             break
     assert len(seen) == len(set(seen)) == 20
+
+
+def test_few_jobs_are_counted_each_time(queue):
+    _submit_many(queue, 2)
+    assert _list(queue).counts == {"queued": 2}
+    _submit_many(queue, 1)
+    assert _list(queue).counts == {"queued": 3}
+
+
+@pytest.fixture
+def _two_are_many(monkeypatch):
+    monkeypatch.setattr(_totals, "MANY", 1)
+    # Tests on PostgreSQL share their engine.
+    monkeypatch.setattr(_totals, "_kept", WeakKeyDictionary())
+
+
+@pytest.mark.usefixtures("_two_are_many")
+def test_numbers_of_many_jobs_are_two_seconds_old_at_most(queue, monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr(_totals.time, "monotonic", lambda: clock[0])
+    _submit_many(queue, 2)
+    assert _list(queue).counts == {"queued": 2}
+    newest = _submit_many(queue, 1)[0]
+    page = _list(queue)
+    assert (page.counts, page.jobs[0].id) == ({"queued": 2}, newest), "the jobs themselves are never old"
+    clock[0] += _totals.KEPT_S
+    assert _list(queue).counts == {"queued": 3}
+
+
+@pytest.mark.usefixtures("_two_are_many")
+def test_numbers_of_many_jobs_are_kept_for_each_list(queue):
+    _submit_many(queue, 2)
+    with queue.database.session() as session:
+        session.scalars(select(JobRow)).first().workflow = "convert"
+    assert _list(queue).counts == {"queued": 2}
+    assert _list(queue, workflow="convert").counts == {"queued": 1}
+    with queue.database.read_session() as session:
+        stranger = dataclasses.replace(queue.principal("ada"), user_id="bob", organization_id="elsewhere")
+        page = jobs.list_jobs(session, by=stranger, settings=queue.settings)
+    assert page.counts == {}, "nobody is shown the numbers of others"
 
 
 def test_a_list_is_filtered_and_counts_all_states(queue):
