@@ -25,8 +25,6 @@ def test_killed_workers_lose_and_double_nothing(
     names = [f"worker{number}" for number in range(WORKERS)]
     for name in names:
         site.start_worker(name)
-    for _ in range(rounds(40, 1000)):
-        site.submit(seconds=dice.uniform(0.5, SECONDS_MAX))
 
     def strike() -> None:
         busy = sorted(site.running())
@@ -37,6 +35,10 @@ def test_killed_workers_lose_and_double_nothing(
             site.start_worker(victim)
 
     with every(1.0, strike, dice) as maybe_strike:
+        # Otherwise most jobs would have ended before the last one is submitted.
+        for _ in range(rounds(40, 1000)):
+            site.submit(seconds=dice.uniform(0.5, SECONDS_MAX))
+            maybe_strike()
         site.wait_until_done(maybe_strike)
     verdict = judge(site)
     for name, value in verdict.figures().items():
