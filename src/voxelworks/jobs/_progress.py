@@ -18,10 +18,15 @@ _ETA_FROM_FRACTION = 0.03
 
 
 def newer(known: Progress | None, told: Progress | None) -> Progress | None:
-    """Give the progress to keep: within a phase it never goes backwards, as messages may overtake each other."""
-    if told is None or (known is not None and known.phase == told.phase and told.done < known.done):
-        return known
-    return told
+    """Give the progress to keep: it never goes backwards, as messages may overtake each other.
+
+    Older workers do not count their messages: of these only those of the same phase can be told apart.
+    """
+    if told is None or known is None:
+        return told or known
+    is_late = 0 < told.number < known.number
+    goes_back = known.phase == told.phase and told.done < known.done
+    return known if is_late or goes_back else told
 
 
 def add_sample(samples: list[Sample], known: Progress | None, progress: Progress, at_ms: int) -> list[Sample]:

@@ -33,12 +33,14 @@ class Message(BaseModel):
 
 
 class Progress(Message):
-    """How far an attempt is. Numbers never go backwards within a phase."""
+    """How far an attempt is. Units never go backwards within a phase."""
 
     phase: str
     done: int = Field(ge=0)
     total: int = Field(ge=0)
     text: str = ""
+    number: int = Field(default=0, ge=0)
+    """Which message of its attempt this is, from 1, or 0. One that arrives after a later one is ignored."""
 
 
 PRIORITY_MAX = 24
@@ -56,6 +58,8 @@ class NewJob(Message):
     params: Json
     after: tuple[str, ...] = ()
     """Keys of jobs of the group, or ids of other jobs, that it waits for."""
+    priority: int = Field(default=0, ge=-PRIORITY_MAX, le=PRIORITY_MAX)
+    """As that of a job alone. Above 0 for admins of the organization only."""
     quote_id: str | None = None
 
 

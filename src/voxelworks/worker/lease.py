@@ -67,6 +67,7 @@ class Lease(threading.Thread):
         self._on_order = on_order
         self._changed = threading.Condition()
         self._progress: Progress | None = None
+        self._told = 0
         self._is_new = False
         self._is_stopped = False
         self._renew_s = claim.renew_s
@@ -97,7 +98,8 @@ class Lease(threading.Thread):
     def tell(self, progress: Progress) -> None:
         """Note progress for the next renewal; one is sent soon."""
         with self._changed:
-            self._progress = progress
+            self._told += 1
+            self._progress = progress.model_copy(update={"number": self._told})
             self._is_new = True
             self._changed.notify_all()
 

@@ -3,8 +3,8 @@ from voxelworks.protocol.messages import Progress
 from voxelworks.protocol.views import EtaView
 
 
-def _progress(done, phase="convert", total=100):
-    return Progress(phase=phase, done=done, total=total)
+def _progress(done, phase="convert", total=100, number=0):
+    return Progress(phase=phase, done=done, total=total, number=number)
 
 
 def _samples(*pairs, total=100):
@@ -19,8 +19,15 @@ def test_progress_never_goes_backwards_within_a_phase():
     assert newer(_progress(5), _progress(4)) == _progress(5)
 
 
-def test_a_new_phase_begins_anew():
+def test_a_message_of_an_earlier_phase_that_arrives_late_is_ignored():
+    later = _progress(0, "pyramid", number=8)
+    assert newer(later, _progress(100, number=7)) == later
+    assert newer(_progress(100, number=7), later) == later
+
+
+def test_a_message_of_a_worker_that_does_not_count_is_believed():
     assert newer(_progress(100), _progress(0, "pyramid")) == _progress(0, "pyramid")
+    assert newer(_progress(100, number=7), _progress(0, "pyramid")) == _progress(0, "pyramid")
 
 
 def test_no_news_keep_what_is_known():

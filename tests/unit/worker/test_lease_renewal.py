@@ -99,7 +99,9 @@ def test_progress_is_told_with_the_next_renewal() -> None:
     lease, _, _ = make_lease(server)
     lease.begin()
     lease.tell(Progress(phase="reading", done=3, total=4))
-    assert wait_until(lambda: Progress(phase="reading", done=3, total=4) in server.heard)
+    assert wait_until(lambda: Progress(phase="reading", done=3, total=4, number=1) in server.heard)
+    lease.tell(Progress(phase="writing", done=0, total=4))
+    assert wait_until(lambda: Progress(phase="writing", done=0, total=4, number=2) in server.heard)
     lease.stop()
 
 
