@@ -23,6 +23,7 @@ from voxelworks.jobs._submission import (
     new_id,
     place,
     quote_params,
+    require_priority,
     take_key,
 )
 from voxelworks.jobs._tables import JobRow
@@ -62,6 +63,8 @@ def submit_group(
     NotAllowed, NotEnoughCredits, StaleQuote, QuotaExceeded
     """
     _refuse_unordered(jobs)
+    for job in jobs:
+        require_priority(by, job.priority)
     group = new_id()
     if idempotency_key is not None:
         body = digest([job.model_dump(mode="json", exclude={"quote_id"}) for job in jobs])
@@ -77,7 +80,7 @@ def submit_group(
         declared = get_workflow(job.workflow)
         order = NewOrder(
             declared, with_jobs(declared, job.params, ids), group=group, quote_id=job.quote_id,
-            after=tuple(ids.get(name, name) for name in job.after), is_foreign=is_foreign,
+            after=tuple(ids.get(name, name) for name in job.after), is_foreign=is_foreign, priority=job.priority,
         )  # fmt: skip
         job_id = new_id()
         placed.append(place(session, order, job_id, by=by, places=places, settings=settings))

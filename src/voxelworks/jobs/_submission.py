@@ -95,8 +95,7 @@ def submit(
         missing source, dataset or layer, name that is taken; or a key that was used for other content.
     NotEnoughCredits, StaleQuote, QuotaExceeded
     """
-    if priority > 0:
-        accounts.require(by, accounts.Action.STEER_ALL_JOBS)
+    require_priority(by, priority)
     declared = get_workflow(workflow)
     checked = declared.parse(params)
     job_id = new_id()
@@ -278,6 +277,17 @@ def _as_repeated(session: Session, job: JobRow) -> tuple[Workflow, Params, dict[
     awaited = awaited_by(session, [job.id]).get(job.id, ())
     latest = {other: chain_of(session, other).job_ids[0] for other in awaited}
     return declared, with_jobs(declared, upgraded(job, declared), latest), latest
+
+
+def require_priority(by: Principal, priority: int) -> None:
+    """Refuse whoever may not let a job go before those of others.
+
+    Raises
+    ------
+    NotAllowed
+    """
+    if priority > 0:
+        accounts.require(by, accounts.Action.STEER_ALL_JOBS)
 
 
 @dataclass(frozen=True)

@@ -123,7 +123,8 @@ def _mails(session: Session) -> Iterator[Trouble]:
     count = notify.mails_failed(session, since_ms=now(session) - round(MAILS_LOOK_BACK_S * 1000))
     if count:
         yield Trouble(
-            "mails", f"{count} mails or webhooks could not be sent", "They were given up. The page shows why.",
+            "mails", f"{count} {'mail or webhook' if count == 1 else 'mails or webhooks'} could not be sent",
+            "What cannot be delivered is given up after a while. The page shows why.",
             "/operator/mails",
         )  # fmt: skip
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from pydantic import ValidationError
 
-from voxelworks.errors import VoxelworksError
+from voxelworks.errors import InvalidInput, VoxelworksError
+from voxelworks.protocol.messages import PRIORITY_MAX
 from voxelworks.protocol.views import DatasetView, LayerSummary
 from voxelworks.workflows import ParamField, Workflow
 
@@ -21,6 +23,10 @@ PLACEHOLDERS = {
 
 Values = Mapping[str, Sequence[str]]
 """Flat values by name of field; several for a field that is filled in once for each item."""
+
+
+class InvalidPriority(InvalidInput):
+    """The priority that was typed is none."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +80,8 @@ class Form:
     """By name of field and row."""
     problem: str | None = None
     """What is wrong and belongs to no single input."""
+    priority: str = ""
+    """As it was typed."""
 
     @classmethod
     def fill(
@@ -94,7 +102,23 @@ class Form:
             for item in workflow.fields
             if item.is_repeated
         }
-        return cls(workflow, known, {**counted, **(rows or {})}, datasets, foreign)
+        priority = "".join(values.get("priority", ())[-1:])
+        return cls(workflow, known, {**counted, **(rows or {})}, datasets, foreign, priority=priority)
+
+    def read_priority(self) -> int:
+        """Give the priority that was typed, 0 if none was.
+
+        Raises
+        ------
+        InvalidPriority
+        """
+        text = self.priority.strip().replace("\N{MINUS SIGN}", "-") or "0"
+        number = int(text) if re.fullmatch("[-+]?[0-9]{1,9}", text) else PRIORITY_MAX + 1
+        if abs(number) > PRIORITY_MAX:
+            raise InvalidPriority(
+                f"{self.priority!r} is no priority; give a whole number from -{PRIORITY_MAX} to {PRIORITY_MAX}"
+            )
+        return number
 
     @property
     def is_empty_catalog(self) -> bool:
@@ -147,6 +171,8 @@ class Form:
 
     def with_error(self, error: VoxelworksError) -> Form:
         """Put each problem beside the input that it is about."""
+        if isinstance(error, InvalidPriority):
+            return self._with(errors={("priority", 0): error.message})
         cause = error.__cause__
         if isinstance(cause, ValidationError):
             return self._with_validation_error(cause)
@@ -219,5 +245,5 @@ class Form:
     ) -> Form:
         return Form(
             self.workflow, values if values is not None else self.values, rows if rows is not None else self.rows,
-            self.datasets, self.foreign, errors or {}, problem,
+            self.datasets, self.foreign, errors or {}, problem, self.priority,
         )  # fmt: skip

@@ -285,6 +285,15 @@ def test_a_group_is_submitted_whole_or_not_at_all(queue):
     assert queue.list_jobs().jobs == ()
 
 
+def test_each_job_of_a_group_has_its_priority(queue):
+    group = [job.model_copy(update={"priority": -number}) for number, job in enumerate(_group())]
+    assert [job.priority for job in _submit(queue, group)] == [0, -1]
+    raised = [group[0], group[1].model_copy(update={"priority": 1})]
+    with pytest.raises(NotAllowed):
+        queue.call(jobs.submit_group, by=queue.principal("ben"), jobs=raised)
+    assert len(queue.list_jobs().jobs) == 2, "nothing of it was submitted"
+
+
 def test_a_group_is_cancelled_as_one(queue):
     group = _submit(
         queue, _group(NewJob(workflow="find_largest_segment_id", params={"layer": "demo/segmentation"}))

@@ -159,7 +159,7 @@ def test_mails_that_could_not_be_sent_are_told(queue: Queue, context: Context) -
     queue.fail(queue.claim_and_start(queue.open_worker()), "user_input")
     with queue.database.session() as session:
         session.execute(update(OutboxRow).values(state="failed", done_ms=OutboxRow.created_ms))
-    assert told(context) == ["1 mails or webhooks could not be sent"]
+    assert told(context) == ["1 mail or webhook could not be sent"]
 
 
 def test_each_program_error_is_told_once(queue: Queue, context: Context) -> None:

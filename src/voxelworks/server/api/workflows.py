@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Annotated, Literal
 
-from fastapi import APIRouter, Body, Header
+from fastapi import APIRouter, Body, Header, Query
 
 from voxelworks import jobs
-from voxelworks.protocol.messages import Json, Message
+from voxelworks.protocol.messages import PRIORITY_MAX, Json, Message
 from voxelworks.protocol.views import JobView
 from voxelworks.server.context import Here, Who
 from voxelworks.workflows import Params, Workflow, get_workflow, workflows
@@ -102,6 +102,7 @@ def _submission_of(workflow: Workflow) -> Callable[..., JobView]:
         who: Who,
         params: Params = body,
         quote_id: str | None = None,
+        priority: Annotated[int, Query(ge=-PRIORITY_MAX, le=PRIORITY_MAX)] = 0,
         idempotency_key: IdempotencyKey = None,
     ) -> JobView:
         context.limits.count_for("submission", who)
@@ -109,7 +110,7 @@ def _submission_of(workflow: Workflow) -> Callable[..., JobView]:
         with context.database.session() as session:
             return jobs.submit(
                 session, by=who, workflow=workflow.name, params=given, places=context.places, settings=context.settings,
-                idempotency_key=idempotency_key, quote_id=quote_id,
+                idempotency_key=idempotency_key, quote_id=quote_id, priority=priority,
             )  # fmt: skip
 
     # Each route takes the params of its own workflow.

@@ -127,13 +127,14 @@ def _act(
     try:
         params = workflow.collect(form.collected())
         workflow.parse(params)
+        priority = form.read_priority()
         if is_priced(context.settings, workflow) and not (quote_id and action == "submit"):
             return _offer(request, context, who, form, params, key=key)
         context.limits.count_for("submission", who)
         with context.database.session() as session:
             job = jobs.submit(
                 session, by=who, workflow=workflow.name, params=params, places=context.places,
-                settings=context.settings, idempotency_key=key, quote_id=quote_id or None,
+                settings=context.settings, idempotency_key=key, quote_id=quote_id or None, priority=priority,
             )  # fmt: skip
     except StaleQuote:
         # The form or the prices changed since: the new price is shown, and nothing was submitted.
