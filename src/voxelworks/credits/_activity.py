@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Iterable, Iterator, Mapping
-from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any, cast
 
@@ -14,6 +11,7 @@ from sqlalchemy.orm import Session, aliased
 
 from voxelworks.credits._grants import grant_view, in_order_of_use, is_usable
 from voxelworks.credits._tables import BalanceRow, BookingRow, EntryRow, GrantRow, ReservationRow
+from voxelworks.csv_lines import csv_line, harmless, iso_time
 from voxelworks.db import now
 from voxelworks.protocol.credits import (
     ActivityKind,
@@ -90,12 +88,12 @@ def activity_csv(
     session: Session, organization_id: str, *, kinds: Iterable[ActivityKind] = ()
 ) -> Iterator[str]:
     """Write all activity of an organization as lines of a CSV file, newest first, while it is read."""
-    yield _csv_line(_CSV_HEAD)
+    yield csv_line(_CSV_HEAD)
     chosen, before = tuple(kinds), None
     while True:
         page = activity(session, organization_id, kinds=chosen, before=before, limit=_PAGE)
         for row in page.rows:
-            yield _csv_line(_csv_cells(row))
+            yield csv_line(_csv_cells(row))
         if page.next_before is None:
             return
         before = page.next_before
@@ -146,22 +144,7 @@ def _activity_view(
 
 def _csv_cells(row: ActivityView) -> tuple[str, ...]:
     return (
-        _time(row.at_ms), row.kind, in_credits(row.change), in_credits(row.available_after), row.job_id or "",
+        iso_time(row.at_ms), row.kind, in_credits(row.change), in_credits(row.available_after), row.job_id or "",
         row.state or "", "" if row.paid is None else f"{row.paid:f}", row.currency or "",
-        "" if row.expires_ms is None else _time(row.expires_ms), _harmless(row.comment), _harmless(row.who),
+        "" if row.expires_ms is None else iso_time(row.expires_ms), harmless(row.comment), harmless(row.who),
     )  # fmt: skip
-
-
-def _csv_line(cells: Iterable[str]) -> str:
-    line = io.StringIO()
-    csv.writer(line).writerow(cells)
-    return line.getvalue()
-
-
-def _harmless(text: str) -> str:
-    """Keep spreadsheets from reading what somebody wrote as a formula."""
-    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
-
-
-def _time(at_ms: int) -> str:
-    return datetime.fromtimestamp(at_ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

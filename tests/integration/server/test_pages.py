@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import re
 
 import pytest
 
 from voxelworks.protocol.messages import Progress
+from voxelworks.server.pages import jobs as jobs_pages
 from voxelworks.workflows import workflows
 
 
@@ -62,6 +65,24 @@ def test_a_wrong_form_is_shown_again_with_its_values_and_the_problem_beside_the_
     assert problem_of(answer.text, "input-target") == "Fill this in."
 
 
+def test_a_form_takes_a_priority(served):
+    form = {
+        "source": "root:scope/run1", "layer_name": "color", "category": "color", "target": "later",
+        "voxel_size": "4,4,40", "action": "submit",
+    }  # fmt: skip
+    for typed in ("soon", "25", "1.5"):
+        refused = served.browser.post("/workflows/convert/new", data=form | {"priority": typed})
+        assert refused.status_code == 422
+        assert problem_of(refused.text, "input-priority") == (
+            f"{typed!r} is no priority; give a whole number from -24 to 24"
+        )
+        assert f'name="priority" value="{typed}"' in refused.text, "it can be corrected"
+    answer = served.browser.post("/workflows/convert/new", data=form | {"priority": "\N{MINUS SIGN}5"})
+    assert served.client.show(answer.headers["location"].rpartition("/")[2]).job.priority == -5
+    answer = served.browser.post("/workflows/convert/new", data=form | {"priority": "", "target": "now"})
+    assert served.client.show(answer.headers["location"].rpartition("/")[2]).job.priority == 0
+
+
 def test_the_form_grows_and_shrinks_by_layers(served):
     form = {
         "source": ["a"],
@@ -80,6 +101,25 @@ def test_the_form_grows_and_shrinks_by_layers(served):
     }
     shrunk = served.browser.post("/workflows/convert/new", data=two | {"action": "remove:layers:0"}).text
     assert (shrunk.count('name="source"'), "first" in shrunk, 'value="second"' in shrunk) == (1, False, True)
+
+
+def test_a_list_is_downloaded_as_a_table(served, monkeypatch):
+    monkeypatch.setattr(jobs_pages, "TABLE_PIECE", 2)
+    ids = [served.convert(f"tabled{number}") for number in range(3)]
+    params = {"layers": [{"source": "root:scope/run1"}], "target": "calculated"}
+    ids.append(served.client.submit("convert", params, group="=1+1").id)
+    served.client.cancel(ids[1])
+    answer = served.browser.get("/jobs.csv?workflow=convert")
+    assert answer.headers["content-type"].startswith("text/csv")
+    rows = list(csv.DictReader(io.StringIO(answer.text)))
+    assert [row["job"] for row in rows][:4] == ids[::-1], "newest first, across the pieces"
+    assert rows[0]["group"] == "'=1+1", "no formula"
+    assert len({row["job"] for row in rows}) == len(rows)
+    assert (rows[2]["dataset"], rows[2]["state"], rows[2]["ended"] != "") == ("tabled1", "cancelled", True)
+    assert (rows[3]["started"], rows[3]["seconds"], rows[3]["credits"]) == ("", "", "")
+    cancelled = list(csv.DictReader(io.StringIO(served.browser.get("/jobs.csv?state=cancelled").text)))
+    assert {row["state"] for row in cancelled} == {"cancelled"}
+    assert '/jobs.csv?state=cancelled"' in served.browser.get("/jobs?state=cancelled").text
 
 
 def test_a_job_can_be_duplicated_with_its_values(served):

@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal
 from urllib.parse import urlencode
 
@@ -29,6 +29,8 @@ from voxelworks.server.api.jobs import ask_for_help as send_help_request
 from voxelworks.server.api.jobs import cancel as cancel_job
 from voxelworks.server.api.jobs import retry as retry_job
 from voxelworks.server.context import Context, Here, Who
+from voxelworks.server.copies import copies_of
+from voxelworks.server.job_table import job_lines
 from voxelworks.server.results import describe_result, result_line
 from voxelworks.server.security import still_in
 from voxelworks.server.sse import PING_S, Frame, event_stream
@@ -47,6 +49,8 @@ SHOWN_STATES: dict[Shown, tuple[JobState, ...]] = {
     "cancelled": ("cancelled",),
 }
 PAGE_SIZE = 50
+TABLE_PIECE = 500
+"""Jobs that are read at once for a table of all."""
 LOG_TAIL_BYTES = 128 * 2**10
 """How much of the end of a log a page shows at first, in bytes."""
 LOG_PIECE_BYTES = 256 * 2**10
@@ -95,6 +99,22 @@ def list_page(
     return rendering.page(request, "jobs.html", **_list_values(who, query, found))
 
 
+@router.get("/jobs.csv")
+def download_list(
+    context: Here,
+    who: Who,
+    state: Shown | None = None,
+    workflow: str | None = None,
+    group: str | None = None,
+    mine: bool = False,
+) -> StreamingResponse:
+    """Give all jobs of a list as a table for spreadsheets, newest first."""
+    query = ListQuery(state, workflow or None, None, mine, group or None)
+    headers = {"Content-Disposition": 'attachment; filename="jobs.csv"'}
+    lines = job_lines(_all_jobs(context, who, query))
+    return StreamingResponse(lines, media_type="text/csv; charset=utf-8", headers=headers)
+
+
 @router.get("/jobs/live")
 async def list_live(
     context: Here,
@@ -139,6 +159,7 @@ def job_page(
         "stamp": _stamp(detail),
         "has_asked": asked,
         "is_repriced": repriced,
+        "copies": copies_of(detail.job, (context.settings.public_url or str(request.base_url)).rstrip("/")),
     }
     return rendering.page(request, "job.html", **values)
 
@@ -231,12 +252,22 @@ def ask_for_help(
 # The list
 
 
-def _list(context: Context, who: Principal, query: ListQuery) -> JobPage:
+def _list(context: Context, who: Principal, query: ListQuery, *, limit: int = PAGE_SIZE) -> JobPage:
     with context.database.read_session() as session:
         return jobs.list_jobs(
             session, by=who, settings=context.settings, states=query.states, workflow=query.workflow, group=query.group,
-            after=query.after, limit=PAGE_SIZE, everybody=not query.mine,
+            after=query.after, limit=limit, everybody=not query.mine,
         )  # fmt: skip
+
+
+def _all_jobs(context: Context, who: Principal, query: ListQuery) -> Iterator[JobView]:
+    """Read page by page: whoever takes the table slowly must not keep a transaction open."""
+    while True:
+        page = _list(context, who, query, limit=TABLE_PIECE)
+        yield from page.jobs
+        if page.next_after is None:
+            return
+        query = replace(query, after=page.next_after)
 
 
 def _list_values(who: Principal, query: ListQuery, found: JobPage) -> dict[str, Any]:
