@@ -215,7 +215,8 @@ def test_axe_finds_no_barrier_on_any_page(site, open_page, scheme, width):
     site.worker.renew(Progress(phase="color: mag 1", done=1, total=4, text="1 of 4 blocks"))
     page = open_page("/jobs", scheme=scheme, width=width, bypass_csp=True)
     axe = Path(file).read_text()
-    for path in (*PATHS, f"/jobs/{failed}", f"/jobs/{running}"):
+    compared = f"/jobs/{failed}/compare?other={running}&everything=true"
+    for path in (*PATHS, f"/jobs/{failed}", f"/jobs/{running}", compared):
         page.goto(site.info.url + path)
         page.add_script_tag(content=axe)
         found = page.evaluate("axe.run()")

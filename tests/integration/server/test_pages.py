@@ -122,6 +122,46 @@ def test_a_list_is_downloaded_as_a_table(served, monkeypatch):
     assert '/jobs.csv?state=cancelled"' in served.browser.get("/jobs?state=cancelled").text
 
 
+def _table_of(page):
+    rows = re.findall(
+        r'(?s)<th role="rowheader" scope="row">(.*?)</th>\s*<td[^>]*>(.*?)</td>\s*<td[^>]*>(.*?)</td>', page
+    )
+    return {label: (left, right) for label, left, right in rows}
+
+
+def test_two_jobs_are_compared(served):
+    params = {"layers": [{"source": "root:scope/run1"}], "target": "one", "voxel_size": "4,4,40"}
+    one = served.client.submit("convert", params).id
+    two = served.client.submit(
+        "convert",
+        params
+        | {"target": "two", "layers": [*params["layers"], {"source": "root:scope/run1", "layer_name": "b"}]},
+    ).id
+    served.client.cancel(two)
+    page = served.browser.get(f"/jobs/{one}").text
+    assert f'<option value="{two}">two: cancelled' in page
+    differences = _table_of(served.browser.get(f"/jobs/{one}/compare?other={two}").text)
+    assert differences["Target"] == ("one", "two")
+    assert differences["Layer 2: layer name"] == ("–", "b")
+    assert differences["State"] == ("Queued", "Cancelled")
+    assert "Voxel size" not in differences
+    assert "Layer: source" not in differences
+    everything = _table_of(served.browser.get(f"/jobs/{one}/compare?other={two}&everything=true").text)
+    assert everything["Voxel size"] == ("4,4,40", "4,4,40")
+    assert everything["Layer: source"] == ("root:scope/run1",) * 2
+    same = served.browser.get(f"/jobs/{one}/compare?other={one}").text
+    assert "The two jobs are the same" in text_of(same)
+
+
+def test_only_jobs_of_one_workflow_are_compared(served):
+    job, other = served.convert("compared"), "nope"
+    assert served.browser.get(f"/jobs/{job}/compare?other={other}").status_code == 404
+    search = served.client.submit("find_largest_segment_id", {"layer": f"job:{job}/color"}).id
+    refused = served.browser.get(f"/jobs/{job}/compare?other={search}")
+    assert refused.status_code == 422
+    assert "only jobs of one workflow can be compared" in text_of(refused.text)
+
+
 def test_a_job_can_be_duplicated_with_its_values(served):
     params = {
         "layers": [{"source": "root:scope/run1"}, {"source": "root:scope/empty", "layer_name": "labels"}],

@@ -239,6 +239,7 @@ PAGES = {
     "GET /jobs.csv": case(ALL),
     "GET /jobs/live": case(ALL),
     "GET /jobs/{job_id}": own_job(),
+    "GET /jobs/{job_id}/compare": own_job(query="?other={job_id}"),
     "GET /jobs/{job_id}/live": own_job(),
     "GET /jobs/{job_id}/log": own_job("failed_job", query="?attempt=1&before=10"),
     "GET /jobs/{job_id}/log.txt": own_job("failed_job", query="?attempt=1"),
@@ -702,7 +703,7 @@ def _ask(
     port = httpx.URL(world.url).port
     headers = {"Origin": world.url} | ({"Cookie": f"voxelworks-{port}={cookie}"} if cookie else {})
     headers |= {"Authorization": f"Bearer {token}"} if token else {}
-    address = _filled(path, values) + expected.query
+    address = _filled(path + expected.query, values)
     world.client.cookies.clear()
     if path.endswith(("/events", "/live")):
         with world.client.stream(method, address, headers=headers) as answer:

@@ -6,6 +6,7 @@ import hashlib
 import json
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal
 from urllib.parse import urlencode
@@ -18,7 +19,7 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response, Stream
 from voxelworks import accounts, jobs
 from voxelworks.accounts import Action
 from voxelworks.client import is_settled
-from voxelworks.errors import NotFound, StaleQuote, VoxelworksError
+from voxelworks.errors import InvalidInput, NotFound, StaleQuote, VoxelworksError
 from voxelworks.protocol.credits import PriceView, QuoteView
 from voxelworks.protocol.messages import JobState
 from voxelworks.protocol.people import Principal
@@ -28,6 +29,7 @@ from voxelworks.server.api.jobs import HelpRequest, Repetition, show_job
 from voxelworks.server.api.jobs import ask_for_help as send_help_request
 from voxelworks.server.api.jobs import cancel as cancel_job
 from voxelworks.server.api.jobs import retry as retry_job
+from voxelworks.server.comparing import compare
 from voxelworks.server.context import Context, Here, Who
 from voxelworks.server.copies import copies_of
 from voxelworks.server.job_table import job_lines
@@ -51,6 +53,8 @@ SHOWN_STATES: dict[Shown, tuple[JobState, ...]] = {
 PAGE_SIZE = 50
 TABLE_PIECE = 500
 """Jobs that are read at once for a table of all."""
+OTHERS_MAX = 20
+"""Jobs that the page of a job offers to compare with."""
 LOG_TAIL_BYTES = 128 * 2**10
 """How much of the end of a log a page shows at first, in bytes."""
 LOG_PIECE_BYTES = 256 * 2**10
@@ -159,6 +163,8 @@ def job_page(
         "stamp": _stamp(detail),
         "has_asked": asked,
         "is_repriced": repriced,
+        "others": _others(context, who, detail),
+        "subject_of": subject,
         "copies": copies_of(detail.job, (context.settings.public_url or str(request.base_url)).rstrip("/")),
     }
     return rendering.page(request, "job.html", **values)
@@ -182,6 +188,25 @@ async def job_live(
     await run_in_threadpool(show_job, context, who, job_id)
     log_at = _log_position(request.headers.get("last-event-id") or since)
     return event_stream(_job_frames(context, request, who, job_id, attempt, seen, log_at))
+
+
+@router.get("/jobs/{job_id}/compare", response_class=HTMLResponse)
+def compare_page(
+    context: Here, request: Request, who: Who, job_id: str, other: str, everything: bool = False
+) -> Response:
+    """Show what is different between two jobs of the same workflow, or everything."""
+    left, right = (show_job(context, who, ref).job for ref in (job_id, other.strip()))
+    if left.workflow != right.workflow:
+        raise InvalidInput(
+            f"job {left.id} ran {left.workflow} and job {right.id} ran {right.workflow}; only jobs of one workflow "
+            "can be compared"
+        )
+    rows = compare(left, right, describe_result(context, left), describe_result(context, right))
+    shown = [row for row in rows if everything or not row.is_same]
+    return rendering.page(
+        request, "compare.html", left=left, right=right, shown=shown, shows_all=everything,
+        groups=list(dict.fromkeys(row.group for row in shown)), title=workflow_title(left.workflow),
+    )  # fmt: skip
 
 
 @router.get("/jobs/{job_id}/log")
@@ -378,6 +403,19 @@ def _quote(context: Context, who: Principal, job: JobView) -> QuoteView | None:
 
 def _has_price(context: Context, job: JobView) -> bool:
     return job.can_retry and is_priced(context.settings, find_workflow(job.workflow))
+
+
+def _others(context: Context, who: Principal, detail: JobDetail) -> list[JobView]:
+    """Give jobs to compare with: what this one repeats, what repeats it, and the newest of its workflow."""
+    job = detail.job
+    newest = _list(context, who, ListQuery(None, job.workflow, None), limit=OTHERS_MAX + 1).jobs
+    others = [other for other in newest if other.id != job.id][:OTHERS_MAX]
+    known = {other.id for other in others}
+    for related in (job.retried_from, *detail.retries):
+        if related is not None and related not in known:
+            with suppress(NotFound):
+                others.insert(0, show_job(context, who, related).job)
+    return others
 
 
 JOB_PARTS = ("status", "actions", "result", "attempts", "events", "announcement")
