@@ -227,14 +227,23 @@ class Client:
         *,
         states: Sequence[str] = (),
         workflow: str | None = None,
+        text: str | None = None,
         after: str | None = None,
         limit: int = 50,
     ) -> JobPage:
-        """List jobs, newest first; `after` is `next_after` of the page before."""
+        """List jobs, newest first.
+
+        Parameters
+        ----------
+        text
+            Words that must all be found in the params, the workflow, the group, the failure or the owner's name of a
+            job, or begin its id.
+        after
+            `next_after` of the page before.
+        """
         query: dict[str, Any] = {"state": list(states), "limit": limit}
-        query |= {
-            key: value for key, value in (("workflow", workflow), ("after", after)) if value is not None
-        }
+        filters = {"workflow": workflow, "text": text, "after": after}
+        query |= {key: value for key, value in filters.items() if value is not None}
         return JobPage.model_validate(self._get("jobs", query))
 
     def show(self, job_id: str) -> JobDetail:

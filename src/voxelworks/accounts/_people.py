@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any
 
-from sqlalchemy import Select, bindparam, delete, exists, select
+from sqlalchemy import Select, bindparam, delete, exists, func, select
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from voxelworks.accounts._audit import audit
@@ -235,6 +235,12 @@ def find_users(session: Session, ids: Collection[str]) -> dict[str, UserView]:
         return {}
     rows = session.scalars(_FINDING_USERS, {"ids": sorted(set(ids))})
     return {row.id: user_view(row) for row in rows}
+
+
+def find_user_ids(session: Session, text: str) -> list[str]:
+    """Find those whose name holds a text, in small or capital letters; at most 200."""
+    holds = func.lower(UserRow.name).contains(text.lower(), autoescape=True)
+    return list(session.scalars(select(UserRow.id).where(holds).order_by(UserRow.id).limit(200)))
 
 
 def find_user_by_email(session: Session, email: str) -> UserView | None:

@@ -52,8 +52,11 @@ def jobs() -> None:
 )
 @click.option("--workflow", help="Only jobs of this workflow.")
 @click.option(
+    "--text", help="Only jobs in which these words are found: in parameters, failures, owners, ids."
+)
+@click.option(
     "--limit",
-    type=click.IntRange(1, 1000),
+    type=click.IntRange(1, 500),
     default=20,
     show_default=True,
     help="At most so many, newest first.",
@@ -65,12 +68,13 @@ def list_jobs(
     home: Path | None,
     states: tuple[str, ...],
     workflow: str | None,
+    text: str | None,
     limit: int,
     as_json: bool,
 ) -> None:
     """List jobs, newest first."""
     with connect(server=server, token=token, home=home) as client:
-        page = client.list_jobs(states=states, workflow=workflow, limit=limit)
+        page = client.list_jobs(states=states, workflow=workflow, text=text, limit=limit)
     if as_json:
         click.echo(_show.as_json([job.model_dump(mode="json") for job in page.jobs]))
         return

@@ -14,6 +14,7 @@ from voxelworks.errors import FailureClass, InvalidInput
 from voxelworks.jobs import _progress
 from voxelworks.jobs._dependencies import awaited_by
 from voxelworks.jobs._leases import HELD_STATES, is_current
+from voxelworks.jobs._search import found_by
 from voxelworks.jobs._tables import AttemptRow, EventRow, JobRow, WorkerSessionRow
 from voxelworks.jobs._totals import totals
 from voxelworks.jobs._visibility import find_job, seen_by, sight
@@ -71,6 +72,7 @@ def list_jobs(
     organization_id: str | None = None,
     group: str | None = None,
     failure_class: FailureClass | None = None,
+    text: str = "",
     after: str | None = None,
     limit: int = 50,
     everybody: bool = True,
@@ -79,10 +81,18 @@ def list_jobs(
 
     Parameters
     ----------
+    text
+        Words that must all be found in the params, the workflow, the group, the failure or the owner's name of a job,
+        or begin its id.
     after
         `next_after` of the page before; pages stay whole while jobs come in.
     everybody
         Also those of others.
+
+    Raises
+    ------
+    InvalidInput
+        If `after` is no place in the list, or the text is too long.
     """
     filters = {
         JobRow.workflow: workflow, JobRow.user_id: user_id, JobRow.organization_id: organization_id,
@@ -91,7 +101,9 @@ def list_jobs(
     matching = and_(seen_by(by), *(column == value for column, value in filters.items() if value))
     if not everybody:
         matching = and_(matching, JobRow.user_id == by.user_id, JobRow.organization_id == by.organization_id)
-    same = (sight(by) if everybody else (by.organization_id, by.user_id), *filters.values())
+    if text:
+        matching = and_(matching, found_by(session, text))
+    same = (sight(by) if everybody else (by.organization_id, by.user_id), *filters.values(), text)
     wanted = matching if not states else and_(matching, JobRow.state.in_(states))
     if after is not None:
         wanted = and_(wanted, _is_after(after))

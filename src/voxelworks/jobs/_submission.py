@@ -33,6 +33,7 @@ from voxelworks.jobs._pricing import Priced, priced
 from voxelworks.jobs._reading import job_view
 from voxelworks.jobs._references import Resolved, named_jobs, resolve
 from voxelworks.jobs._repeats import chain_of
+from voxelworks.jobs._search import words_of
 from voxelworks.jobs._tables import IdempotencyKeyRow, JobRow
 from voxelworks.jobs._visibility import find_job, is_outside, require_steering
 from voxelworks.protocol.credits import PriceView, QuoteView
@@ -357,7 +358,8 @@ def place(
         priority=order.priority, priority_class=declared.priority_class,
         rank_ms=created_ms - order.priority * milliseconds(settings.ageing_s),
         needs_gpu=declared.needs.gpu, memory_bytes=declared.needs.memory_bytes, walltime_s=declared.needs.walltime_s,
-        group_id=order.group, is_foreign=order.is_foreign, is_free_rerun=order.is_free,
+        group_id=order.group, words=words_of(declared.name, order.params.model_dump(mode="json"), order.group),
+        is_foreign=order.is_foreign, is_free_rerun=order.is_free,
         state="queued", attempt=0, created_ms=created_ms, available_ms=created_ms,
         updated_ms=at_ms, infrastructure_failures=0, resource_failures=0, lost_leases=0, publication="none",
         retried_from=order.retried_from,

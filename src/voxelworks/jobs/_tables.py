@@ -102,6 +102,8 @@ class JobRow(Base):
     """Memory that the next attempt needs; None: as much as a worker gives to one job."""
     walltime_s: Mapped[int | None]
     group_id: Mapped[str | None] = mapped_column(index=True)
+    words: Mapped[str] = mapped_column(Text, server_default="")
+    """What it is found by: see `_search`."""
     is_foreign: Mapped[bool]
     """Submitted through the WEBKNOSSOS face."""
     is_free_rerun: Mapped[bool]

@@ -101,6 +101,23 @@ def test_the_list_shows_new_jobs_and_changes_by_itself(site, open_page):
     expect(page.get_by_role("heading", level=1)).to_have_text("Convert appearing")
 
 
+def test_jobs_are_searched_with_the_keyboard_from_any_page(site, open_page):
+    needle, hay = site.convert("needle_in_hay"), site.convert("only_straw")
+    page = open_page("/datasets")
+    page.keyboard.press("/")
+    expect(page.locator("#search")).to_be_focused()
+    page.keyboard.type("NEEDLE")
+    page.keyboard.press("Enter")
+    expect(page.locator(f"#open-{hay}")).to_have_count(0)
+    expect(page.locator(f"#open-{needle}")).to_be_visible()
+    expect(page.locator("#search")).to_have_value("NEEDLE")
+    site.client.cancel(needle)  # the stream of the open list knows the search
+    expect(page.get_by_role("row").filter(has_text="needle_in_hay").locator(".badge")).to_have_text(
+        "Cancelled"
+    )
+    site.client.cancel(hay)
+
+
 def test_a_job_is_submitted_with_the_keyboard_alone(site, open_page):
     page = open_page("/workflows/convert/new")
     page.get_by_label("Source").focus()

@@ -110,6 +110,42 @@ def test_numbers_of_many_jobs_are_kept_for_each_list(queue):
     assert page.counts == {}, "nobody is shown the numbers of others"
 
 
+def test_jobs_are_found_by_words(queue):
+    by_ada = queue.submit_convert("Cortex_A", group="evening").id
+    by_ben = queue.submit_convert("cortex_b", by=queue.principal("ben")).id
+    failed = queue.submit().id
+    with queue.database.session() as session:
+        session.get_one(JobRow, failed).message = "CUDA is out of memory: 100% used"
+
+    def find(text):
+        return {job.id for job in _list(queue, text=text).jobs}
+
+    assert find("cortex") == {by_ada, by_ben}
+    assert find("CORTEX_A") == find("cortex evening") == find("  evening ") == {by_ada}
+    assert find("cortex ben") == {by_ben}, "whose it is"
+    assert find(failed[:8]) == find("out of memory") == find("100%") == {failed}
+    assert find("find_largest") == {failed}
+    assert find("_") == {by_ada, by_ben, failed}, "no pattern"
+    assert find("%") == {failed}
+    assert find("target") == set(), "names of parameters are in all of them"
+    assert _list(queue, text="cortex_b").counts == {"queued": 1}
+    assert find("nothing") == find("cortex nothing") == set()
+
+
+@pytest.mark.parametrize("text", ["x" * 201, "a b c d e f g h i"])
+def test_a_text_that_is_too_long_is_refused(queue, text):
+    with pytest.raises(InvalidInput, match="too long"):
+        _list(queue, text=text)
+
+
+def test_members_find_their_own_jobs_alone(queue):
+    queue.submit_convert("cortex")
+    with queue.database.read_session() as session:
+        found = jobs.list_jobs(session, by=queue.principal("ben"), settings=queue.settings, text="cortex")
+    assert found.jobs == ()
+    assert found.counts == {}
+
+
 def test_a_list_is_filtered_and_counts_all_states(queue):
     queue.submit(by=queue.principal("ben"))
     waiting, stopped = queue.submit().id, queue.submit().id

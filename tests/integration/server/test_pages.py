@@ -122,6 +122,22 @@ def test_a_list_is_downloaded_as_a_table(served, monkeypatch):
     assert '/jobs.csv?state=cancelled"' in served.browser.get("/jobs?state=cancelled").text
 
 
+def test_jobs_are_searched_on_the_page_and_by_programs(served):
+    job = served.convert("needle_in_the_hay")
+    page = served.browser.get("/jobs?text=NEEDLE").text
+    assert f'href="/jobs/{job}"' in page
+    assert page.count('class="row-link"') == 1
+    assert 'name="text" value="NEEDLE"' in page
+    assert "/jobs/live?text=NEEDLE&amp;" in page, "it stays so while it is open"
+    assert [found.id for found in served.client.list_jobs(text="needle").jobs] == [job]
+    table = served.browser.get("/jobs.csv?text=needle").text
+    assert table.count(job) == 1
+    assert len(table.splitlines()) == 2
+    assert "No job matches these filters" in served.browser.get("/jobs?text=no-such-needle").text
+    long = served.browser.get("/jobs", params={"text": "x" * 300})
+    assert (long.status_code, "too long" in text_of(long.text)) == (422, True)
+
+
 def _table_of(page):
     rows = re.findall(
         r'(?s)<th role="rowheader" scope="row">(.*?)</th>\s*<td[^>]*>(.*?)</td>\s*<td[^>]*>(.*?)</td>', page

@@ -43,6 +43,11 @@ def test_jobs_of_the_first_release_go_on(old_database, tmp_path):
             settings=settings,
         )
         claim = jobs.claim(session, worker.session_id, settings=settings)
+        found = jobs.list_jobs(session, by=operator, settings=settings, text="CORTEX convert").jobs
+        assert [job.id for job in found] == ["j1"]
+        assert not jobs.list_jobs(session, by=operator, settings=settings, text="target").jobs, (
+            "no names of params"
+        )
     assert (claim.job_id, claim.places) == ("j1", {"cortex": "data:local/cortex"})
 
 

@@ -38,6 +38,9 @@ GROUP_MAX = 200
 """Most jobs of one group."""
 
 
+SearchText = Annotated[str, Query(max_length=1000, description="Words that must all be found in a job.")]
+
+
 class Estimate(BaseModel):
     """A job whose price is asked for."""
 
@@ -127,6 +130,7 @@ def list_jobs(
     state: Annotated[list[JobState] | None, Query()] = None,
     workflow: str | None = None,
     group: str | None = None,
+    text: SearchText = "",
     mine: bool = False,
     after: str | None = None,
     limit: Annotated[int, Query(ge=1, le=500)] = 50,
@@ -135,7 +139,7 @@ def list_jobs(
     with context.database.read_session() as session:
         return jobs.list_jobs(
             session, by=who, settings=context.settings, states=tuple(state or ()), workflow=workflow, group=group,
-            after=after, limit=limit, everybody=not mine,
+            text=text, after=after, limit=limit, everybody=not mine,
         )  # fmt: skip
 
 

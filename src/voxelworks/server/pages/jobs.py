@@ -25,7 +25,7 @@ from voxelworks.protocol.messages import JobState
 from voxelworks.protocol.people import Principal
 from voxelworks.protocol.views import JobDetail, JobPage, JobView, LogChunk
 from voxelworks.server import rendering
-from voxelworks.server.api.jobs import HelpRequest, Repetition, show_job
+from voxelworks.server.api.jobs import HelpRequest, Repetition, SearchText, show_job
 from voxelworks.server.api.jobs import ask_for_help as send_help_request
 from voxelworks.server.api.jobs import cancel as cancel_job
 from voxelworks.server.api.jobs import retry as retry_job
@@ -73,6 +73,11 @@ class ListQuery:
     after: str | None
     mine: bool = False
     group: str | None = None
+    text: str = ""
+
+    @property
+    def is_filtered(self) -> bool:
+        return bool(self.state or self.workflow or self.after or self.mine or self.group or self.text)
 
     @property
     def states(self) -> tuple[JobState, ...]:
@@ -81,7 +86,7 @@ class ListQuery:
     def address(self, path: str = "/jobs", **changed: str | None) -> str:
         values = {
             "state": self.state, "workflow": self.workflow, "group": self.group, "mine": "true" if self.mine else None,
-            "after": self.after,
+            "text": self.text, "after": self.after,
         } | changed  # fmt: skip
         query = urlencode({key: value for key, value in values.items() if value})
         return f"{path}?{query}" if query else path
@@ -95,10 +100,11 @@ def list_page(
     state: Shown | None = None,
     workflow: str | None = None,
     group: str | None = None,
+    text: SearchText = "",
     mine: bool = False,
     after: str | None = None,
 ) -> Response:
-    query = ListQuery(state, workflow or None, after or None, mine, group or None)
+    query = ListQuery(state, workflow or None, after or None, mine, group or None, text.strip())
     found = _list(context, who, query)
     return rendering.page(request, "jobs.html", **_list_values(who, query, found))
 
@@ -110,10 +116,11 @@ def download_list(
     state: Shown | None = None,
     workflow: str | None = None,
     group: str | None = None,
+    text: SearchText = "",
     mine: bool = False,
 ) -> StreamingResponse:
     """Give all jobs of a list as a table for spreadsheets, newest first."""
-    query = ListQuery(state, workflow or None, None, mine, group or None)
+    query = ListQuery(state, workflow or None, None, mine, group or None, text.strip())
     headers = {"Content-Disposition": 'attachment; filename="jobs.csv"'}
     lines = job_lines(_all_jobs(context, who, query))
     return StreamingResponse(lines, media_type="text/csv; charset=utf-8", headers=headers)
@@ -127,6 +134,7 @@ async def list_live(
     state: Shown | None = None,
     workflow: str | None = None,
     group: str | None = None,
+    text: SearchText = "",
     mine: bool = False,
     after: str | None = None,
     seen: str | None = None,
@@ -135,7 +143,7 @@ async def list_live(
 
     `seen` is the stamp of what the page shows already.
     """
-    query = ListQuery(state, workflow or None, after or None, mine, group or None)
+    query = ListQuery(state, workflow or None, after or None, mine, group or None, text.strip())
     return event_stream(_list_frames(context, request, who, query, seen))
 
 
@@ -281,7 +289,7 @@ def _list(context: Context, who: Principal, query: ListQuery, *, limit: int = PA
     with context.database.read_session() as session:
         return jobs.list_jobs(
             session, by=who, settings=context.settings, states=query.states, workflow=query.workflow, group=query.group,
-            after=query.after, limit=limit, everybody=not query.mine,
+            text=query.text, after=query.after, limit=limit, everybody=not query.mine,
         )  # fmt: skip
 
 

@@ -313,10 +313,17 @@
     if (element) element.focus();
   }
 
+  function searchJobs() {
+    const search = document.getElementById("search");
+    if (search) search.select();
+    else location.href = "/jobs#search";
+  }
+
   const keys = {
     j: () => moveInList(1),
     k: () => moveInList(-1),
     n: () => { location.href = "/workflows"; },
+    "/": () => searchJobs(),
     c: () => press("cancel"),
     r: () => focusOn("retry"),
     f: () => press("follow"),
@@ -342,6 +349,7 @@
 
   document.addEventListener("DOMContentLoaded", () => {
     showPresentChips();
+    if (location.hash === "#search") searchJobs();
     const { text } = logParts();
     if (text) {
       text.textContent = withoutTerminalCodes(text.textContent);
