@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal
 from urllib.parse import urlencode
 
-from fastapi import APIRouter, Form, Query
+from fastapi import APIRouter, Depends, Form, Query
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response, StreamingResponse
@@ -92,58 +92,42 @@ class ListQuery:
         return f"{path}?{query}" if query else path
 
 
-@router.get("/jobs", response_class=HTMLResponse)
-def list_page(
-    context: Here,
-    request: Request,
-    who: Who,
+def _asked(
     state: Shown | None = None,
     workflow: str | None = None,
     group: str | None = None,
     text: SearchText = "",
     mine: bool = False,
     after: str | None = None,
-) -> Response:
-    query = ListQuery(state, workflow or None, after or None, mine, group or None, text.strip())
+) -> ListQuery:
+    return ListQuery(state, workflow or None, after or None, mine, group or None, text.strip())
+
+
+Asked = Annotated[ListQuery, Depends(_asked)]
+
+
+@router.get("/jobs", response_class=HTMLResponse)
+def list_page(context: Here, request: Request, who: Who, query: Asked) -> Response:
     found = _list(context, who, query)
     return rendering.page(request, "jobs.html", **_list_values(who, query, found))
 
 
 @router.get("/jobs.csv")
-def download_list(
-    context: Here,
-    who: Who,
-    state: Shown | None = None,
-    workflow: str | None = None,
-    group: str | None = None,
-    text: SearchText = "",
-    mine: bool = False,
-) -> StreamingResponse:
+def download_list(context: Here, who: Who, query: Asked) -> StreamingResponse:
     """Give all jobs of a list as a table for spreadsheets, newest first."""
-    query = ListQuery(state, workflow or None, None, mine, group or None, text.strip())
     headers = {"Content-Disposition": 'attachment; filename="jobs.csv"'}
-    lines = job_lines(_all_jobs(context, who, query))
+    lines = job_lines(_all_jobs(context, who, replace(query, after=None)))
     return StreamingResponse(lines, media_type="text/csv; charset=utf-8", headers=headers)
 
 
 @router.get("/jobs/live")
 async def list_live(
-    context: Here,
-    request: Request,
-    who: Who,
-    state: Shown | None = None,
-    workflow: str | None = None,
-    group: str | None = None,
-    text: SearchText = "",
-    mine: bool = False,
-    after: str | None = None,
-    seen: str | None = None,
+    context: Here, request: Request, who: Who, query: Asked, seen: str | None = None
 ) -> StreamingResponse:
     """Stream what changed of the list: single rows, or the whole list when jobs came or went.
 
     `seen` is the stamp of what the page shows already.
     """
-    query = ListQuery(state, workflow or None, after or None, mine, group or None, text.strip())
     return event_stream(_list_frames(context, request, who, query, seen))
 
 
