@@ -352,13 +352,14 @@ def place(
     price = None if order.is_free else priced(declared, order.params, resolved)
     _require_permission(declared, by, resolved, is_paid=price is not None and settings.credits_enabled)
     check_room(session, declared, order.params, resolved, by.organization_id, settings)
+    params = order.params.model_dump(mode="json")
     job = JobRow(
         id=job_id, user_id=by.user_id, organization_id=by.organization_id, workflow=declared.name,
-        version=declared.version, params=order.params.model_dump(mode="json"), places=dict(resolved.places),
+        version=declared.version, params=params, places=dict(resolved.places),
         priority=order.priority, priority_class=declared.priority_class,
         rank_ms=created_ms - order.priority * milliseconds(settings.ageing_s),
         needs_gpu=declared.needs.gpu, memory_bytes=declared.needs.memory_bytes, walltime_s=declared.needs.walltime_s,
-        group_id=order.group, words=words_of(declared.name, order.params.model_dump(mode="json"), order.group),
+        group_id=order.group, words=words_of(declared.name, params, order.group),
         is_foreign=order.is_foreign, is_free_rerun=order.is_free,
         state="queued", attempt=0, created_ms=created_ms, available_ms=created_ms,
         updated_ms=at_ms, infrastructure_failures=0, resource_failures=0, lost_leases=0, publication="none",

@@ -117,7 +117,7 @@ def test_every_workflow_has_a_route_with_its_own_schema(served):
     params = {"layers": [{"source": "root:scope/run1"}], "target": "by_route", "voxel_size": "4,4,40"}
     made = served.browser.post("/api/v1/workflows/convert/jobs?priority=-2", json=params)
     assert made.status_code == 201, made.text
-    assert made.json()["params"]["target"] == "by_route"
+    assert (made.json()["params"]["target"], made.json()["priority"]) == ("by_route", -2)
     wrong = served.browser.post("/api/v1/workflows/convert/jobs", json={**params, "voxel_size": "4,4"})
     assert (wrong.status_code, "is not a voxel size" in wrong.json()["message"]) == (422, True)
 
