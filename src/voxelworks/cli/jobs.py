@@ -80,7 +80,10 @@ def list_jobs(
         return
     console = _show.output()
     if not page.jobs:
-        console.print("No jobs. Submit one with `voxelworks jobs submit`.")
+        is_filtered = bool(states or workflow or text)
+        console.print(
+            "No job is like that." if is_filtered else "No jobs. Submit one with `voxelworks jobs submit`."
+        )
         return
     console.print(_jobs_table(page.jobs))
     if page.next_after is not None:

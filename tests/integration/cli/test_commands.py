@@ -173,6 +173,8 @@ def test_a_second_server_is_kept_away_from_the_same_home(call: Call, tmp_path: P
         assert "there is no import root 'scope'" in submitted.stderr
         listed = call("jobs", "list")
         assert listed.stdout == "No jobs. Submit one with `voxelworks jobs submit`.\n"
+        found = call("jobs", "list", "--text", "nothing")
+        assert found.stdout == "No job is like that.\n"
     finally:
         first.send_signal(signal.SIGINT)
         printed, _ = first.communicate(timeout=60)
