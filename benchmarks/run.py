@@ -3,7 +3,8 @@
     python benchmarks/run.py                                         1024 voxels on each axis, 5 rounds
     python benchmarks/run.py --edge 256 --rounds 1 --output try.json
 
-Writes docs/figures/foundation.json and the tables of docs/benchmarks.md.
+Writes docs/figures/foundation.json, or foundation_disk.json if the work folder is on a disk, and the tables of
+docs/benchmarks.md.
 
 In every round each program runs once for each case, one after the other, so that a machine that gets slower meanwhile
 slows all of them. Before the first round the results of both programs are compared voxel by voxel. N processes get N
@@ -47,6 +48,8 @@ VOXEL_SIZE = "8,8,8"
 START_UP_SIZE = (64, 64, 64)
 """Next to no work, so that what is left is starting: imports, processes, opening, publishing."""
 COMPARED_EDGE = 256
+IN_MEMORY = "tmpfs"
+"""Type of a file system without a disk."""
 
 
 @dataclass(frozen=True)
@@ -304,7 +307,9 @@ def main() -> None:
     parser.add_argument(
         "--work", type=Path, help="folder for volumes, which stay there; by default a temporary one"
     )
-    parser.add_argument("--output", type=Path, default=table.FIGURES, help="file to write")
+    parser.add_argument(
+        "--output", type=Path, help="file to write; by default the one behind docs/benchmarks.md"
+    )
     options = parser.parse_args()
     if options.edge % 128 or options.edge <= 0:
         parser.error("--edge must be a multiple of 128: every level has to have an even size")
@@ -329,10 +334,12 @@ def main() -> None:
             **{name: [asdict(item) for item in items] for name, items in series.items()},
         }
         shutil.rmtree(bench.outcome)
-    options.output.parent.mkdir(parents=True, exist_ok=True)
-    options.output.write_text(json.dumps(figures, indent=1) + "\n")
+    is_in_memory = figures["machine"]["file_system"] == IN_MEMORY
+    output = options.output or (table.FIGURES if is_in_memory else table.DISK_FIGURES)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    output.write_text(json.dumps(figures, indent=1) + "\n")
     print(table.tables(figures))
-    if options.output == table.FIGURES:
+    if options.output is None:
         table.PAGE.write_text(table.made_page(), encoding="utf-8")
 
 
