@@ -25,7 +25,7 @@ def test_poison_is_given_up_and_a_bad_worker_is_paused(
         site.start_worker(name)
     site.start_worker("bad", trick="fails")
     poison = [site.submit(deed="kill") for _ in range(rounds(2, 5))]
-    good = [site.submit(seconds=dice.uniform(0.2, 0.6)) for _ in range(rounds(40, 200))]
+    good = []
 
     def raise_the_dead() -> None:
         for name in [*names, "bad"]:
@@ -33,6 +33,10 @@ def test_poison_is_given_up_and_a_bad_worker_is_paused(
                 site.bury_worker(name)
                 site.start_worker(name, trick="fails" if name == "bad" else "")
 
+    for _ in range(rounds(40, 200)):
+        good.append(site.submit(seconds=dice.uniform(0.2, 0.6)))
+        # Before their leases end: afterwards nobody knows what the dead were doing.
+        raise_the_dead()
     site.wait_until_done(raise_the_dead)
     verdict = judge(site)
     states = {
