@@ -9,6 +9,7 @@ import os
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
 from platformdirs import user_cache_path, user_data_path
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr
@@ -223,7 +224,7 @@ class Settings(BaseSettings):
     # Mail and webhooks
     public_url: str | None = None
     """Address of the server as people reach it, such as `https://voxels.example.org`: links in mails begin with it.
-    By default that of `host` and `port`."""
+    By default that of `host` and `port`. Behind a proxy it may have a path, which the proxy takes off."""
     smtp_host: str | None = None
     """Mail server. Without one nothing is sent, and the operator reads the mails on a page."""
     smtp_port: int | None = Field(default=None, ge=1, le=65535)
@@ -291,6 +292,11 @@ class Settings(BaseSettings):
             return self.public_url.rstrip("/")
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"http://{host}:{self.port}"
+
+    @cached_property
+    def base_path(self) -> str:
+        """The path of `public_url`, without a slash at its end; empty if it has none."""
+        return urlsplit(self.public_url).path.rstrip("/") if self.public_url is not None else ""
 
     @cached_property
     def logs_dir(self) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import ssl
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ from voxelworks.server.origin import is_loopback
 from voxelworks.settings import Settings
 
 BACKLOG = 256
+_PATH = re.compile(r"(/[\w.~-]+)*/?", re.ASCII)
+"""Of a public address."""
 
 
 @dataclass(frozen=True)
@@ -100,10 +103,17 @@ def _check_public_url(settings: Settings) -> None:
         return
     parts = urlsplit(settings.public_url)
     is_plain = parts.scheme == "http" and is_loopback(parts.hostname or "")
-    if not parts.hostname or parts.path.strip("/") or not (parts.scheme == "https" or is_plain):
+    is_address = parts.hostname and _PATH.fullmatch(parts.path) and not (parts.query or parts.fragment)
+    if not is_address or not (parts.scheme == "https" or is_plain):
         raise InvalidInput(
             f"setting public_url (VOXELWORKS_PUBLIC_URL): {settings.public_url!r} is not an address for browsers;"
-            " write https://NAME or https://NAME:PORT, without a path"
+            " write https://NAME, https://NAME:PORT or, behind a proxy, https://NAME/PATH"
+        )
+    if settings.base_path and not settings.trusted_proxies:
+        raise InvalidInput(
+            f"setting public_url (VOXELWORKS_PUBLIC_URL): only a proxy that takes the path {settings.base_path} off can"
+            f" make {settings.public_url} reach this server; name it in VOXELWORKS_TRUSTED_PROXIES, or leave the"
+            " path out"
         )
 
 

@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 import ipaddress
+from contextvars import ContextVar
 from urllib.parse import urlsplit
 
 from starlette.requests import Request
+
+BASE_PATH: ContextVar[str] = ContextVar("base_path", default="")
+"""Path below which browsers find this server, such as ``/voxelworks``; empty for a host of its own.
+
+A proxy takes it off before it asks us, so that routes know nothing of it; what leaves us carries it.
+"""
 
 _FORWARDED = (
     "forwarded", "via", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-forwarded-server", "x-real-ip",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from functools import cache
@@ -24,11 +25,13 @@ from voxelworks.protocol.messages import JobState
 from voxelworks.protocol.people import LOCAL_USER_ID, Role, Scope
 from voxelworks.protocol.views import AttemptOutcome, DatasetView, JobView
 from voxelworks.server.context import context_of, principal_of
-from voxelworks.server.origin import is_from_here
+from voxelworks.server.origin import BASE_PATH, is_from_here
 from voxelworks.workflows import ParamField, Workflow
 
 HERE = Path(__file__).parent
 STATIC = HERE / "static"
+_OWN_ADDRESS = re.compile(r'(?<=\s)((?:href|src|action|formaction|hx-get|hx-post|sse-connect)=")(?=/)')
+"""Where an address of this server begins in an attribute. Text cannot look like one: its quotes are escaped."""
 
 STATE_WORDS: dict[JobState, str] = {
     "queued": "Queued", "claimed": "Starting", "running": "Running", "cancelling": "Cancelling",
@@ -92,8 +95,13 @@ def login_page(
 
 
 def render(template: str, **values: Any) -> str:
-    """Fill in a template; `path` names the page for the navigation."""
-    return _environment().get_template(template).render(**values)
+    """Fill in a template; `path` names the page for the navigation.
+
+    Templates name pages as routes do, beginning with a slash; browsers may find them below a path of a proxy.
+    """
+    html = _environment().get_template(template).render(**values)
+    base_path = BASE_PATH.get()
+    return _OWN_ADDRESS.sub(rf"\g<1>{base_path}", html) if base_path else html
 
 
 def static_url(name: str) -> str:
@@ -285,7 +293,8 @@ def _environment() -> Environment:
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
     environment.globals |= {
-        "static_url": static_url, "version": voxelworks.__version__, "state_words": STATE_WORDS,
+        "static_url": static_url, "base_path": BASE_PATH.get, "version": voxelworks.__version__,
+        "state_words": STATE_WORDS,
         "outcome_words": OUTCOME_WORDS, "failure_words": FAILURE_WORDS, "eta": eta, "size_text": size_text,
         "physical_text": physical_text, "layer_beside": layer_beside, "layer_name_of": layer_name_of,
         "is_known_dataset": is_known_dataset, "role_words": ROLE_WORDS, "scope_words": SCOPE_WORDS,

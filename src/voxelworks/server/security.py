@@ -30,6 +30,7 @@ from voxelworks.errors import InvalidInput, NotAllowed, NotLetIn, VoxelworksErro
 from voxelworks.protocol.people import LOCAL_USER_ID, Principal
 from voxelworks.server.context import PRINCIPAL, WORKER, Context, context_of, principal_of
 from voxelworks.server.origin import (
+    BASE_PATH,
     client_address,
     client_agent,
     host_name,
@@ -92,6 +93,8 @@ class Guard:
             await self.app(scope, receive, send)
             return
         request = Request(scope, receive)
+        # Programs and browsers of this machine may come past the proxy.
+        BASE_PATH.set("" if is_from_here(request) else self.context.settings.base_path)
 
         is_answered = False
 
@@ -356,3 +359,5 @@ def _secure(headers: MutableHeaders, request: Request) -> None:
     if request.url.path.startswith("/static/") and "v" in request.query_params:
         kind = "public, max-age=31536000, immutable"
     headers["Cache-Control"] = kind
+    if headers.get("location", "").startswith("/"):
+        headers["location"] = BASE_PATH.get() + headers["location"]

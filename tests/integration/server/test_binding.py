@@ -186,7 +186,8 @@ def test_nobody_listens_for_others_before_the_set_up(tmp_path, certificate):
     ("given", "expected"),
     [
         ({"public_url": "http://vox.example.org"}, "is not an address for browsers"),
-        ({"public_url": "https://vox.example.org/path"}, "is not an address for browsers"),
+        ({"public_url": "https://vox.example.org/path?x=1"}, "is not an address for browsers"),
+        ({"public_url": "https://vox.example.org/path"}, "only a proxy that takes the path /path off"),
         ({"public_url": "vox.example.org"}, "is not an address for browsers"),
         ({"tls_certificate": "CERT"}, "tls_key .* is missing"),
         ({"tls_key": "KEY"}, "tls_certificate .* is missing"),

@@ -4,6 +4,7 @@
 (() => {
   const HIDDEN_REST_MS = 20000; // Browsers allow six connections to a server: hidden tabs give theirs back.
   const KEYS_OFF = "voxelworks-keys-off";
+  const BASE = document.documentElement.dataset.base; // Path of a proxy below which the server is found; mostly empty.
   const LOG_CHARACTERS_MAX = 3000000; // Beyond this the oldest lines leave the page; the download has them.
 
   // An event source that rests while its tab is hidden and goes on where it stopped.
@@ -147,7 +148,7 @@
       text.textContent = "";
       document.getElementById("log-earlier").hidden = true;
       const download = document.getElementById("log-download");
-      download.href = `/jobs/${box.dataset.job}/log.txt?attempt=${attempt}`;
+      download.href = `${BASE}/jobs/${box.dataset.job}/log.txt?attempt=${attempt}`;
       download.hidden = false;
     }
     document.getElementById("log-empty").hidden = true;
@@ -164,7 +165,7 @@
     const before = Number(box.dataset.start);
     button.disabled = true;
     try {
-      const answer = await fetch(`/jobs/${box.dataset.job}/log?attempt=${box.dataset.attempt}&before=${before}`);
+      const answer = await fetch(`${BASE}/jobs/${box.dataset.job}/log?attempt=${box.dataset.attempt}&before=${before}`);
       if (!answer.ok) throw new Error(await answer.text());
       const piece = await answer.json();
       const fromEnd = box.scrollHeight - box.scrollTop;
@@ -316,13 +317,13 @@
   function searchJobs() {
     const search = document.getElementById("search");
     if (search) search.select();
-    else location.href = "/jobs#search";
+    else location.href = `${BASE}/jobs#search`;
   }
 
   const keys = {
     j: () => moveInList(1),
     k: () => moveInList(-1),
-    n: () => { location.href = "/workflows"; },
+    n: () => { location.href = `${BASE}/workflows`; },
     "/": () => searchJobs(),
     c: () => press("cancel"),
     r: () => focusOn("retry"),

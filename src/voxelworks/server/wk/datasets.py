@@ -21,6 +21,7 @@ from voxelworks.protocol.people import Principal
 from voxelworks.protocol.places import is_remote
 from voxelworks.protocol.views import DatasetView
 from voxelworks.server.context import Context, Here, Who
+from voxelworks.server.origin import BASE_PATH
 from voxelworks.server.wk.models import DatasetCompact, DatasetId, DataStore, ForeignDataset
 from voxelworks.server.wk.translate import directory_name_of
 from voxelworks.volumes.metadata import PROPERTIES_FILE
@@ -73,7 +74,9 @@ def show_dataset(context: Here, request: Request, who: Who, dataset_id: str) -> 
     return ForeignDataset(
         id=foreign_id(dataset.id), name=dataset.name, directory_name=directory_name_of(dataset),
         owning_organization=dataset.organization_id, data_source=_data_source(context, dataset, who),
-        data_store=DataStore(name=DATA_STORE, url=str(request.base_url).rstrip("/"), allows_upload=False),
+        data_store=DataStore(
+            name=DATA_STORE, url=str(request.base_url).rstrip("/") + BASE_PATH.get(), allows_upload=False
+        ),
         is_public=dataset.is_public, is_active=True, folder_id=foreign_id(dataset.organization_id),
         allowed_teams=[], tags=[], created=dataset.created_ms, used_storage_bytes=dataset.size_bytes,
     )  # fmt: skip
