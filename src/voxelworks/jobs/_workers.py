@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 
 from voxelworks import __version__, accounts
 from voxelworks.db import insert_into, now
-from voxelworks.errors import NotAllowed, NotFound, OutdatedWorker
+from voxelworks.errors import DiskFull, NotAllowed, NotFound, OutdatedWorker
 from voxelworks.jobs._failures import Failure
 from voxelworks.jobs._leases import held_by, lock_worker, lose, milliseconds
 from voxelworks.jobs._tables import AttemptRow, JobRow, PauseRow, WorkerSessionRow
@@ -76,13 +76,15 @@ def open_session(
 def judge(attempt: AttemptRow, failure: Failure | None, *, at_ms: int, settings: Settings) -> None:
     """Note how an attempt ended for its worker: it is paused when too many different jobs in a row failed on it (R15).
 
-    The caller holds the lock of the worker's session. What the user did wrong is not held against it.
+    The caller holds the lock of the worker's session. What the user did wrong is not held against it, nor a full disk:
+    all that jobs write lies beside the datasets, where every worker would have failed.
     """
     worker = attempt.worker
     if failure is None:
         worker.failed_jobs = []
         return
-    if failure.failure_class not in _BLAMED or attempt.job_id in worker.failed_jobs:
+    is_blamed = failure.failure_class in _BLAMED and failure.code != DiskFull.code
+    if not is_blamed or attempt.job_id in worker.failed_jobs:
         return
     worker.failed_jobs = [*worker.failed_jobs, attempt.job_id]
     number = len(worker.failed_jobs)

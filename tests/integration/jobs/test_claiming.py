@@ -536,6 +536,17 @@ def test_a_worker_that_fails_five_different_jobs_in_a_row_is_paused(queue):
     assert queue.claim(again).attempt == 1
 
 
+def test_a_full_disk_is_not_held_against_a_worker(queue):
+    worker = queue.open_worker()
+    for _ in range(8):
+        queue.submit()
+        claim = queue.claim_and_start(worker)
+        message = "the disk is full; free some space"
+        queue.finish(claim, outcome="failed", failure_class="resources", code="disk-full", message=message)
+    (view,) = queue.call(jobs.list_workers)
+    assert (view.paused_why, view.failures_in_a_row) == (None, 0)
+
+
 @pytest.mark.parametrize("between", ["success", "user's fault", "same job"])
 def test_other_ends_are_not_held_against_a_worker(queue, between):
     worker = queue.open_worker()
