@@ -9,6 +9,7 @@ import re
 import pytest
 
 from voxelworks.protocol.messages import Progress
+from voxelworks.server import rendering
 from voxelworks.server.pages import jobs as jobs_pages
 from voxelworks.workflows import workflows
 
@@ -282,3 +283,11 @@ def problem_of(page: str, input_id: str) -> str:
     found = re.search(rf'(?s)id="{input_id}-error">(.*?)</p>', page)
     assert found is not None, f"no problem beside {input_id}"
     return text_of(f"<main>{found[1]}</main>").strip()
+
+
+def test_the_help_page_says_what_failures_mean_and_how_programs_reach_the_server(served):
+    html = served.browser.get("/help").text
+    assert all(words in html for words in rendering.FAILURE_WORDS.values())
+    assert f"--server {served.info.url} --token TOKEN" in html
+    assert "Ask whoever runs this server" in html
+    assert 'href="/help" aria-current="page"' in html

@@ -236,6 +236,7 @@ PAGES = {
     "POST /unsubscribe/{token}": case(ALL, "nothing", is_open=True, ok={404}),
     "GET /favicon.ico": case(ALL, is_open=True),
     "GET /jobs": case(ALL),
+    "GET /help": case(ALL),
     "GET /jobs.csv": case(ALL),
     "GET /jobs/live": case(ALL),
     "GET /jobs/{job_id}": own_job(),
