@@ -278,6 +278,8 @@ PAGES = {
     "POST /annotations/{annotation_id}/trash": case(ALL, "annotation", colleague=MANAGERS),
     "POST /annotations/{annotation_id}/restore": case(ALL, "trashed_annotation", colleague=MANAGERS),
     "POST /annotations/{annotation_id}/delete-now": case(ALL, "trashed_annotation", colleague=MANAGERS),
+    "GET /uploads/new": case(ALL),
+    "POST /uploads/{upload_id}/remove": case(ALL, "upload", colleague=NOBODY),
     "GET /account": case(ALL),
     "POST /account/name": case(ALL, form={"name": "Somebody"}),
     "POST /account/password": case(ALL, form={"old": "x", "new": "y"}, ok={401, 403, 422}),

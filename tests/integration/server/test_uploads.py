@@ -243,3 +243,13 @@ def test_small_files_go_together_and_large_ones_alone():
     ]
     groups = [[one.number for one in group] for group in sending._together(given)]
     assert groups == [[0, 1], [2], [3], [*range(4, 36)], [*range(36, 40)]]
+
+
+def test_the_page_knows_the_protocol_and_shows_what_is_not_finished(served):
+    begun = served.client.begin_upload(NewUpload(files=(NewFile(path="c.tif", size_bytes=3 * 2**20),)))
+    page = served.browser.get("/uploads/new").text
+    assert "0 B of 3 MiB in 1 file" in page
+    assert f'"piece_bytes": {PIECE_BYTES}' in page
+    gone = served.browser.post(f"/uploads/{begun.id}/remove", follow_redirects=True)
+    assert "The upload and its files are gone." in gone.text
+    assert begun.id not in {view.id for view in served.client.list_uploads()}
