@@ -17,8 +17,8 @@ PATHS = (
     "/jobs", "/jobs?state=failed", "/jobs?state=cancelled&workflow=downsample", "/workflows", "/workflows/convert/new",
     "/workflows/downsample/new?dataset=demo", "/datasets", "/datasets/demo", "/uploads/new", "/annotations", "/trash",
     "/account", "/organization", "/organization/credits", "/organization/webhooks", "/organization/audit",
-    "/operator", "/operator/failures", "/operator/workers", "/operator/organizations", "/operator/mails", "/operator/orders",
-    "/operator/audit", "/setup",
+    "/operator", "/operator/failures", "/operator/workers", "/operator/organizations", "/operator/mails",
+    "/operator/orders", "/operator/audit", "/setup",
 )  # fmt: skip
 
 
