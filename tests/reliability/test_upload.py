@@ -212,8 +212,11 @@ def _make_files(folder: Path, dice: random.Random) -> dict[str, Path]:
     folder.mkdir()
     sizes = [*(FILE_BYTES + dice.randrange(100) for _ in range(FILES - 1)), LARGE_BYTES]
     files = {f"s{number:05}.tif": folder / f"s{number:05}.tif" for number in range(FILES)}
+    noise = dice.randbytes(2**21)  # making all of it anew would take longer than sending it
     for file, size in zip(files.values(), sizes, strict=True):
-        file.write_bytes(dice.randbytes(size))
+        start = dice.randrange(len(noise))
+        content = file.name.encode() + noise[start:] + noise[:start]
+        file.write_bytes((content * (size // len(content) + 1))[:size])
     return files
 
 

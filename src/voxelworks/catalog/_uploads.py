@@ -48,8 +48,6 @@ from voxelworks.protocol.uploads import (
 from voxelworks.settings import Settings
 
 FILES_FOLDER = "files"
-_RESULT_SHARE = (8, 7)
-"""What a dataset takes for each byte of its images, packed no tighter than they are: itself and its pyramid."""
 
 
 def begin_upload(
@@ -77,8 +75,8 @@ def begin_upload(
     )  # fmt: skip
     if (known := _touch(session, *is_own)) is not None:
         return _view(session, known, settings)
-    times, shares = _RESULT_SHARE
-    needed_bytes = size_bytes + (size_bytes * times // shares if new.is_converted else 0)
+    # The images once more, packed no tighter than they are, and a seventh of that for the pyramid.
+    needed_bytes = size_bytes + (size_bytes * 8 // 7 if new.is_converted else 0)
     check_quota(session, by.organization_id, needed_bytes, settings=settings, is_taken_at_once=True)
     _check_disk(session, needed_bytes, places, settings)
     at_ms = now(session)
@@ -206,6 +204,9 @@ def finish_upload(
         lost = [file for file in files if not _is_whole(upload.path_of(file), file)]
     if lost:
         with database.session() as session:
+            row = _still_there(session, upload_id)
+            if row.state == "complete":  # another call has just unpacked the zip, and removed it
+                return _view(session, row, settings)
             for file in lost:
                 _forget(session, upload_id, file)
         raise IllegalTransition(
@@ -226,7 +227,9 @@ def finish_upload(
 
 
 def abandon_upload(session: Session, upload_id: str, *, by: Principal) -> None:
-    """Forget an upload; `remove_upload_files` then removes what it has left. The caller knows that no job needs it.
+    """Forget an upload; `remove_upload_files` then removes what it has left.
+
+    Until the transaction ends no job can be given it. The caller looks afterwards whether one was, and rolls back then.
 
     Raises
     ------
@@ -551,7 +554,8 @@ def _has_unpacked(
     database: Database, upload: _Upload, by: Principal, places: Places, settings: Settings
 ) -> bool:
     """Unpack for some seconds; tell whether all of it is done."""
-    sizes = unpacked_sizes(upload.folder)
+    with _storing("the zip"):
+        sizes = unpacked_sizes(upload.folder)
     if upload.state == "receiving":
         with database.session() as session:
             row = _still_there(session, upload.id)

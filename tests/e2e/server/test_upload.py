@@ -130,6 +130,7 @@ def test_a_folder_becomes_a_dataset_with_the_keyboard_alone(site, open_page, sta
     page.keyboard.press("Enter")
     expect(page.locator("#upload-error")).to_contain_text("'4,4' is not a voxel size")
     expect(page.locator("#upload-error")).to_be_focused()
+    expect(page.get_by_label("Voxel size in nm")).to_have_attribute("aria-invalid", "true")
     assert site.client.list_uploads() == ()
     page.get_by_label("Voxel size in nm").focus()
     page.keyboard.press("End")
@@ -239,6 +240,31 @@ def test_what_cannot_be_converted_is_told_before_anything_is_sent(site, open_pag
     page.get_by_role("button", name="Upload and convert").click()
     expect(page.locator("#upload-error")).to_contain_text("cannot be converted as they are")
     assert asked == []
+
+
+def test_the_names_in_a_zip_are_looked_at_before_it_is_sent(site, open_page, tmp_path):
+    packed = tmp_path / "packed.zip"
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name in (
+            "raw/s1.tif",
+            "raw/s2.tif",
+            "raw/s4.tif",
+            "labels/l1.png",
+            "__MACOSX/._s3.tif",
+            "raw/.x",
+        ):
+            archive.writestr(f"run/{name}", b"an image")
+    page = open_page("/uploads/new")
+    choose(page, packed, "Choose files")
+    expect(page.locator("#found")).to_contain_text("3, looked into when they have arrived")
+    expect(page.locator("#problems")).to_have_text(
+        "Missing between s1.tif and s4.tif: s3.tif; add them, or tick that missing sections are filled."
+    )
+    expect(page.get_by_label("Category").first).to_have_value("color")
+    expect(page.get_by_label("Category").last).to_have_value("segmentation")
+    packed.write_bytes(packed.read_bytes()[:-30])
+    choose(page, packed, "Choose files")
+    expect(page.locator("#problems")).to_contain_text("packed.zip is no whole zip file")
 
 
 IMAGEJ = {"axes": "ZYX", "spacing": 0.04, "unit": "um"}

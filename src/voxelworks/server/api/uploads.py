@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from anyio import to_thread
 from fastapi import APIRouter
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 
 from voxelworks import accounts, catalog, jobs
 from voxelworks.accounts import Action
-from voxelworks.errors import IllegalTransition
+from voxelworks.errors import IllegalTransition, InvalidInput
 from voxelworks.protocol.uploads import MissingFile, NewUpload, ReceivedFile, UploadView
 from voxelworks.server.context import Here, Who
 
@@ -65,7 +65,10 @@ def missing(context: Here, who: Who, upload_id: str) -> tuple[MissingFile, ...]:
 async def receive(context: Here, who: Who, upload_id: str, request: Request) -> tuple[ReceivedFile, ...]:
     """Send pieces of files, each of which goes on where its file ends; hear where to go on with each of these files."""
     accounts.require(who, Action.MAKE_DATASET)
-    body = await request.body()
+    try:
+        body = await request.body()
+    except ClientDisconnect as error:  # networks are cut while much is sent: nothing to write into the log
+        raise InvalidInput("the request was cut off; send it again") from error
 
     def take() -> tuple[ReceivedFile, ...]:
         return catalog.receive_pieces(context.database, upload_id, body, by=who, places=context.places)
@@ -87,11 +90,10 @@ def abandon(context: Here, who: Who, upload_id: str) -> None:
     """Remove an upload and its files."""
     accounts.require(who, Action.MAKE_DATASET)
     with context.database.session() as session:
+        catalog.abandon_upload(session, upload_id, by=who)
         if upload_id in jobs.uploads_in_use(session):
-            catalog.find_upload(session, upload_id, by=who, settings=context.settings)
             raise IllegalTransition(
                 f"a job reads upload {upload_id}; cancel it first, or wait until it has ended"
             )
-        catalog.abandon_upload(session, upload_id, by=who)
         accounts.audit(session, who, "upload.removed", upload_id)
     catalog.remove_upload_files(upload_id, who.organization_id, places=context.places)

@@ -279,5 +279,32 @@ const imageHeaders = (() => {
     return b ? divisor(b, a % b) : a;
   }
 
-  return { read, Unreadable, naturalCompare, gaps };
+  // The list of files at the end of a zip: their paths. Nothing is unpacked here.
+  async function zipPaths(file, name) {
+    const tailAt = Math.max(0, file.size - 65536 - 42);
+    const tail = await bytes(file, tailAt, file.size - tailAt);
+    let end = tail.byteLength - 22;
+    while (end >= 0 && tail.getUint32(end, true) !== 0x06054b50) end -= 1;
+    if (end < 0) throw new Unreadable(`${name} is no whole zip file: its end is missing; pack it again`);
+    let [size, offset] = [tail.getUint32(end + 12, true), tail.getUint32(end + 16, true)];
+    if (offset === 0xffffffff || size === 0xffffffff) {
+      const at = end >= 20 ? Number(tail.getBigUint64(end - 12, true)) : file.size;
+      const wide = await bytes(file, at, 56);
+      if (wide.byteLength < 56 || wide.getUint32(0, true) !== 0x06064b50) throw new Unreadable(`${name} is damaged: its list of files is missing; pack it again`);
+      [size, offset] = [Number(wide.getBigUint64(40, true)), Number(wide.getBigUint64(48, true))];
+    }
+    const list = await bytes(file, offset, size);
+    const paths = [];
+    for (let at = 0; at + 46 <= list.byteLength;) {
+      if (list.getUint32(at, true) !== 0x02014b50) break;
+      const length = list.getUint16(at + 28, true);
+      const path = new TextDecoder().decode(new Uint8Array(list.buffer, at + 46, Math.min(length, list.byteLength - at - 46)));
+      if (!path.endsWith("/")) paths.push(path);
+      at += 46 + length + list.getUint16(at + 30, true) + list.getUint16(at + 32, true);
+    }
+    if (!paths.length) throw new Unreadable(`${name} holds no files; pack the images into it`);
+    return paths;
+  }
+
+  return { read, Unreadable, naturalCompare, gaps, zipPaths };
 })();

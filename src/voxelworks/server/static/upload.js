@@ -20,7 +20,12 @@
   let look = 0; // Counts choices: the look at an earlier one is given up.
   let upload = null; // What is under way.
 
-  class Refused extends Error {}
+  class Refused extends Error {
+    constructor(message, field = "") {
+      super(message);
+      this.field = field;
+    }
+  }
 
   // Choosing files
 
@@ -102,48 +107,80 @@
   }
 
   async function inspect(files, onLooked) {
-    const visible = files.filter(({ path }) => !path.split("/").some((part) => part.startsWith(".") || part === "__MACOSX"));
+    const visible = files.filter(isVisible);
     const zips = visible.filter(({ path }) => suffixOf(path) === "zip");
     const images = visible.filter(({ path }) => SUFFIXES[suffixOf(path)]);
     const found = { name: suggestedName(visible), ignored: visible.length - images.length, problems: [], gaps: [], notes: [], layers: [], files: [], voxelNm: null };
-    if (zips.length) {
-      if (visible.length > 1) found.problems.push("A zip must come alone: choose one zip, or images.");
-      return Object.assign(found, { isZip: true, ignored: 0, files: zips.map(({ file }) => ({ file, path: file.name })), layers: [{ folder: "", files: [] }] });
-    }
+    if (zips.length) return inspectZip(visible, zips[0].file, found);
     if (!images.length) {
       found.problems.push("There are no TIFF, PNG or JPEG files in it; choose the folder that holds them.");
       return found;
     }
     if (images.length > limits.files_max) found.problems.push(`These are ${number(images.length)} files; at most ${number(limits.files_max)} are taken in one upload.`);
-    const folders = new Map();
-    for (const image of withoutCommonFolder(images)) {
-      const cut = image.path.lastIndexOf("/");
-      const folder = image.path.slice(0, Math.max(0, cut));
-      if (!folders.has(folder)) folders.set(folder, { folder, files: [] });
-      folders.get(folder).files.push({ ...image, name: image.path.slice(cut + 1) });
-    }
-    found.layers = [...folders.values()];
-    if (found.layers.length > LAYERS_MAX) {
-      found.problems.push(`The images lie in ${number(found.layers.length)} folders, and each becomes a layer; choose a folder with at most ${LAYERS_MAX}.`);
-      return found;
-    }
+    found.layers = layersOf(withoutCommonFolder(images), found);
     let looked = 0;
     const all = Math.min(images.length, LOOKED_AT_MAX);
     for (const layer of found.layers) {
-      layer.files.sort((a, b) => imageHeaders.naturalCompare(a.name, b.name));
       found.files.push(...layer.files);
       await inspectLayer(layer, found, Math.ceil((all * layer.files.length) / images.length), () => onLooked(looked += 1, all));
     }
     return found;
   }
 
-  async function inspectLayer(layer, found, count, onLooked) {
+  // Each folder becomes a layer.
+  function layersOf(images, found) {
+    const folders = new Map();
+    for (const image of images) {
+      const cut = image.path.lastIndexOf("/");
+      const folder = image.path.slice(0, Math.max(0, cut));
+      if (!folders.has(folder)) folders.set(folder, { folder, files: [] });
+      folders.get(folder).files.push({ ...image, name: image.path.slice(cut + 1) });
+    }
+    for (const { files } of folders.values()) files.sort((a, b) => imageHeaders.naturalCompare(a.name, b.name));
+    if (folders.size <= LAYERS_MAX) return [...folders.values()];
+    found.problems.push(`The images lie in ${number(folders.size)} folders, and each becomes a layer; choose a folder with at most ${LAYERS_MAX}.`);
+    return [];
+  }
+
+  // Of a zip only the names of its files are read: the conversion looks into them.
+  async function inspectZip(visible, file, found) {
+    Object.assign(found, { isZip: true, ignored: 0, files: [{ file, path: file.name }] });
+    if (visible.length > 1) {
+      found.problems.push("A zip must come alone: choose one zip, or images.");
+      return found;
+    }
+    try {
+      const paths = (await imageHeaders.zipPaths(file, file.name)).map((path) => ({ path })).filter(isVisible);
+      const images = withoutCommonFolder(paths).filter(({ path }) => SUFFIXES[suffixOf(path)]);
+      if (!images.length) found.problems.push(`There are no TIFF, PNG or JPEG files in ${file.name}; pack the images into it.`);
+      found.layers = layersOf(images, found);
+      for (const layer of found.layers) checkNames(layer, found);
+    } catch (error) {
+      if (!(error instanceof imageHeaders.Unreadable) && !(error instanceof RangeError)) throw error;
+      found.problems.push(error instanceof RangeError ? `${file.name} is damaged; pack it again.` : sentence(error.message));
+    }
+    return found;
+  }
+
+  function isVisible({ path }) {
+    return !path.split("/").some((part) => part.startsWith(".") || part === "__MACOSX");
+  }
+
+  // What the names of the files of a layer tell; false if it makes no sense to look into them.
+  function checkNames(layer, found) {
     const names = layer.files.map((file) => file.name);
     const firstOf = new Map(names.slice().reverse().map((name) => [SUFFIXES[suffixOf(name)], name]));
     if (firstOf.size > 1) {
       found.problems.push(`${layer.folder || "The choice"} holds images of several formats (${[...firstOf.values()].sort().join(", ")}); keep one.`);
-      return;
+      return false;
     }
+    const gap = imageHeaders.gaps(names);
+    if (gap) (gap.canFill ? found.gaps : found.problems).push(sentence(gap.text));
+    return true;
+  }
+
+  async function inspectLayer(layer, found, count, onLooked) {
+    if (!checkNames(layer, found)) return;
     const step = layer.files.length / Math.max(1, Math.min(count, layer.files.length));
     const sample = [...new Set([...Array.from({ length: Math.ceil(layer.files.length / step) }, (_, index) => Math.floor(index * step)), layer.files.length - 1])];
     const headers = new Array(sample.length);
@@ -170,7 +207,7 @@
     layer.header = first;
     const others = headers.findIndex((header) => formOf(header) !== formOf(first));
     if (others >= 0) {
-      const text = `${layer.files[sample[others]].name} is ${formOf(headers[others])}, but ${names[0]} is ${formOf(first)}`;
+      const text = `${layer.files[sample[others]].name} is ${formOf(headers[others])}, but ${layer.files[0].name} is ${formOf(first)}`;
       const isSame = valuesOf(headers[others]) === valuesOf(first) && headers.every((header) => valuesOf(header) === valuesOf(first));
       if (isSame) found.gaps.push(`${text}; correct it, or tick that smaller sections are padded.`);
       else found.problems.push(`${text}; save all sections with the same kind of values.`);
@@ -178,8 +215,6 @@
     if (layer.files.length > 1) {
       const many = headers.findIndex((header) => header.pages > 1);
       if (many >= 0) found.problems.push(`${layer.files[sample[many]].name} has several pages; a folder must hold one section per file: choose the file alone, or split it.`);
-      const gap = imageHeaders.gaps(names);
-      if (gap) (gap.canFill ? found.gaps : found.problems).push(sentence(gap.text));
     }
     found.voxelNm = found.voxelNm || (first.voxelNm ? first.voxelNm : null);
     found.pixelNm = found.pixelNm || first.pixelNm;
@@ -227,7 +262,7 @@
       const sections = layer.files.length > 1 ? layer.files.length : layer.header.pages;
       facts.push([layer.folder ? `In ${layer.folder}` : "Sections", `${number(sections)} of ${formOf(layer.header)}`]);
     }
-    if (chosen.isZip) facts.push(["Images", "looked at when the zip has arrived"]);
+    if (chosen.isZip) for (const layer of chosen.layers) facts.push([layer.folder ? `In ${layer.folder}` : "Images", `${number(layer.files.length)}, looked into when they have arrived`]);
     if (chosen.ignored) facts.push(["Left out", `${number(chosen.ignored)} other file${chosen.ignored === 1 ? "" : "s"}`]);
     const list = element("found");
     list.replaceChildren(...facts.map(([name, value]) => node("div", node("dt", name), node("dd", value))));
@@ -311,8 +346,8 @@
     const isFilled = element("fill-missing").checked;
     if (chosen.problems.length || (chosen.gaps.length && !isFilled)) throw new Refused("These images cannot be converted as they are; look at what is said about them above.");
     const voxelSize = element("voxel-size").value.trim();
-    if (!element("dataset-name").value.trim()) throw new Refused("The dataset has no name; give it one.");
-    if (!voxelSize && !chosen.isZip) throw new Refused("The voxel size is missing; give it as x,y,z in nanometres, such as 4,4,40.");
+    if (!element("dataset-name").value.trim()) throw new Refused("The dataset has no name; give it one.", "dataset-name");
+    if (!voxelSize && !chosen.isZip) throw new Refused("The voxel size is missing; give it as x,y,z in nanometres, such as 4,4,40.", "voxel-size");
     return {
       layers: [...document.querySelectorAll(".upload-layer")].map((fields) => ({
         layer_name: fields.querySelector(".layer-name").value.trim(), category: fields.querySelector(".layer-category").value,
@@ -566,10 +601,16 @@
     box.querySelector(".failure").textContent = error.message;
     box.hidden = false;
     box.focus();
+    for (const input of inputs()) if (error.field === input.id || (input.value && error.message.includes(`'${input.value.trim()}'`))) input.setAttribute("aria-invalid", "true");
   }
 
   function hideError() {
     element("upload-error").hidden = true;
+    for (const input of inputs()) input.removeAttribute("aria-invalid");
+  }
+
+  function inputs() {
+    return form.querySelectorAll("input[type=text]");
   }
 
   function node(name, ...content) {
