@@ -60,7 +60,7 @@ class BadNetwork:
             def do_GET(self) -> None:
                 network.carry(self)
 
-            do_POST = do_GET
+            do_POST = do_PUT = do_DELETE = do_GET
 
             def log_message(self, *_: object) -> None: ...
 

@@ -10,18 +10,19 @@ from sqlalchemy import ColumnElement, or_, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from voxelworks.catalog._tables import DatasetRow
+from voxelworks.catalog._tables import DatasetRow, UploadRow
 from voxelworks.db import now
 from voxelworks.errors import (
     DatasetNotFound,
     InvalidParams,
     NotAllowed,
+    NotFound,
     TargetExists,
     TargetNotWritable,
     UnsafeReference,
 )
 from voxelworks.protocol.people import Principal
-from voxelworks.protocol.places import DATASET_NAME, Places, dataset_place, is_remote
+from voxelworks.protocol.places import DATASET_NAME, Places, dataset_place, is_remote, upload_parts
 from voxelworks.protocol.views import DatasetSummary, DatasetView
 
 _NAME_LENGTH_MAX = 128
@@ -218,8 +219,14 @@ def require_readable(session: Session, place: str, *, organization_id: str, plac
 
     Raises
     ------
-    DatasetNotFound, UnsafeReference
+    DatasetNotFound, NotFound, UnsafeReference
     """
+    if place.startswith("upload:"):
+        owner, upload_id, _ = upload_parts(place)
+        upload = session.get(UploadRow, upload_id)
+        if upload is None or not upload.organization_id == owner == organization_id:
+            raise NotFound(f"there is no upload {upload_id!r} any more; send its files again")
+        return
     if not place.startswith("data:"):
         places.for_organization(organization_id).locate(place)
         return

@@ -129,7 +129,7 @@ def retry(
     with connect(server=server, token=token, home=home) as client:
         quote = client.quote_retry(job_id)
         job = client.retry(job_id, quote_id=_agreed(quote, is_agreed=yes))
-        return _announce(client, job, wait=wait, as_json=False)
+        return announce(client, job, wait=wait, as_json=False)
 
 
 @jobs.command()
@@ -159,7 +159,7 @@ def _submit(workflow: Workflow, raw: Json, options: dict[str, Any]) -> int:
             workflow.name, raw, after=options["after"], group=options["group"], priority=options["priority"],
             quote_id=_agreed(quote, is_agreed=options["yes"]),
         )  # fmt: skip
-        return _announce(client, job, wait=options["wait"], as_json=options["as_json"])
+        return announce(client, job, wait=options["wait"], as_json=options["as_json"])
 
 
 def _agreed(quote: QuoteView | None, *, is_agreed: bool) -> str | None:
@@ -188,7 +188,7 @@ submit = WorkflowGroup(
 jobs.add_command(submit)
 
 
-def _announce(client: Client, job: JobView, *, wait: bool, as_json: bool) -> int:
+def announce(client: Client, job: JobView, *, wait: bool, as_json: bool) -> int:
     """Tell of a new job, and with `wait` of its end; give the exit status."""
     if not wait and not as_json:
         _show.output().print(f"job {job.id} is {job.state}: {client.url}/jobs/{job.id}")

@@ -32,7 +32,7 @@ from voxelworks.jobs._foreign import (
 from voxelworks.jobs._groups import cancel_group, quote_group, submit_group
 from voxelworks.jobs._leases import renew
 from voxelworks.jobs._logs import append_log, read_log
-from voxelworks.jobs._metrics import metrics, work_keys_in_use
+from voxelworks.jobs._metrics import metrics, uploads_in_use, work_keys_in_use
 from voxelworks.jobs._publication import (
     cleaned,
     lease_dataset,
@@ -66,5 +66,6 @@ __all__ = [
     "metrics", "open_session", "pause_queue", "places_of", "price_retry", "published", "queue_pauses", "quote",
     "quote_group", "quote_retry", "read_log", "reap_all", "release_dataset", "remains_before", "renew",
     "report_foreign", "resume_queue", "resume_worker", "retry", "revision", "roots_of", "seal", "show", "stranded",
-    "submit", "submit_group", "take_cleanup_order", "take_foreign", "take_publish_order", "work_keys_in_use",
+    "submit", "submit_group", "take_cleanup_order", "take_foreign", "take_publish_order", "uploads_in_use",
+    "work_keys_in_use",
 ]  # fmt: skip

@@ -38,6 +38,7 @@ from voxelworks.protocol.messages import (
 )
 from voxelworks.protocol.people import WorkerKeyView
 from voxelworks.protocol.places import Places
+from voxelworks.protocol.uploads import UPLOAD_REF
 from voxelworks.protocol.views import DatasetSummary
 from voxelworks.settings import Settings
 
@@ -166,6 +167,9 @@ def published(
     else:
         job.publication, job.published_ms = "published", at_ms
         why = "the result is published" + _enter_into_catalog(session, job, result, places)
+        for place in job.places.values():
+            if place.startswith(UPLOAD_REF):
+                catalog.note_converted(session, place)
     job.reserved_place = None
     job.publish_until_ms = None
     if job.publish_session_id != attempt.session_id:

@@ -13,10 +13,18 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from voxelworks import catalog
-from voxelworks.errors import InvalidInput, LayerNotFound, SourceNotFound, TargetExists, UnsafeReference
+from voxelworks.errors import (
+    InvalidInput,
+    LayerNotFound,
+    NotFound,
+    SourceNotFound,
+    TargetExists,
+    UnsafeReference,
+)
 from voxelworks.jobs._tables import JobRow
 from voxelworks.protocol.people import Principal
 from voxelworks.protocol.places import Places, dataset_place, is_remote
+from voxelworks.protocol.uploads import UPLOAD_REF
 from voxelworks.protocol.views import DatasetView, LayerSummary
 from voxelworks.workflows import (
     DatasetRef,
@@ -101,8 +109,8 @@ def resolve(
     new_place = None
     for ref in references(params):
         if isinstance(ref, SourceRef):
-            found[ref] = str(ref)
-            path = _source_path(ref, own)
+            found[ref] = place = _source_place(session, ref, by)
+            path = _source_path(ref, place, own)
             if path is not None:
                 sources[ref] = path
         elif isinstance(ref, NewDatasetRef):
@@ -162,16 +170,28 @@ def refuse_unfit_layer(dataset: DatasetView, ref: LayerRef) -> None:
     ref.require_category(known[ref.layer])
 
 
-def _source_path(ref: SourceRef, places: Places) -> Path | None:
-    """Find a source; None if it is remote."""
+def _source_place(session: Session, ref: SourceRef, by: Principal) -> str:
+    """Give the place of a source; an upload is named without its organization, which is that of the job."""
+    if not ref.startswith(UPLOAD_REF):
+        return str(ref)
+    try:
+        return catalog.place_of_upload(session, ref, by=by)
+    except NotFound as error:
+        raise SourceNotFound(error.message) from error
+
+
+def _source_path(ref: SourceRef, place: str, places: Places) -> Path | None:
+    """Find a source; None if it is remote, or is still being sent."""
     if ref.startswith("data:"):
         raise UnsafeReference(
             f"{ref!r} is not a source; name images below an import root, as root:NAME/folder"
         )
-    located = places.locate(ref)
+    located = places.locate(place)
     if is_remote(ref):
         return None
     path = Path(located)
+    if ref.startswith(UPLOAD_REF):
+        return path if path.exists() else None
     if not path.exists():
         raise SourceNotFound(f"there is nothing at {ref!r}; look at the folders below the import root")
     return path

@@ -40,6 +40,7 @@ from voxelworks.protocol.credits import PriceView, QuoteView
 from voxelworks.protocol.messages import Json
 from voxelworks.protocol.people import Principal
 from voxelworks.protocol.places import Places
+from voxelworks.protocol.uploads import UPLOAD_REF
 from voxelworks.protocol.views import JobView
 from voxelworks.settings import Settings
 from voxelworks.workflows import Params, Workflow, get_workflow
@@ -367,6 +368,9 @@ def place(
     )  # fmt: skip
     session.add(job)
     session.flush()
+    for upload in resolved.places.values():
+        if upload.startswith(UPLOAD_REF):
+            catalog.hold_upload(session, upload)
     _reserve(session, job, resolved)
     wait_for(session, job, awaited)
     failure = fill_in(session, job, [other for other in awaited if is_done(other)])

@@ -1,8 +1,9 @@
 """Places: how server and workers name data without telling each other paths.
 
 A place is a text: ``data:ORGANIZATION/NAME`` for a dataset in the folder of datasets, ``root:NAME/relative`` below an
-import root that the operator allowed, or an ``http(s)``, ``s3`` or ``gs`` address on an allowed host and port or in an
-allowed bucket. Each side finds it below its own folders, so mounts may differ, and nothing outside can ever be named.
+import root that the operator allowed, ``upload:ORGANIZATION/ID/relative`` for files that somebody sent, or an
+``http(s)``, ``s3`` or ``gs`` address on an allowed host and port or in an allowed bucket. Each side finds it below its
+own folders, so mounts may differ, and nothing outside can ever be named.
 """
 
 from __future__ import annotations
@@ -24,6 +25,9 @@ DATASET_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 """A dataset or layer name: it becomes a folder name and part of addresses."""
 ORGANIZATION_ID = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 """Short name of an organization: the name of the folder that holds its datasets."""
+UPLOAD_ID = re.compile(r"[0-9a-f]{16}")
+UPLOADS_FOLDER = ".uploads"
+"""In the folder of an organization: beside its datasets, so that workers on other machines find it too."""
 
 
 def is_remote(text: str) -> bool:
@@ -33,6 +37,11 @@ def is_remote(text: str) -> bool:
 def dataset_place(organization_id: str, name: str) -> str:
     """Give the place of a dataset in the folder of datasets."""
     return f"data:{organization_id}/{name}"
+
+
+def upload_place(organization_id: str, upload_id: str, relative: str = "") -> str:
+    """Give the place of the files of an upload, or of a folder among them."""
+    return f"upload:{organization_id}/{upload_id}" + (f"/{relative}" if relative else "")
 
 
 @dataclass(frozen=True)
@@ -68,6 +77,9 @@ class Places:
         if kind == "data":
             organization_id, name = _dataset_parts(place, rest)
             return str(_below(self.data_dir / organization_id, name, place))
+        if kind == "upload":
+            organization_id, upload_id, relative = upload_parts(place)
+            return str(_below(self.upload_folder(organization_id, upload_id) / "files", relative, place))
         if kind == "root":
             name, _, relative = rest.partition("/")
             if name not in self.import_roots:
@@ -92,6 +104,10 @@ class Places:
         organization_id, name = _dataset_parts(place, place.removeprefix("data:"))
         return self.data_dir / organization_id / name
 
+    def upload_folder(self, organization_id: str, upload_id: str) -> Path:
+        """Give the folder of an upload: its files lie in `files`."""
+        return self.data_dir / organization_id / UPLOADS_FOLDER / upload_id
+
     def make_home(self, place: str) -> None:
         """Make the folder of an organization that has no dataset on this machine yet; other places need none.
 
@@ -115,6 +131,24 @@ class Places:
                 f"{address!r}: {origin} is not on this server's list of allowed remote hosts"
             )
         return address
+
+
+def upload_parts(place: str) -> tuple[str, str, str]:
+    """Give organization, upload and relative path of the place of an upload.
+
+    Raises
+    ------
+    UnsafeReference
+        If it is none.
+    """
+    organization_id, _, rest = place.removeprefix("upload:").partition("/")
+    upload_id, _, relative = rest.partition("/")
+    is_one = place.startswith("upload:") and ORGANIZATION_ID.fullmatch(organization_id)
+    if not (is_one and UPLOAD_ID.fullmatch(upload_id)):
+        raise UnsafeReference(
+            f"{place!r} is not the place of an upload; it is written upload:ORGANIZATION/ID"
+        )
+    return organization_id, upload_id, relative
 
 
 def _dataset_parts(place: str, rest: str) -> tuple[str, str]:

@@ -411,13 +411,13 @@ class StorageView(Message):
     """How much an organization stores."""
 
     used_bytes: int
-    """Datasets and annotations, with those in the trash; linked datasets take nothing."""
+    """Datasets, annotations and uploads, with what is in the trash or still to come; linked datasets take nothing."""
     max_bytes: int | None
     """None if there is no limit."""
 
 
-LeftoverKind = Literal["dataset", "annotation", "file", "attempt"]
-"""A dataset or annotation in the trash; an annotation file that belongs to nothing, as of an upload that broke off; or
+LeftoverKind = Literal["dataset", "annotation", "upload", "file", "attempt"]
+"""A dataset or annotation in the trash; images that somebody sent, or has begun to; a file that belongs to nothing; or
 the folder of an attempt."""
 
 
@@ -430,4 +430,4 @@ class LeftoverView(Message):
     """Of the dataset or annotation, or the path below the server's folders."""
     size_bytes: int
     removal_ms: int | None
-    """When it is removed; None for the work of a job that has not ended or is being cleared up."""
+    """When it is removed; None for the work or the images of a job that has not ended or is being cleared up."""

@@ -1,7 +1,7 @@
 """References in params: what a workflow works on, without saying where it lies.
 
 The same params run on a laptop and on a server: *locally* a reference is a path or an address, on a *server* it is the
-name of a dataset or ``root:NAME/relative`` below an import root. Only a `Resolver` knows which.
+name of a dataset, ``root:NAME/relative`` below an import root, or ``upload:ID``. Only a `Resolver` knows which.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class NewDatasetRef(Ref):
 
 
 class SourceRef(Ref):
-    """Images to read: `root:NAME/relative` on a server, a file or folder locally."""
+    """Images to read: `root:NAME/relative` or `upload:ID` on a server, a file or folder locally."""
 
     __slots__ = ()
     label = "Source"

@@ -37,7 +37,7 @@ class LayerSource(Params):
     """Images that become one layer."""
 
     source: SourceRef
-    """Folder of TIFF, PNG or JPEG sections, or one multi-page TIFF or OME-TIFF."""
+    """Folder of TIFF, PNG or JPEG sections, or one multi-page TIFF or OME-TIFF; on a server also `upload:ID`."""
 
     layer_name: str = "color"
     """Name of the layer."""

@@ -113,8 +113,15 @@ def open_page(browser, site: Site) -> Iterator[Callable[..., object]]:
 
 
 def is_complaint(told) -> bool:
-    # A refused form and a cut connection are what some tests are about; the browser notes them by itself.
-    is_expected = "status of 422" in told.text or "ERR_INTERNET_DISCONNECTED" in told.text
+    # A refused form, an ended log-in and a cut connection are what some tests are about; the browser notes them.
+    expected = (
+        "status of 401",
+        "status of 409",
+        "status of 422",
+        "status of 503",
+        "ERR_INTERNET_DISCONNECTED",
+    )
+    is_expected = any(text in told.text for text in expected)
     return told.type in ("error", "warning") and not is_expected
 
 

@@ -15,10 +15,10 @@ playwright = pytest.importorskip("playwright.sync_api")
 
 PATHS = (
     "/jobs", "/jobs?state=failed", "/jobs?state=cancelled&workflow=downsample", "/workflows", "/workflows/convert/new",
-    "/workflows/downsample/new?dataset=demo", "/datasets", "/datasets/demo", "/annotations", "/trash", "/account",
-    "/organization", "/organization/credits", "/organization/webhooks", "/organization/audit", "/operator",
-    "/operator/failures", "/operator/workers", "/operator/organizations", "/operator/mails", "/operator/orders",
-    "/operator/audit", "/setup",
+    "/workflows/downsample/new?dataset=demo", "/datasets", "/datasets/demo", "/uploads/new", "/annotations", "/trash",
+    "/account", "/organization", "/organization/credits", "/organization/webhooks", "/organization/audit",
+    "/operator", "/operator/failures", "/operator/workers", "/operator/organizations", "/operator/mails",
+    "/operator/orders", "/operator/audit", "/setup",
 )  # fmt: skip
 
 

@@ -5,6 +5,7 @@ The table says what is expected, independently of the matrix in `accounts.permis
 
 from __future__ import annotations
 
+import hashlib
 import io
 import secrets
 from collections.abc import Callable, Iterator
@@ -24,6 +25,7 @@ from voxelworks.jobs._tables import WorkerSessionRow
 from voxelworks.protocol.messages import SessionRequest
 from voxelworks.protocol.people import Principal
 from voxelworks.protocol.places import Places, dataset_place
+from voxelworks.protocol.uploads import NewFile, NewUpload, Piece, pack
 from voxelworks.protocol.views import DatasetSummary, LayerSummary
 from voxelworks.server.app import PAGE_ROUTERS
 from voxelworks.server.wk.datasets import links_router
@@ -50,6 +52,7 @@ NML = (
 )
 
 
+PIECES = pack([(Piece(number=0, offset=0, size_bytes=3, sha256=hashlib.sha256(b"one").hexdigest()), b"one")])
 READY = (
     '{"id": {"name": "r", "team": ""}, "scale": {"factor": [4, 4, 40], "unit": "nanometer"}, "dataLayers": [{'
     '"name": "color", "category": "color", "elementClass": "uint8", "dataFormat": "zarr3", "numChannels": 1,'
@@ -68,6 +71,7 @@ class Case:
     json: Any = None
     form: dict[str, Any] | None = None
     files: bool = False
+    content: bytes | None = None
     query: str = ""
     ok: frozenset[int] = DONE
     """Answers to those who may."""
@@ -142,6 +146,13 @@ API = {
     "DELETE /annotations/{annotation_id}": case(ALL, "annotation", colleague=MANAGERS),
     "POST /annotations/{annotation_id}/restore": case(ALL, "trashed_annotation", colleague=MANAGERS),
     "POST /annotations/{annotation_id}/delete-now": case(ALL, "trashed_annotation", colleague=MANAGERS),
+    "GET /uploads": case(ALL),
+    "POST /uploads": case(ALL, json={"files": [{"path": "s1.tif", "size_bytes": 1}]}),
+    "GET /uploads/{upload_id}": case(ALL, "upload", colleague=NOBODY),
+    "GET /uploads/{upload_id}/missing": case(ALL, "upload", colleague=NOBODY),
+    "PUT /uploads/{upload_id}/pieces": case(ALL, "upload", colleague=NOBODY, content=PIECES),
+    "POST /uploads/{upload_id}/finish": case(ALL, "upload", colleague=NOBODY, ok={409}),
+    "DELETE /uploads/{upload_id}": case(ALL, "upload", colleague=NOBODY),
     "GET /account": case(ALL),
     "PATCH /account": case(ALL, json={"name": "Somebody"}),
     "POST /account/password": case(ALL, json={"old": "x", "new": "y"}, ok={401, 403, 422}),
@@ -268,6 +279,8 @@ PAGES = {
     "POST /annotations/{annotation_id}/trash": case(ALL, "annotation", colleague=MANAGERS),
     "POST /annotations/{annotation_id}/restore": case(ALL, "trashed_annotation", colleague=MANAGERS),
     "POST /annotations/{annotation_id}/delete-now": case(ALL, "trashed_annotation", colleague=MANAGERS),
+    "GET /uploads/new": case(ALL),
+    "POST /uploads/{upload_id}/remove": case(ALL, "upload", colleague=NOBODY),
     "GET /account": case(ALL),
     "POST /account/name": case(ALL, form={"name": "Somebody"}),
     "POST /account/password": case(ALL, form={"old": "x", "new": "y"}, ok={401, 403, 422}),
@@ -429,6 +442,7 @@ def make(world: World, session: Session, kind: str, by: Principal, *, prefix: st
         "trashed_annotation": lambda: {
             "annotation_id": _annotation(world, session, by, new, is_trashed=True)
         },
+        "upload": lambda: {"upload_id": _upload(world, session, by, new)},
         "member": lambda: {"user_id": make_member(session, new, by.organization_id).user_id},
         "invitation": lambda: {"invitation_id": _invite(world, session, by, new)[1]},
         "invitation_token": lambda: {"token": _invite(world, session, by, new)[0]},
@@ -526,6 +540,11 @@ def _annotation(world: World, session: Session, by: Principal, new: str, *, is_t
     if is_trashed:
         catalog.trash_annotation(session, view.id, by=by, settings=world.settings)
     return view.id
+
+
+def _upload(world: World, session: Session, by: Principal, new: str) -> str:
+    files = NewUpload(files=(NewFile(path=f"{new}.tif", size_bytes=3),))
+    return catalog.begin_upload(session, files, by=by, places=world.places, settings=world.settings).id
 
 
 def _invite(world: World, session: Session, by: Principal, new: str) -> tuple[str, str]:
@@ -651,7 +670,7 @@ def _cast(world: World, session: Session, *, is_kept: bool) -> tuple[dict[str, P
         return world.kept
     people = _people(world, session)
     cookies = {role: world.cookie(session, who) for role, who in people.items()}
-    for kind in ("dataset", "job", "annotation", "member", "webhook", "order", "token"):
+    for kind in ("dataset", "job", "annotation", "upload", "member", "webhook", "order", "token"):
         make(world, session, kind, people["stranger"], prefix=SECRET)
     if is_kept:
         world.kept = people, cookies
@@ -711,7 +730,7 @@ def _ask(
             return httpx.Response(answer.status_code, content=b"")
     return world.client.request(
         method, address, headers=headers, json=_filled(expected.json, values), data=_filled(expected.form, values),
-        files={"file": ("a.nml", NML)} if expected.files else None,
+        files={"file": ("a.nml", NML)} if expected.files else None, content=expected.content,
     )  # fmt: skip
 
 

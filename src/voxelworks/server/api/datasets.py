@@ -144,10 +144,10 @@ def list_leftovers(context: Here, who: Who) -> tuple[LeftoverView, ...]:
     """List what lies in the trash or was left behind, with the day on which it is removed."""
     accounts.require(who, Action.SEE_DATASET)
     with context.database.read_session() as session:
-        in_use = jobs.work_keys_in_use(session)
         return catalog.leftovers(
-            session, by=who, places=context.places, settings=context.settings, work_keys_in_use=in_use
-        )
+            session, by=who, places=context.places, settings=context.settings,
+            work_keys_in_use=jobs.work_keys_in_use(session), uploads_in_use=jobs.uploads_in_use(session),
+        )  # fmt: skip
 
 
 def find_dataset(context: Context, who: Principal, ref: str) -> DatasetView:

@@ -66,16 +66,16 @@ def trash_page(context: Here, request: Request, who: Who, done: str = "") -> Res
     with context.database.read_session() as session:
         datasets = catalog.list_datasets(session, by=who, include_trashed=True)
         annotations = catalog.list_annotations(session, by=who, include_trashed=True)
-        in_use = jobs.work_keys_in_use(session)
         leftovers = catalog.leftovers(
-            session, by=who, places=context.places, settings=context.settings, work_keys_in_use=in_use
-        )
+            session, by=who, places=context.places, settings=context.settings,
+            work_keys_in_use=jobs.work_keys_in_use(session), uploads_in_use=jobs.uploads_in_use(session),
+        )  # fmt: skip
         storage = catalog.storage_usage(session, who.organization_id, settings=context.settings)
     return rendering.page(
         request, "trash.html", note=DONE.get(done, ""), storage=storage,
         datasets=[dataset for dataset in datasets if dataset.trashed_ms is not None],
         annotations=[annotation for annotation in annotations if annotation.trashed_ms is not None],
-        leftovers=[item for item in leftovers if item.kind in ("file", "attempt")],
+        leftovers=[item for item in leftovers if item.kind in ("upload", "file", "attempt")],
     )  # fmt: skip
 
 
