@@ -47,6 +47,20 @@
     (list.matches("select") ? list : found[0]?.querySelector("input") || list).focus();
   });
 
+  // What was unfolded stays so when the form comes back.
+  let unfolded = [];
+
+  document.addEventListener("htmx:beforeSwap", () => {
+    unfolded = [...document.querySelectorAll("#dialog details[open]")].map((part) => part.id);
+  });
+
+  document.addEventListener("htmx:afterSwap", () => {
+    for (const id of unfolded) {
+      const part = document.getElementById(id);
+      if (part) part.open = true;
+    }
+  });
+
   function showFinds() {
     for (const find of document.querySelectorAll("[data-narrows][hidden]")) find.hidden = false;
   }
