@@ -211,6 +211,28 @@ def test_several_datasets_have_one_price_and_come_together_or_not_at_all(big_sit
     assert len(browser.get("/api/v1/jobs").json()["jobs"]) == 2
 
 
+def test_boxes_that_were_drawn_in_annotations_are_offered(big_site):
+    _, browser = big_site
+    nml = (
+        '<things><parameters><experiment name="demo"/><scale x="4" y="4" z="40"/>'
+        '<userBoundingBox topLeftX="1" topLeftY="2" topLeftZ="3" width="40" height="50" depth="5000"/></parameters>'
+        '<thing id="1" name="t"><nodes/><edges/></thing></things>'
+    )
+    sent = browser.post(
+        "/api/v1/annotations", data={"name": "soma", "dataset": "demo"}, files={"file": ("soma.nml", nml)}
+    )
+    assert sent.status_code in (200, 201), sent.text
+    page = browser.get("/workflows/make_segmented/new", params=MAKE)
+    assert "Box 1 of annotation soma, 40 × 50 × 997" in said(page)
+    action = "box:box:0:1,2,3,40,50,997"
+    assert f'name="action" value="{action}"' in page.text
+    filled = browser.post("/workflows/make_segmented/new", data={**MAKE, "action": action})
+    assert re.search(r'id="input-box"[^>]* value="1,2,3,40,50,997"', filled.text)
+    assert "Box 1 of" not in said(
+        browser.get("/workflows/make_segmented/new", params=MAKE | {"dataset": "other"})
+    )
+
+
 def test_who_may_not_spend_credits_is_told_whom_to_ask(big_site, tmp_path):
     info, _ = big_site
     with stored(Settings(home=tmp_path, **CREDITS_ON)) as session:

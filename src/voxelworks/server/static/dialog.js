@@ -13,15 +13,16 @@
     input.dispatchEvent(new Event("change", { bubbles: true }));
   });
 
-  // The search field of a list: the first of its options is what choosing nothing says, and stays.
+  // The search field of a list. What is chosen stays, and the first option of a select, which stands for no choice.
+  const whole = new WeakMap(); // Not every browser can hide options: those of a select are taken out.
+
   function narrow(find) {
     const list = document.getElementById(find.dataset.narrows);
+    if (!whole.has(list)) whole.set(list, [...list.children]);
     const words = find.value.toLowerCase().split(/\s+/).filter(Boolean);
-    for (const item of [...list.children]) {
-      const isChosen = item.selected || Boolean(item.querySelector(":checked"));
-      const isKept = isChosen || item.value === "" || words.every((word) => item.textContent.toLowerCase().includes(word));
-      item.hidden = !isKept;
-    }
+    const isKept = (item) => item.value === "" || item.selected || Boolean(item.querySelector(":checked"))
+      || words.every((word) => item.textContent.toLowerCase().includes(word));
+    list.replaceChildren(...whole.get(list).filter(isKept));
   }
 
   document.addEventListener("input", (event) => {
@@ -39,7 +40,7 @@
     if (event.key !== "Enter" || !event.target.matches("[data-narrows]")) return;
     event.preventDefault();
     const list = document.getElementById(event.target.dataset.narrows);
-    const found = [...list.children].filter((item) => !item.hidden && item.value !== "");
+    const found = [...list.children].filter((item) => item.value !== "" && !item.selected);
     if (list.matches("select") && found.length === 1) {
       list.value = found[0].value;
       list.dispatchEvent(new Event("change", { bubbles: true }));
