@@ -27,6 +27,9 @@ STOPPED = 130
         "upload": LazyCommand(
             "voxelworks.cli.upload:upload", "Send images to a server, which makes a dataset of them."
         ),
+        "params": LazyCommand(
+            "voxelworks.cli.params:params", "Keep parameters under a name, to use them again."
+        ),
         "admin": LazyCommand("voxelworks.cli.admin:admin", "Manage accounts, keys and backups of a server."),
         "credits": LazyCommand("voxelworks.cli.credits:credits", "Look at balances, and grant credits."),
         "mail": LazyCommand("voxelworks.cli.mail:mail", "Test the mail settings; read and repeat mails."),

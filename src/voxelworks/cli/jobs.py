@@ -14,7 +14,8 @@ from rich.text import Text
 
 from voxelworks.cli import _show
 from voxelworks.cli._server import connect, server_options
-from voxelworks.cli._workflow_options import WorkflowGroup
+from voxelworks.cli._workflow_options import WorkflowGroup, require_all
+from voxelworks.cli.params import find as find_params
 from voxelworks.client import Client, is_settled
 from voxelworks.errors import InvalidInput, StorageFailed
 from voxelworks.protocol.credits import QuoteView, in_credits
@@ -31,6 +32,10 @@ wait_option = click.option(
 
 yes_option = click.option("--yes", is_flag=True, help="Agree to the price without being asked.")
 order_options = (
+    click.option(
+        "--params", "saved", metavar="NAME",
+        help="Parameters kept with `voxelworks params save`, for what no option says.",
+    ),
     click.option("--after", multiple=True, metavar="JOB", help="Start when this job has succeeded; may be repeated."),
     click.option("--group", metavar="NAME", help="Group under which jobs are shown and cancelled together."),
     click.option(
@@ -153,13 +158,27 @@ def logs(
 
 
 def _submit(workflow: Workflow, raw: Json, options: dict[str, Any]) -> int:
+    if options["saved"] is None:
+        require_all(workflow, raw)
     with connect(server=options["server"], token=options["token"], home=options["home"]) as client:
+        if options["saved"] is not None:
+            raw = _over(find_params(client, options["saved"], workflow.name).params, raw)
+            require_all(workflow, raw)
         quote = None if workflow.cost.is_free else client.quote(workflow.name, raw)
         job = client.submit(
             workflow.name, raw, after=options["after"], group=options["group"], priority=options["priority"],
             quote_id=_agreed(quote, is_agreed=options["yes"]),
         )  # fmt: skip
         return announce(client, job, wait=options["wait"], as_json=options["as_json"])
+
+
+def _over(saved: Any, given: Any) -> Any:
+    """Lay what was given over what was saved."""
+    if isinstance(saved, dict) and isinstance(given, dict):
+        return saved | {key: _over(saved.get(key), value) for key, value in given.items()}
+    if isinstance(saved, list) and isinstance(given, list) and len(saved) == len(given):
+        return [_over(*pair) for pair in zip(saved, given, strict=True)]
+    return given
 
 
 def _agreed(quote: QuoteView | None, *, is_agreed: bool) -> str | None:
@@ -180,6 +199,7 @@ def _agreed(quote: QuoteView | None, *, is_agreed: bool) -> str | None:
 submit = WorkflowGroup(
     "submit",
     handler=_submit,
+    needs_all=False,
     extra_options=(server_options, *order_options, yes_option, wait_option, json_option),
     help="Submit a job. Datasets are named as on the server; images as root:NAME/... below one of its import roots.",
     short_help="Submit a job.",

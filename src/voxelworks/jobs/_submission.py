@@ -41,7 +41,7 @@ from voxelworks.protocol.messages import Json
 from voxelworks.protocol.people import Principal
 from voxelworks.protocol.places import Places
 from voxelworks.protocol.uploads import UPLOAD_REF
-from voxelworks.protocol.views import JobView
+from voxelworks.protocol.views import JobPrice, JobView
 from voxelworks.settings import Settings
 from voxelworks.workflows import Params, Workflow, get_workflow
 
@@ -102,8 +102,7 @@ def submit(
     checked = declared.parse(params)
     job_id = new_id()
     if idempotency_key is not None:
-        body = digest([declared.name, checked.model_dump(mode="json"), *([list(after)] if after else [])])
-        earlier = take_key(session, by, idempotency_key, body, job_id)
+        earlier = take_key(session, by, idempotency_key, digest_of_one(declared, checked, after), job_id)
         if earlier is not None:
             return job_view(session, session.get_one(JobRow, earlier), settings=settings)
     order = NewOrder(
@@ -134,6 +133,29 @@ def quote(
     accounts.require(by, accounts.Action.SUBMIT_JOB)
     lock_awaited(session, named_jobs(checked), by)
     return quote_params(session, declared, checked, by=by, places=places, settings=settings)
+
+
+def price(
+    session: Session,
+    *,
+    by: Principal,
+    workflow: str,
+    params: Mapping[str, Any],
+    places: Places,
+    settings: Settings,
+) -> JobPrice:
+    """Say what a job would cost now, for a page: `quote` without a promise. Reads only.
+
+    Raises
+    ------
+    NotAllowed
+    InvalidInput
+        As `submit` would.
+    """
+    declared = get_workflow(workflow)
+    checked = declared.parse(params)
+    accounts.require(by, accounts.Action.SUBMIT_JOB)
+    return _price_params(session, declared, checked, by=by, places=places, settings=settings)
 
 
 def retry(
@@ -225,26 +247,36 @@ def price_retry(
     if is_outside(job, by):
         return None
     declared, params, _ = _as_repeated(session, job)
-    price = priced(declared, params, resolve(session, declared, params, by=owner, places=places))
-    if price is None:
-        return None
-    return credits.price(
-        session, organization_id=owner.organization_id, price_name=price.price_name, quantity=price.quantity,
-        settings=settings,
-    )  # fmt: skip
+    return _price_params(session, declared, params, by=owner, places=places, settings=settings).price
 
 
 def quote_params(
     session: Session, declared: Workflow, params: Params, *, by: Principal, places: Places, settings: Settings
 ) -> QuoteView | None:
     """Quote checked params. The caller has locked the jobs that they name."""
-    price = priced(declared, params, resolve(session, declared, params, by=by, places=places))
-    if price is None:
+    found = priced(declared, params, resolve(session, declared, params, by=by, places=places))
+    if found is None:
         return None
     return credits.quote(
-        session, organization_id=by.organization_id, user_id=by.user_id, price_name=price.price_name,
-        quantity=price.quantity, settings=settings,
+        session, organization_id=by.organization_id, user_id=by.user_id, price_name=found.price_name,
+        quantity=found.quantity, settings=settings,
     )  # fmt: skip
+
+
+def _price_params(
+    session: Session, declared: Workflow, params: Params, *, by: Principal, places: Places, settings: Settings
+) -> JobPrice:
+    found = priced(declared, params, resolve(session, declared, params, by=by, places=places))
+    if found is None:
+        return JobPrice(price=None, size=None, mag=None)
+    told = credits.price(
+        session, organization_id=by.organization_id, price_name=found.price_name, quantity=found.quantity,
+        settings=settings,
+    )  # fmt: skip
+    if found.region is None:
+        return JobPrice(price=told, size=None, mag=None)
+    box, mag = found.region
+    return JobPrice(price=told, size=",".join(map(str, box.size)), mag=str(mag))
 
 
 def _find_repeatable(session: Session, job_id: str, by: Principal) -> tuple[JobRow, Principal]:
@@ -398,6 +430,10 @@ def charge(session: Session, placed: Placed, *, settings: Settings) -> None:
 
 def new_id() -> str:
     return secrets.token_hex(8)
+
+
+def digest_of_one(declared: Workflow, params: Params, after: Sequence[str]) -> str:
+    return digest([declared.name, params.model_dump(mode="json"), *([list(after)] if after else [])])
 
 
 def digest(body: object) -> str:

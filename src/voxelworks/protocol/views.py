@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Literal
 
 from voxelworks.errors import FailureClass
-from voxelworks.protocol.credits import QuoteView
+from voxelworks.protocol.credits import PriceView, QuoteView
 from voxelworks.protocol.messages import JobState, Json, Message, PriorityClass, Progress, SealedResult
 
 JOB_STATES: tuple[JobState, ...] = (
@@ -135,6 +135,17 @@ class JobView(Message):
         return self.state in ("failed", "cancelled") or self.publication == "failed"
 
 
+class JobPrice(Message):
+    """What a job would cost now, and what for."""
+
+    price: PriceView | None
+    """None if it costs nothing."""
+    size: str | None
+    """Extent of the box whose voxels are counted, in voxels of `mag`: `width,height,depth`; None if they are counted
+    otherwise."""
+    mag: str | None
+
+
 class GroupQuote(Message):
     """What jobs that are submitted together would cost."""
 
@@ -145,6 +156,27 @@ class GroupQuote(Message):
     available: int | None
     """What the organization can spend, in millicredits; None if nothing costs anything."""
     has_enough: bool
+
+
+class SavedParams(Message):
+    """Params of a workflow that somebody keeps under a name."""
+
+    id: str
+    workflow: str
+    version: int
+    """Of the workflow, when they were saved."""
+    name: str
+    params: Json
+    """Some or all of them."""
+    is_shared: bool
+    """All members of the organization may use them."""
+    is_own: bool
+    """They belong to whoever asks."""
+    user_id: str
+    owner: str
+    """Name of the user, for people."""
+    created_ms: int
+    updated_ms: int
 
 
 class AttemptView(Message):

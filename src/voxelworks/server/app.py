@@ -19,6 +19,7 @@ from voxelworks.server.api import datasets as datasets_api
 from voxelworks.server.api import jobs as jobs_api
 from voxelworks.server.api import operator as operator_api
 from voxelworks.server.api import organization as organization_api
+from voxelworks.server.api import params as params_api
 from voxelworks.server.api import service as service_api
 from voxelworks.server.api import uploads as uploads_api
 from voxelworks.server.api import worker as worker_api
@@ -47,6 +48,7 @@ from voxelworks.settings import Settings
 API_ROUTERS: tuple[APIRouter, ...] = (
     worker_api.router, jobs_api.router, jobs_api.group_router, service_api.router, workflows_api.router,
     datasets_api.router, annotations_api.router, uploads_api.router, account_api.router, organization_api.router,
+    params_api.router,
     operator_api.router,
 )  # fmt: skip
 """In the order in which they are tried: first what workers and lists ask again and again."""

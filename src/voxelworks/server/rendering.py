@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Sequence
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
@@ -23,10 +22,10 @@ from voxelworks.geometry import Box, VoxelSize
 from voxelworks.protocol.credits import MILLICREDITS
 from voxelworks.protocol.messages import JobState
 from voxelworks.protocol.people import LOCAL_USER_ID, Role, Scope
-from voxelworks.protocol.views import AttemptOutcome, DatasetView, JobView
+from voxelworks.protocol.views import AttemptOutcome, JobView
 from voxelworks.server.context import context_of, principal_of
 from voxelworks.server.origin import BASE_PATH, is_from_here
-from voxelworks.workflows import ParamField, Workflow
+from voxelworks.workflows import Workflow
 
 HERE = Path(__file__).parent
 STATIC = HERE / "static"
@@ -247,21 +246,9 @@ def worked_s(job: JobView) -> float | None:
     return ((job.ended_ms if job.ended_ms is not None else job.as_of_ms) - job.started_ms) / 1000
 
 
-def layer_beside(workflow: Workflow, dataset: ParamField) -> str:
-    """Name the layer field that belongs to a dataset field; empty if it has none."""
-    for field in workflow.fields:
-        if field.kind == "layer" and field.path[:-1] == dataset.path[:-1]:
-            return field.name
-    return ""
-
-
 def layer_name_of(workflow: Workflow) -> str:
     """Name the first layer field of a workflow."""
     return next(field.name for field in workflow.fields if field.kind == "layer")
-
-
-def is_known_dataset(datasets: Sequence[DatasetView], ref: str) -> bool:
-    return any(ref in (dataset.name, dataset.id) for dataset in datasets)
 
 
 def _python_text(text: str) -> str:
@@ -296,8 +283,8 @@ def _environment() -> Environment:
         "static_url": static_url, "base_path": BASE_PATH.get, "version": voxelworks.__version__,
         "state_words": STATE_WORDS,
         "outcome_words": OUTCOME_WORDS, "failure_words": FAILURE_WORDS, "eta": eta, "size_text": size_text,
-        "physical_text": physical_text, "layer_beside": layer_beside, "layer_name_of": layer_name_of,
-        "is_known_dataset": is_known_dataset, "role_words": ROLE_WORDS, "scope_words": SCOPE_WORDS,
+        "physical_text": physical_text, "layer_name_of": layer_name_of,
+        "role_words": ROLE_WORDS, "scope_words": SCOPE_WORDS,
     }  # fmt: skip
     environment.filters |= {
         "duration": duration, "bytes": bytes_text, "ago": ago_tag, "ticking": ticking_tag,

@@ -22,6 +22,25 @@ def text_of(page: str) -> str:
     return re.sub(r"\s+", " ", re.sub(r"<[^>]*>", " ", body)).replace("&#39;", "'").replace("&#34;", '"')
 
 
+def test_an_address_opens_a_form_whatever_its_fields_are_called(served):
+    opened = served.browser.get("/workflows/downsample?dataset=demo&layer=em&coarsest_mag=4")
+    assert (opened.status_code, opened.headers["location"]) == (
+        303,
+        "/workflows/downsample/new?dataset=demo&layer=em&coarsest_mag=4",
+    )
+    form = served.browser.get(opened.headers["location"]).text
+    assert 'value="em"' in form
+    assert 'value="4"' in form
+    assert served.browser.get("/workflows/downsample").headers["location"] == "/workflows/downsample/new"
+    assert served.browser.get("/workflows/nope").status_code == 404
+
+
+def test_the_workflows_are_grouped_by_what_they_are_for(served):
+    words = text_of(served.browser.get("/workflows").text)
+    assert words.index("Data") < words.index("Convert image stacks to a chunked, multiscale dataset.")
+    assert "AI analysis" not in words, "no group is shown without a workflow"
+
+
 def test_every_workflow_has_a_form_with_all_its_fields(served):
     index = served.browser.get("/workflows").text
     for name, workflow in workflows().items():

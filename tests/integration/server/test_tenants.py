@@ -153,6 +153,11 @@ API = {
     "PUT /uploads/{upload_id}/pieces": case(ALL, "upload", colleague=NOBODY, content=PIECES),
     "POST /uploads/{upload_id}/finish": case(ALL, "upload", colleague=NOBODY, ok={409}),
     "DELETE /uploads/{upload_id}": case(ALL, "upload", colleague=NOBODY),
+    "GET /params": case(ALL),
+    "POST /params": case(ALL, "new", json={"workflow": "downsample", "name": "{new}", "params": {}}),
+    "GET /params/{set_id}": case(ALL, "params", colleague=NOBODY),
+    "PATCH /params/{set_id}": case(ALL, "params", colleague=NOBODY, json={"is_shared": True}),
+    "DELETE /params/{set_id}": case(ALL, "params", colleague=NOBODY),
     "GET /account": case(ALL),
     "PATCH /account": case(ALL, json={"name": "Somebody"}),
     "POST /account/password": case(ALL, json={"old": "x", "new": "y"}, ok={401, 403, 422}),
@@ -259,9 +264,10 @@ PAGES = {
     "POST /jobs/{job_id}/retry": own_job("ended_job", is_repeat=True),
     "POST /jobs/{job_id}/help": own_job("failed_job"),
     "GET /workflows": case(ALL),
+    "GET /workflows/{name}": case(ALL, "workflow"),
     "GET /workflows/{name}/new": case(ALL, "workflow"),
     "POST /workflows/{name}/new": case(ALL, "workflow", form=CONVERT_FORM),
-    "GET /workflows/{name}/layer": case(ALL, "downsample", query="?field=layer"),
+    "POST /workflows/{name}/quote": case(ALL, "workflow", form=CONVERT_FORM),
     "GET /browse": case(ALL, query="?target=x&place=root:scope"),
     "GET /datasets": case(ALL, query="?public=true"),
     "POST /datasets/link": case(ALL, "ready", form={"name": "{new}", "place": "root:scope/{new}"}),
@@ -430,7 +436,6 @@ def make(world: World, session: Session, kind: str, by: Principal, *, prefix: st
         "new": dict,
         "ready": lambda: _ready(world, new),
         "workflow": lambda: {"name": "convert"},
-        "downsample": lambda: {"name": "downsample"},
         "organization": lambda: {"organization_id": by.organization_id},
         "job": lambda: {"job_id": _job(world, session, by, new)},
         "ended_job": lambda: {"job_id": _ended(world, session, by, new)},
@@ -448,6 +453,7 @@ def make(world: World, session: Session, kind: str, by: Principal, *, prefix: st
         "invitation_token": lambda: {"token": _invite(world, session, by, new)[0]},
         "webhook": lambda: {"webhook_id": _webhook(world, session, by, new)},
         "session": lambda: {"session_id": _session(world, session, by)},
+        "params": lambda: {"set_id": _params(session, by, new)},
         "token": lambda: {"token_id": accounts.create_api_token(session, by, new, ["read"], 1)[1].id},
         "key": lambda: {"key_id": accounts.create_worker_key(session, by, new)[1].id},
         "worker": lambda: {"name": _worker(world, session)},
@@ -567,6 +573,10 @@ def _session(world: World, session: Session, by: Principal) -> str:
     return made
 
 
+def _params(session: Session, by: Principal, new: str) -> str:
+    return jobs.save_params(session, by=by, workflow="downsample", name=new, params={}).id
+
+
 def _worker(world: World, session: Session) -> str:
     """Introduce a worker; workers belong to the instance, and everybody may know their names."""
     new = world.fresh("worker")
@@ -656,7 +666,7 @@ def _strayed(world: World, job_id: str, role: str, relation: str) -> list[tuple[
 
 def _relations(expected: Case) -> tuple[str, ...]:
     """Say whose things are asked about; one's own come last, as a success may change what one is."""
-    if expected.things in ("", "new", "ready", "workflow", "downsample", "nothing"):
+    if expected.things in ("", "new", "ready", "workflow", "nothing"):
         return ("mine",)
     return ("foreign", "mine") if expected.colleague is None else ("foreign", "colleague", "mine")
 

@@ -239,14 +239,6 @@
     for (const fill of event.target.querySelectorAll(".bar-fill")) getComputedStyle(fill).getPropertyValue("width");
   });
 
-  // A form that comes back stays where it was read; another page begins at its top.
-  document.addEventListener("htmx:afterSettle", (event) => {
-    const path = event.detail.pathInfo;
-    if (!path || !event.detail.boosted || path.responsePath === path.requestPath) return;
-    window.scrollTo(0, 0);
-    document.getElementById("main").focus({ preventScroll: true });
-  });
-
   // Small helpers
 
   document.addEventListener("click", async (event) => {
