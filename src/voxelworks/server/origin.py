@@ -7,6 +7,8 @@ from urllib.parse import urlsplit
 
 from starlette.requests import Request
 
+from voxelworks.settings import Settings
+
 _FORWARDED = (
     "forwarded", "via", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-forwarded-server", "x-real-ip",
 )  # fmt: skip
@@ -28,6 +30,11 @@ def host_name(request: Request) -> str:
         return (urlsplit(f"//{request.headers.get('host', '')}").hostname or "").rstrip(".")
     except ValueError:
         return ""
+
+
+def own_url(request: Request, settings: Settings) -> str:
+    """Give the address of the server for others, without a slash at its end."""
+    return (settings.public_url or str(request.base_url)).rstrip("/")
 
 
 def is_secure(request: Request) -> bool:

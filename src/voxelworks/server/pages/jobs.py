@@ -33,6 +33,7 @@ from voxelworks.server.comparing import compare
 from voxelworks.server.context import Context, Here, Who
 from voxelworks.server.copies import copies_of
 from voxelworks.server.job_table import job_lines
+from voxelworks.server.origin import own_url
 from voxelworks.server.results import describe_result, result_line
 from voxelworks.server.security import still_in
 from voxelworks.server.sse import PING_S, Frame, event_stream
@@ -157,7 +158,7 @@ def job_page(
         "is_repriced": repriced,
         "others": _others(context, who, detail),
         "subject_of": subject,
-        "copies": copies_of(detail.job, (context.settings.public_url or str(request.base_url)).rstrip("/")),
+        "copies": copies_of(detail.job, own_url(request, context.settings)),
     }
     return rendering.page(request, "job.html", **values)
 
