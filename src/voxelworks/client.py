@@ -47,6 +47,7 @@ from voxelworks.protocol.messages import (
     SessionAnswer,
     SessionRequest,
 )
+from voxelworks.protocol.people import NewShare
 from voxelworks.protocol.uploads import MissingFile, NewUpload, Piece, ReceivedFile, UploadView, pack
 from voxelworks.protocol.views import (
     DatasetView,
@@ -361,6 +362,17 @@ class Client:
 
     def show_dataset(self, name: str) -> DatasetView:
         return DatasetView.model_validate(self._get(f"datasets/{_part(name)}"))
+
+    def share_dataset(self, name: str, purpose: str, *, lifetime_days: int = 7) -> NewShare:
+        """Make an address under which anybody can read a dataset for a while, without an account.
+
+        Parameters
+        ----------
+        purpose
+            What it is for, as the page of the dataset shows it.
+        """
+        body = {"name": purpose, "lifetime_days": lifetime_days}
+        return NewShare.model_validate(self._post(f"datasets/{_part(name)}/shares", body))
 
     def list_workers(self) -> tuple[WorkerView, ...]:
         return TypeAdapter(tuple[WorkerView, ...]).validate_python(self._get("workers"))

@@ -38,7 +38,7 @@ def find(session: Session, ref: str, *, by: Principal, include_trashed: bool = F
     """
     is_own = DatasetRow.organization_id == by.organization_id
     row = session.scalar(select(DatasetRow).where(is_own, DatasetRow.name == ref)) or session.scalar(
-        select(DatasetRow).where(DatasetRow.id == ref, _is_visible(by))
+        select(DatasetRow).where(DatasetRow.id == ref, is_visible(by))
     )
     if row is None:
         raise DatasetNotFound(f"there is no dataset {ref!r}; see the list of datasets for the names")
@@ -63,7 +63,7 @@ def list_datasets(
 ) -> tuple[DatasetView, ...]:
     """Give the datasets of the organization by name, then, if wanted, the public ones of others."""
     is_own = DatasetRow.organization_id == by.organization_id
-    wanted = select(DatasetRow).where(_is_visible(by) if include_public else is_own)
+    wanted = select(DatasetRow).where(is_visible(by) if include_public else is_own)
     if not include_trashed:
         wanted = wanted.where(DatasetRow.trashed_ms.is_(None))
     elif include_public:
@@ -293,7 +293,7 @@ def view(row: DatasetRow) -> DatasetView:
     )  # fmt: skip
 
 
-def _is_visible(by: Principal) -> ColumnElement[bool]:
+def is_visible(by: Principal) -> ColumnElement[bool]:
     return or_(DatasetRow.organization_id == by.organization_id, DatasetRow.is_public)
 
 

@@ -16,11 +16,13 @@ from voxelworks.server import problems
 from voxelworks.server.api import account as account_api
 from voxelworks.server.api import annotations as annotations_api
 from voxelworks.server.api import datasets as datasets_api
+from voxelworks.server.api import files as files_api
 from voxelworks.server.api import jobs as jobs_api
 from voxelworks.server.api import operator as operator_api
 from voxelworks.server.api import organization as organization_api
 from voxelworks.server.api import params as params_api
 from voxelworks.server.api import service as service_api
+from voxelworks.server.api import shares as shares_api
 from voxelworks.server.api import uploads as uploads_api
 from voxelworks.server.api import worker as worker_api
 from voxelworks.server.api import workflows as workflows_api
@@ -39,6 +41,7 @@ from voxelworks.server.pages import jobs as jobs_pages
 from voxelworks.server.pages import operator as operator_pages
 from voxelworks.server.pages import organization as organization_pages
 from voxelworks.server.pages import uploads as uploads_pages
+from voxelworks.server.pages import viewer as viewer_pages
 from voxelworks.server.pages import workflows as workflows_pages
 from voxelworks.server.rendering import STATIC
 from voxelworks.server.security import Guard
@@ -46,15 +49,15 @@ from voxelworks.server.wk import routes as wk
 from voxelworks.settings import Settings
 
 API_ROUTERS: tuple[APIRouter, ...] = (
-    worker_api.router, jobs_api.router, jobs_api.group_router, service_api.router, workflows_api.router,
-    datasets_api.router, annotations_api.router, uploads_api.router, account_api.router, organization_api.router,
-    params_api.router,
-    operator_api.router,
+    worker_api.router, files_api.router, jobs_api.router, jobs_api.group_router, service_api.router,
+    workflows_api.router, datasets_api.router, shares_api.router, annotations_api.router, uploads_api.router,
+    params_api.router, account_api.router, organization_api.router, operator_api.router,
 )  # fmt: skip
-"""In the order in which they are tried: first what workers and lists ask again and again."""
+"""In the order in which they are tried: first what workers, viewers and lists ask again and again."""
 PAGE_ROUTERS: tuple[APIRouter, ...] = (
-    door_pages.router, jobs_pages.router, workflows_pages.router, datasets_pages.router, annotations_pages.router,
-    uploads_pages.router, account_pages.router, organization_pages.router, operator_pages.router, help_pages.router,
+    viewer_pages.router, door_pages.router, jobs_pages.router, workflows_pages.router, datasets_pages.router,
+    annotations_pages.router, uploads_pages.router, account_pages.router, organization_pages.router,
+    operator_pages.router, help_pages.router,
 )  # fmt: skip
 
 

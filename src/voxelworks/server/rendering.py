@@ -22,6 +22,7 @@ from voxelworks.geometry import Box, VoxelSize
 from voxelworks.protocol.credits import MILLICREDITS
 from voxelworks.protocol.messages import JobState
 from voxelworks.protocol.people import LOCAL_USER_ID, Role, Scope
+from voxelworks.protocol.places import is_remote
 from voxelworks.protocol.views import AttemptOutcome, JobView
 from voxelworks.server.context import context_of, principal_of
 from voxelworks.server.origin import BASE_PATH, is_from_here
@@ -54,6 +55,7 @@ SCOPE_WORDS: dict[Scope, str] = {
     "read": "look", "submit": "look, and run jobs", "manage": "that, and change datasets and annotations",
     "admin": "everything that you may",
 }  # fmt: skip
+SHARE_LIFETIMES = {1: "1 day", 7: "7 days", 30: "30 days", 90: "90 days", 365: "1 year"}
 
 
 def page(request: Request, template: str, *, status: int = 200, **values: Any) -> HTMLResponse:
@@ -283,8 +285,8 @@ def _environment() -> Environment:
         "static_url": static_url, "base_path": BASE_PATH.get, "version": voxelworks.__version__,
         "state_words": STATE_WORDS,
         "outcome_words": OUTCOME_WORDS, "failure_words": FAILURE_WORDS, "eta": eta, "size_text": size_text,
-        "physical_text": physical_text, "layer_name_of": layer_name_of,
-        "role_words": ROLE_WORDS, "scope_words": SCOPE_WORDS,
+        "physical_text": physical_text, "layer_name_of": layer_name_of, "role_words": ROLE_WORDS,
+        "scope_words": SCOPE_WORDS, "share_lifetimes": SHARE_LIFETIMES, "is_remote": is_remote,
     }  # fmt: skip
     environment.filters |= {
         "duration": duration, "bytes": bytes_text, "ago": ago_tag, "ticking": ticking_tag,

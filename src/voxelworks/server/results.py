@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from urllib.parse import urlencode
 
 from voxelworks import catalog
 from voxelworks.protocol.messages import SealedResult
@@ -20,6 +21,8 @@ class ResultView:
     dataset: DatasetView | None
     """Where it can be opened; None if it is gone, or the job made no files."""
     size_bytes: int
+    view: str | None
+    """Path of the viewer, looking at the box of the job; None if there is nothing to look at."""
 
 
 def describe_result(context: Context, job: JobView) -> ResultView | None:
@@ -30,7 +33,7 @@ def describe_result(context: Context, job: JobView) -> ResultView | None:
     values = tuple(
         (key.replace("_", " ").capitalize(), _text(value)) for key, value in job.result.value.items()
     )
-    return ResultView(values, dataset, job.result.size_bytes)
+    return ResultView(values, dataset, job.result.size_bytes, _view(job, dataset))
 
 
 def result_line(result: SealedResult) -> str:
@@ -43,6 +46,14 @@ def result_line(result: SealedResult) -> str:
     size = [bytes_text(result.size_bytes)] if result.size_bytes else []
     line = " · ".join(parts + size)
     return line[:1].upper() + line[1:]
+
+
+def _view(job: JobView, dataset: DatasetView | None) -> str | None:
+    if dataset is None or dataset.trashed_ms is not None or not dataset.summary.layers:
+        return None
+    box = job.params.get("box")
+    query = urlencode({"box": box}) if isinstance(box, str) else ""
+    return f"/datasets/{dataset.id}/view" + (f"?{query}" if query else "")
 
 
 def _dataset(context: Context, place: str | None) -> DatasetView | None:

@@ -28,10 +28,10 @@ from voxelworks.protocol.places import Places, dataset_place
 from voxelworks.protocol.uploads import NewFile, NewUpload, Piece, pack
 from voxelworks.protocol.views import DatasetSummary, LayerSummary
 from voxelworks.server.app import PAGE_ROUTERS
-from voxelworks.server.wk.datasets import links_router
 from voxelworks.settings import Settings
 from voxelworks.testing.people import make_member, make_organization
 from voxelworks.testing.server import running_server
+from voxelworks.volumes.metadata import PROPERTIES_FILE
 
 from .conftest import make_scope
 
@@ -134,6 +134,10 @@ API = {
     "DELETE /datasets/{ref}": case(MANAGERS, "dataset"),
     "POST /datasets/{dataset_id}/restore": case(MANAGERS, "trashed_dataset"),
     "POST /datasets/{dataset_id}/delete-now": case(MANAGERS, "trashed_dataset"),
+    "GET /datasets/{dataset_id}/files/{path}": case(ALL, "stored_dataset"),
+    "GET /datasets/{ref}/shares": case(ALL, "dataset"),
+    "POST /datasets/{ref}/shares": case(ALL, "dataset", json={"name": "for Fiji"}),
+    "DELETE /datasets/{ref}/shares/{share_id}": case(ALL, "share", colleague=MANAGERS),
     "GET /roots": case(ALL),
     "GET /folders": case(ALL, query="?place=root:scope"),
     "GET /storage": case(ALL),
@@ -273,7 +277,12 @@ PAGES = {
     "POST /datasets/link": case(ALL, "ready", form={"name": "{new}", "place": "root:scope/{new}"}),
     "GET /trash": case(ALL),
     "GET /datasets/{ref}": case(ALL, "dataset"),
-    "GET /datasets/{ref}/view": case(ALL, "dataset", foreign=303),
+    "GET /datasets/{ref}/view": case(ALL, "stored_dataset"),
+    "POST /datasets/{dataset_id}/shares": case(ALL, "dataset", form={"name": "for Ada", "lifetime_days": "7"}),
+    "POST /datasets/{dataset_id}/shares/{share_id}/revoke": case(ALL, "share", colleague=MANAGERS),
+    "GET /shared/{token}/view": case(ALL, "share", is_open=True, foreign=200),
+    "GET /shared/{token}/files/{path:path}": case(ALL, "share", is_open=True, foreign=200),
+    "HEAD /shared/{token}/files/{path:path}": case(ALL, "share", is_open=True, foreign=200),
     "POST /datasets/{dataset_id}/name": case(MANAGERS, "dataset", form={"name": "{new}"}),
     "POST /datasets/{dataset_id}/public": case(MANAGERS, "dataset", form={"is_public": "false"}),
     "POST /datasets/{dataset_id}/trash": case(MANAGERS, "dataset"),
@@ -442,6 +451,8 @@ def make(world: World, session: Session, kind: str, by: Principal, *, prefix: st
         "failed_job": lambda: {"job_id": _failed(world, session, by, new)},
         "group": lambda: {"group": _group(world, session, by, new)},
         "dataset": lambda: _dataset(world, session, by, new),
+        "stored_dataset": lambda: _stored_dataset(world, session, by, new),
+        "share": lambda: _share(world, session, by, new),
         "trashed_dataset": lambda: _dataset(world, session, by, new, is_trashed=True),
         "annotation": lambda: {"annotation_id": _annotation(world, session, by, new)},
         "trashed_annotation": lambda: {
@@ -540,6 +551,20 @@ def _dataset(
     }  # fmt: skip
 
 
+def _stored_dataset(world: World, session: Session, by: Principal, new: str) -> dict[str, str]:
+    """Make a dataset whose metadata lie in its folder, and name that file."""
+    folder = world.settings.datasets_dir / by.organization_id / new
+    folder.mkdir(parents=True)
+    (folder / PROPERTIES_FILE).write_text(READY)
+    return _dataset(world, session, by, new) | {"path": PROPERTIES_FILE, "path:path": PROPERTIES_FILE}
+
+
+def _share(world: World, session: Session, by: Principal, new: str) -> dict[str, str]:
+    values = _stored_dataset(world, session, by, new)
+    token, view = accounts.create_share(session, by, values["dataset_id"], new, 7)
+    return values | {"token": token, "share_id": view.id}
+
+
 def _annotation(world: World, session: Session, by: Principal, new: str, *, is_trashed: bool = False) -> str:
     stored = catalog.store_annotation(io.BytesIO(NML), by=by, settings=world.settings)
     view = catalog.add_annotation_file(session, stored, by=by, name=new, settings=world.settings)
@@ -630,8 +655,9 @@ def test_who_may(world, name, prefix, expected):
         told = answer.text
         for value in values.values():
             told = told.replace(value, "")
-        # Who holds an invitation may see who invites.
-        if SECRET in told and role != "operator" and expected.things != "invitation_token":
+        # Who holds an invitation may see who invites, and who holds an address may see what it opens.
+        is_key = expected.is_open and expected.things in ("invitation_token", "share")
+        if SECRET in told and role != "operator" and not is_key:
             wrong.append((role, relation, "leaks", told[max(0, told.index(SECRET) - 200) :][:300]))
     _calm(world)
     assert wrong == []
@@ -716,8 +742,8 @@ def _allowed(expected: Case, role: str, relation: str) -> frozenset[int]:
             return expected.ok
         return frozenset({expected.foreign})
     if role not in may:
-        # Jobs, sessions and tokens of others do not exist for whoever may not see them; an annotation is seen by all.
-        return frozenset({403}) if "annotation" in expected.things else frozenset({404})
+        # Jobs, sessions and tokens of others do not exist for whoever may not see them; annotations, shares do.
+        return frozenset({403 if "annotation" in expected.things or expected.things == "share" else 404})
     return expected.ok
 
 
@@ -847,7 +873,7 @@ def test_every_route_has_an_entry(world):
     served = {f"{method.upper()} {path}" for path, methods in openapi["paths"].items() for method in methods}
     pages = {
         f"{method} {route.path}"  # type: ignore[attr-defined]
-        for router in (*PAGE_ROUTERS, links_router)
+        for router in PAGE_ROUTERS
         for route in router.routes
         for method in route.methods  # type: ignore[attr-defined]
     }

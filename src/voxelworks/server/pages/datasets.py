@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated
 
 from fastapi import APIRouter, Form
@@ -10,14 +11,18 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from voxelworks import accounts, catalog, jobs
 from voxelworks.accounts import Action
-from voxelworks.errors import DatasetNotFound, InvalidInput
-from voxelworks.protocol.people import Principal
+from voxelworks.errors import DatasetNotFound, InvalidInput, VoxelworksError
+from voxelworks.protocol.people import NewShare, Principal
 from voxelworks.protocol.places import is_remote
 from voxelworks.protocol.views import DatasetView, LayerSummary
 from voxelworks.server import rendering
 from voxelworks.server.api import datasets as api
+from voxelworks.server.api import shares as shares_api
 from voxelworks.server.context import Context, Here, Who
+from voxelworks.server.opening import openings
 from voxelworks.server.pages.acting import act, read
+from voxelworks.server.viewing import read_source
+from voxelworks.volumes.metadata import DataSource
 from voxelworks.workflows import Workflow, workflows
 
 router = APIRouter()
@@ -30,8 +35,10 @@ DONE = {
     "restored": "The dataset is back in the list.",
     "trashed": "The dataset is in the trash.",
     "deleted": "The files are deleted within the hour.",
+    "revoked": "The address opens nothing any more.",
 }
 Text = Annotated[str, Form(max_length=2000)]
+VIEW_CHARACTERS_MAX = 50_000
 
 
 @router.get("/datasets", response_class=HTMLResponse)
@@ -110,6 +117,51 @@ def set_public(
     )  # fmt: skip
 
 
+@router.post("/datasets/{dataset_id}/shares", response_class=HTMLResponse)
+def share(
+    context: Here,
+    request: Request,
+    who: Who,
+    dataset_id: str,
+    name: Text = "",
+    lifetime_days: Text = "",
+    view: Annotated[str, Form(max_length=VIEW_CHARACTERS_MAX)] = "",
+) -> Response:
+    """Make an address and show it, this once.
+
+    `view` is what of an open viewer's address says where it looks; it is handed on and not stored.
+    """
+    dataset = api.find_dataset(context, who, dataset_id)
+    made: list[NewShare] = []
+
+    def create() -> None:
+        wanted = read(shares_api.ShareRequest, {"name": name, "lifetime_days": lifetime_days})
+        new = shares_api.create_share(context, request, who, dataset.id, wanted)
+        is_view = view.startswith("#!")
+        made.append(new.model_copy(update={"viewer": new.viewer + view}) if is_view else new)
+
+    answer = act(
+        create,
+        show=lambda problem, status: _dataset_page(
+            context, request, who, dataset, problem=problem, status=status
+        ),
+        back=f"/datasets/{dataset.id}", done="shared",
+    )  # fmt: skip
+    return _dataset_page(context, request, who, dataset, new_share=made[0]) if made else answer
+
+
+@router.post("/datasets/{dataset_id}/shares/{share_id}/revoke")
+def revoke_share(context: Here, request: Request, who: Who, dataset_id: str, share_id: str) -> Response:
+    dataset = api.find_dataset(context, who, dataset_id)
+    return act(
+        lambda: shares_api.revoke_share(context, who, dataset.id, share_id),
+        show=lambda problem, status: _dataset_page(
+            context, request, who, dataset, problem=problem, status=status
+        ),
+        back=f"/datasets/{dataset.id}", done="revoked",
+    )  # fmt: skip
+
+
 @router.post("/datasets/{dataset_id}/trash")
 def trash(context: Here, who: Who, dataset_id: str) -> Response:
     api.trash_dataset(context, who, dataset_id)
@@ -158,10 +210,12 @@ def _dataset_page(
     note: str = "",
     problem: str = "",
     status: int = 200,
+    new_share: NewShare | None = None,
 ) -> Response:
     accounts.require(who, Action.SEE_DATASET)
     is_own = dataset.organization_id == who.organization_id
     location = context.places.locate(dataset.place) if is_own else None
+    source = _source(context, who, dataset)
     offered = [workflow for workflow in workflows().values() if jobs.can_work_on(workflow, dataset, by=who)]
     workflows_of = {
         layer.name: [workflow for workflow in offered if _takes(workflow, layer)]
@@ -170,7 +224,20 @@ def _dataset_page(
     return rendering.page(
         request, "dataset.html", status=status, dataset=dataset, location=location, is_own=is_own,
         is_remote=location is not None and is_remote(location), workflows_of=workflows_of, note=note, problem=problem,
+        has_viewer=source is not None, openings=openings(source, location) if location else (),
+        shares=shares_api.list_shares(context, who, dataset.id) if is_own else (), new_share=new_share,
+        shared_openings=openings(source, new_share.address) if new_share else (),
     )  # fmt: skip
+
+
+def _source(context: Context, who: Principal, dataset: DatasetView) -> DataSource | None:
+    """Read what the dataset says of itself; None if that cannot be read here, as when it lies elsewhere."""
+    try:
+        with context.database.glance() as session:
+            folder = catalog.folder_of(session, dataset.id, by=who, places=context.places)
+        return read_source(partial(catalog.read_metadata, folder), dataset.name)
+    except VoxelworksError:
+        return None
 
 
 def _takes(workflow: Workflow, layer: LayerSummary) -> bool:
