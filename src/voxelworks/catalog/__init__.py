@@ -25,12 +25,15 @@ from voxelworks.catalog._datasets import (
     register,
     rename_dataset,
     require_changeable,
+    require_own,
     require_readable,
+    set_previews,
     set_public,
     why_taken,
 )
 from voxelworks.catalog._layout import adopt_old_layout
 from voxelworks.catalog._leftovers import leftovers, remove_leftovers
+from voxelworks.catalog._previews import place_of_previews, preview_file
 from voxelworks.catalog._storage import check_quota, storage_usage
 from voxelworks.catalog._trash import (
     delete_annotation_now,
@@ -46,8 +49,8 @@ __all__ = [
     "StoredAnnotation", "add_annotation_file", "add_webknossos_annotation", "adopt_old_layout",
     "annotation_file", "annotation_token", "check_quota", "delete_annotation_now", "delete_now",
     "discard_stored", "find", "find_annotation", "find_by_place", "has_files_at", "is_changeable",
-    "leftovers", "link_dataset", "list_annotations", "list_datasets", "purge_expired", "register",
-    "remove_leftovers", "rename_dataset", "require_changeable", "require_readable", "restore",
-    "restore_annotation", "set_public", "storage_usage", "store_annotation", "trash", "trash_annotation",
-    "why_taken",
+    "leftovers", "link_dataset", "list_annotations", "list_datasets", "place_of_previews", "preview_file",
+    "purge_expired", "register", "remove_leftovers", "rename_dataset", "require_changeable",
+    "require_own", "require_readable", "restore", "restore_annotation", "set_previews", "set_public",
+    "storage_usage", "store_annotation", "trash", "trash_annotation", "why_taken",
 ]  # fmt: skip

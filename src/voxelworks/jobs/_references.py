@@ -16,7 +16,7 @@ from voxelworks import catalog
 from voxelworks.errors import InvalidInput, LayerNotFound, SourceNotFound, TargetExists, UnsafeReference
 from voxelworks.jobs._tables import JobRow
 from voxelworks.protocol.people import Principal
-from voxelworks.protocol.places import Places, dataset_place, is_remote
+from voxelworks.protocol.places import PREVIEWS_OF, Places, dataset_place, is_remote
 from voxelworks.protocol.views import DatasetView, LayerSummary
 from voxelworks.workflows import (
     DatasetRef,
@@ -114,6 +114,9 @@ def resolve(
             datasets[ref] = dataset = catalog.find(session, ref, by=by)
             if declared.outcome_type.kind == "addition":
                 catalog.require_changeable(dataset, by=by)
+            if declared.outcome_type.kind == "previews":
+                catalog.require_own(dataset, by=by)
+                found[PREVIEWS_OF + ref] = catalog.place_of_previews(dataset)
             found[ref] = dataset.place
     for layer in layer_refs(params):
         if layer.dataset in datasets:
@@ -123,6 +126,8 @@ def resolve(
 
 def can_work_on(declared: Workflow, dataset: DatasetView, *, by: Principal) -> bool:
     """Whether a workflow can be given a dataset that one can see."""
+    if declared.outcome_type.kind == "previews":
+        return dataset.organization_id == by.organization_id
     return declared.outcome_type.kind != "addition" or catalog.is_changeable(dataset, by=by)
 
 

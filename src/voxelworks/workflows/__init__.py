@@ -4,6 +4,7 @@ from voxelworks.geometry import Box, Mag, VoxelSize
 from voxelworks.workflows._declare import (
     FREE,
     Cost,
+    DatasetPreviews,
     ForeignName,
     ForeignResult,
     Inputs,
@@ -40,6 +41,7 @@ __all__ = [
     "FREE",
     "Box",
     "Cost",
+    "DatasetPreviews",
     "DatasetRef",
     "ForeignName",
     "ForeignResult",

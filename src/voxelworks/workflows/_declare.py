@@ -67,6 +67,14 @@ class LayerAddition(Outcome):
     """The layer that was added to."""
 
 
+class DatasetPreviews(Outcome):
+    """The job made pictures of a dataset, and left the dataset as it is."""
+
+    kind = "previews"
+    dataset: str
+    """Name of the dataset."""
+
+
 class Inputs(Protocol):
     """What a server knows of the data that params name, before a job runs."""
 
