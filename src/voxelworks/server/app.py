@@ -35,6 +35,7 @@ from voxelworks.server.pages import door as door_pages
 from voxelworks.server.pages import jobs as jobs_pages
 from voxelworks.server.pages import operator as operator_pages
 from voxelworks.server.pages import organization as organization_pages
+from voxelworks.server.pages import previews as previews_pages
 from voxelworks.server.pages import workflows as workflows_pages
 from voxelworks.server.rendering import STATIC
 from voxelworks.server.security import Guard
@@ -48,7 +49,7 @@ API_ROUTERS: tuple[APIRouter, ...] = (
 """In the order in which they are tried: first what workers and lists ask again and again."""
 PAGE_ROUTERS: tuple[APIRouter, ...] = (
     door_pages.router, jobs_pages.router, workflows_pages.router, datasets_pages.router, annotations_pages.router,
-    account_pages.router, organization_pages.router, operator_pages.router,
+    account_pages.router, organization_pages.router, operator_pages.router, previews_pages.router,
 )  # fmt: skip
 
 

@@ -16,7 +16,6 @@ import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from http.cookies import CookieError, SimpleCookie
-from typing import Literal
 from urllib.parse import urlencode, urlsplit
 
 from starlette.concurrency import run_in_threadpool
@@ -57,6 +56,8 @@ WORKER_PATHS = "/api/v1/worker/"
 LOOK_AGAIN_S = 30.0
 """How often a stream that stays open looks whether its user is still let in, in seconds."""
 HSTS = "max-age=31536000"
+FOR_EVER = "private, max-age=31536000, immutable"
+"""For what only some may see, below an address that changes with the content."""
 
 SECURITY_HEADERS = {
     "Content-Security-Policy": (
@@ -352,7 +353,7 @@ def _secure(headers: MutableHeaders, request: Request) -> None:
         headers[name] = value
     if is_secure(request):
         headers["Strict-Transport-Security"] = HSTS
-    kind: Literal["no-store", "public, max-age=31536000, immutable"] = "no-store"
     if request.url.path.startswith("/static/") and "v" in request.query_params:
-        kind = "public, max-age=31536000, immutable"
-    headers["Cache-Control"] = kind
+        headers["Cache-Control"] = "public, max-age=31536000, immutable"
+    # Pictures say themselves how long they are good for.
+    headers.setdefault("Cache-Control", "no-store")
