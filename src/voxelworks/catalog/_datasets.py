@@ -22,7 +22,7 @@ from voxelworks.errors import (
     UnsafeReference,
 )
 from voxelworks.protocol.people import Principal
-from voxelworks.protocol.places import DATASET_NAME, Places, dataset_place, is_remote
+from voxelworks.protocol.places import DATASET_NAME, OWN_PLACES, Places, dataset_place, is_remote
 from voxelworks.protocol.views import DatasetSummary, DatasetView, LayerPreview
 
 _NAME_LENGTH_MAX = 128
@@ -147,7 +147,7 @@ def link_dataset(
     """
     _check_name(name)
     place = _normal(place)
-    if place.startswith("data:"):
+    if place.startswith(OWN_PLACES):
         raise UnsafeReference(
             f"{place!r} is in the folder of datasets; link what lies below an import root or on a remote host"
         )

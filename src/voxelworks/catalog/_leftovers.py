@@ -18,7 +18,7 @@ from voxelworks.catalog._tables import AnnotationRow, DatasetRow
 from voxelworks.catalog._trash import DAY_MS
 from voxelworks.db import Database
 from voxelworks.protocol.people import Principal
-from voxelworks.protocol.places import DATASET_NAME, ORGANIZATION_ID, Places
+from voxelworks.protocol.places import DATASET_NAME, ORGANIZATION_ID, PREVIEW_FOLDER, Places
 from voxelworks.protocol.views import LeftoverKind, LeftoverView
 from voxelworks.settings import Settings
 
@@ -41,6 +41,7 @@ def leftovers(
     organization_id = None if sees_all else by.organization_id
     found = [*_trashed(session, organization_id)]
     found += [item.view for item in _files(session, settings, organization_id)]
+    found += [item.view for item in _previews(session, places, settings, organization_id)]
     found += [item.view for item in _attempts(places, settings, work_keys_in_use, organization_id)]
     return tuple(sorted(found, key=lambda item: (item.removal_ms is None, item.removal_ms or 0, item.name)))
 
@@ -56,7 +57,10 @@ def remove_leftovers(
         As for `leftovers`, read at most a moment ago: nothing of these is touched.
     """
     with database.read_session() as session:
-        found = [*_files(session, settings, None), *_attempts(places, settings, work_keys_in_use, None)]
+        found = [
+            *_files(session, settings, None), *_previews(session, places, settings, None),
+            *_attempts(places, settings, work_keys_in_use, None),
+        ]  # fmt: skip
     now_ms = time.time() * 1000
     due = [item for item in found if item.view.removal_ms is not None and item.view.removal_ms <= now_ms]
     return sum(_has_removed(item.path) for item in due)
@@ -98,6 +102,24 @@ def _files(session: Session, settings: Settings, organization_id: str | None) ->
             view = LeftoverView(
                 kind="file", organization_id=home.name, name=f"annotations/{home.name}/{entry.name}",
                 size_bytes=size, removal_ms=changed_ms + _term_ms(settings),
+            )  # fmt: skip
+            yield _Leftover(view, Path(entry.path))
+
+
+def _previews(
+    session: Session, places: Places, settings: Settings, organization_id: str | None
+) -> Iterator[_Leftover]:
+    """Find pictures of linked datasets that are gone: a job may have drawn one while it was being deleted."""
+    known = set(session.scalars(select(DatasetRow.id).where(DatasetRow.is_linked)))
+    for home in _organization_folders(places.data_dir, organization_id):
+        for entry in _entries(home):
+            prefix, _, dataset_id = entry.name.rpartition("-")
+            if prefix != PREVIEW_FOLDER or dataset_id in known:
+                continue
+            size, changed_ms = _measure(Path(entry.path))
+            view = LeftoverView(
+                kind="file", organization_id=home.name, name=f"{home.name}/{entry.name}", size_bytes=size,
+                removal_ms=changed_ms + _term_ms(settings),
             )  # fmt: skip
             yield _Leftover(view, Path(entry.path))
 

@@ -16,7 +16,7 @@ from voxelworks import catalog
 from voxelworks.errors import InvalidInput, LayerNotFound, SourceNotFound, TargetExists, UnsafeReference
 from voxelworks.jobs._tables import JobRow
 from voxelworks.protocol.people import Principal
-from voxelworks.protocol.places import PREVIEWS_OF, Places, dataset_place, is_remote
+from voxelworks.protocol.places import OWN_PLACES, PREVIEWS_OF, Places, dataset_place, is_remote
 from voxelworks.protocol.views import DatasetView, LayerSummary
 from voxelworks.workflows import (
     DatasetRef,
@@ -169,7 +169,7 @@ def refuse_unfit_layer(dataset: DatasetView, ref: LayerRef) -> None:
 
 def _source_path(ref: SourceRef, places: Places) -> Path | None:
     """Find a source; None if it is remote."""
-    if ref.startswith("data:"):
+    if ref.startswith(OWN_PLACES):
         raise UnsafeReference(
             f"{ref!r} is not a source; name images below an import root, as root:NAME/folder"
         )

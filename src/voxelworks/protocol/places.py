@@ -25,6 +25,8 @@ PREVIEW_FOLDER = ".previews"
 """Folder in a dataset with pictures of its layers; programs that look for layers pass it by."""
 PREVIEWS_OF = "previews:"
 """Before a reference in the places of a job: where the pictures of that dataset go. Also the kind of such a place."""
+OWN_PLACES = ("data:", PREVIEWS_OF)
+"""How places begin that the server alone gives out: nobody may name them."""
 DATASET_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 """A dataset or layer name: it becomes a folder name and part of addresses."""
 ORGANIZATION_ID = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")

@@ -475,8 +475,8 @@ class StorageView(Message):
 
 
 LeftoverKind = Literal["dataset", "annotation", "file", "attempt"]
-"""A dataset or annotation in the trash; an annotation file that belongs to nothing, as of an upload that broke off; or
-the folder of an attempt."""
+"""A dataset or annotation in the trash; a file that belongs to nothing, as of an upload that broke off, or the pictures
+of a linked dataset that is gone; or the folder of an attempt."""
 
 
 class LeftoverView(Message):

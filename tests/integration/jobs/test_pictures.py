@@ -5,7 +5,7 @@ import json
 import pytest
 
 from voxelworks import catalog, jobs
-from voxelworks.errors import DatasetNotFound, NotAllowed, NotFound
+from voxelworks.errors import DatasetNotFound, NotAllowed, NotFound, UnsafeReference
 from voxelworks.protocol.messages import NewJob, SealedResult
 from voxelworks.testing.queues import DEMO, LARGEST_ID
 
@@ -124,6 +124,14 @@ def test_a_worker_cannot_say_that_pictures_are_elsewhere(queue, place):
     claim = queue.claim_and_start(queue.open_worker())
     with pytest.raises(NotAllowed, match="its result cannot be there"):
         queue.seal(claim, _drawn(place))
+
+
+def test_pictures_are_no_images_to_convert(queue):
+    _draw(queue, queue.settings.datasets_dir / "other" / ".previews-0123456789abcdef")
+    for place in ("previews:other/@0123456789abcdef", "previews:local/demo"):
+        with pytest.raises(UnsafeReference, match="is not a source"):
+            params = {"layers": [{"source": place}], "target": "cortex"}
+            queue.submit(workflow="convert", params=params)
 
 
 def test_pictures_that_are_not_as_we_write_them_are_not_shown(queue):
