@@ -33,10 +33,13 @@ MEMORY_BYTES = 256 * 2**20
 THUMBNAIL_EDGE = 160
 """Longest side of the small picture, in pixels: twice what pages show, for screens with fine pixels."""
 _STRIP_VOXELS = 2**22
+"""Read at a time, or one row of chunks if that is more."""
 _PIECE_VALUES = 2**20
 """Sums are taken of so many values at a time: they need eight bytes each."""
 _SEARCHED_EDGE = 128
+"""Of the parts in which data is looked for, in voxels."""
 _DEPTH_MIN = 32
+"""Flatter chunks are taken for so deep, in voxels."""
 _AXES: dict[Plane, tuple[int, int, int]] = {"xy": (0, 1, 2), "xz": (0, 2, 1), "yz": (1, 2, 0)}
 """Axes (of x, y, z) that go to the right, downwards and across."""
 
