@@ -129,8 +129,8 @@ def test_a_worker_cannot_say_that_pictures_are_elsewhere(queue, place):
 def test_pictures_are_no_images_to_convert(queue):
     _draw(queue, queue.settings.datasets_dir / "other" / ".previews-0123456789abcdef")
     for place in ("previews:other/@0123456789abcdef", "previews:local/demo"):
+        params = {"layers": [{"source": place}], "target": "cortex"}
         with pytest.raises(UnsafeReference, match="is not a source"):
-            params = {"layers": [{"source": place}], "target": "cortex"}
             queue.submit(workflow="convert", params=params)
 
 
@@ -218,3 +218,19 @@ def test_a_job_that_only_finds_a_number_draws_nothing(queue):
     queue.succeed(claim, LARGEST_ID)
     queue.publish(claim)
     assert _preview(queue, "demo") is None
+
+
+def test_the_pictures_of_a_dataset_are_seen_by_those_who_may_read_it(queue):
+    _draw(queue, queue.settings.datasets_dir / "local" / "demo" / ".previews")
+    _describe(queue, "demo")
+    _run(queue, queue.open_worker(), "previews:local/demo")
+    demo = _find(queue, "demo")
+    with pytest.raises(DatasetNotFound):
+        _find(queue, demo.id, by="eve")
+    queue.call(catalog.set_public, demo.id, True, by=queue.principal("ada"))
+    shown = _find(queue, demo.id, by="eve")
+    _, path = catalog.preview_file(shown, "segmentation", "xy", places=queue.places)
+    assert path.read_bytes() == b"picture"
+    queue.call(catalog.trash, demo.id, by=queue.principal("ada"))
+    with pytest.raises(DatasetNotFound):
+        _find(queue, demo.id, by="eve")
