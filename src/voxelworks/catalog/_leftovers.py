@@ -19,7 +19,13 @@ from voxelworks.catalog._trash import DAY_MS
 from voxelworks.catalog._uploads import removal_ms
 from voxelworks.db import Database
 from voxelworks.protocol.people import Principal
-from voxelworks.protocol.places import DATASET_NAME, ORGANIZATION_ID, UPLOADS_FOLDER, Places
+from voxelworks.protocol.places import (
+    DATASET_NAME,
+    ORGANIZATION_ID,
+    PREVIEW_FOLDER,
+    UPLOADS_FOLDER,
+    Places,
+)
 from voxelworks.protocol.views import LeftoverKind, LeftoverView
 from voxelworks.settings import Settings
 
@@ -51,6 +57,7 @@ def leftovers(
     found = [*_trashed(session, organization_id)]
     found += _uploads(session, settings, uploads_in_use, organization_id)
     found += [item.view for item in _files(session, places, settings, organization_id)]
+    found += [item.view for item in _previews(session, places, settings, organization_id)]
     found += [item.view for item in _attempts(places, settings, work_keys_in_use, organization_id)]
     return tuple(sorted(found, key=lambda item: (item.removal_ms is None, item.removal_ms or 0, item.name)))
 
@@ -69,9 +76,9 @@ def remove_leftovers(
     """
     with database.read_session() as session:
         found = [
-            *_files(session, places, settings, None),
+            *_files(session, places, settings, None), *_previews(session, places, settings, None),
             *_attempts(places, settings, work_keys_in_use, None),
-        ]
+        ]  # fmt: skip
     now_ms = time.time() * 1000
     due = [item for item in found if item.view.removal_ms is not None and item.view.removal_ms <= now_ms]
     return sum(_has_removed(item.path) for item in due)
@@ -139,6 +146,24 @@ def _files(
             view = LeftoverView(
                 kind="file", organization_id=home.name, name=f"annotations/{home.name}/{entry.name}",
                 size_bytes=size, removal_ms=changed_ms + _term_ms(settings),
+            )  # fmt: skip
+            yield _Leftover(view, Path(entry.path))
+
+
+def _previews(
+    session: Session, places: Places, settings: Settings, organization_id: str | None
+) -> Iterator[_Leftover]:
+    """Find pictures of linked datasets that are gone: a job may have drawn one while it was being deleted."""
+    known = set(session.scalars(select(DatasetRow.id).where(DatasetRow.is_linked)))
+    for home in _organization_folders(places.data_dir, organization_id):
+        for entry in _entries(home):
+            prefix, _, dataset_id = entry.name.rpartition("-")
+            if prefix != PREVIEW_FOLDER or dataset_id in known:
+                continue
+            size, changed_ms = _measure(Path(entry.path))
+            view = LeftoverView(
+                kind="file", organization_id=home.name, name=f"{home.name}/{entry.name}", size_bytes=size,
+                removal_ms=changed_ms + _term_ms(settings),
             )  # fmt: skip
             yield _Leftover(view, Path(entry.path))
 

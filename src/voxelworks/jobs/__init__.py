@@ -41,7 +41,14 @@ from voxelworks.jobs._publication import (
     take_cleanup_order,
     take_publish_order,
 )
-from voxelworks.jobs._reading import list_events, list_jobs, list_workers, revision, show
+from voxelworks.jobs._reading import (
+    jobs_of_dataset,
+    list_events,
+    list_jobs,
+    list_workers,
+    revision,
+    show,
+)
 from voxelworks.jobs._reaping import Reaper, reap_all
 from voxelworks.jobs._references import can_work_on
 from voxelworks.jobs._repeats import Root, chain_of, count_states, places_of, roots_of
@@ -63,11 +70,11 @@ __all__ = [
     "Root", "Stranded", "append_log", "attach_foreign_dataset", "attach_foreign_workflow", "awaited_place",
     "can_work_on", "cancel", "cancel_grace_s", "cancel_group", "chain_of", "change_params", "claim", "cleaned",
     "count_states", "delete_params", "describe_dataset", "drain_worker", "failed_alike", "failures", "find_params",
-    "find_submitted", "finish", "foreign_orders", "foreign_runs", "forgotten_at", "keep_foreign", "lease_dataset",
-    "leave", "list_events", "list_jobs", "list_params", "list_workers", "look_at", "metrics", "open_session",
-    "pause_queue", "places_of", "price", "price_retry", "published", "queue_pauses", "quote", "quote_group",
-    "quote_retry", "read_log", "reap_all", "release_dataset", "remains_before", "renew", "report_foreign",
-    "resume_queue", "resume_worker", "retry", "revision", "roots_of", "save_params", "seal", "show", "stranded",
-    "submit", "submit_group", "take_cleanup_order", "take_foreign", "take_publish_order", "uploads_in_use",
-    "work_keys_in_use",
+    "find_submitted", "finish", "foreign_orders", "foreign_runs", "forgotten_at", "jobs_of_dataset", "keep_foreign",
+    "lease_dataset", "leave", "list_events", "list_jobs", "list_params", "list_workers", "look_at", "metrics",
+    "open_session", "pause_queue", "places_of", "price", "price_retry", "published", "queue_pauses", "quote",
+    "quote_group", "quote_retry", "read_log", "reap_all", "release_dataset", "remains_before", "renew",
+    "report_foreign", "resume_queue", "resume_worker", "retry", "revision", "roots_of", "save_params", "seal",
+    "show", "stranded", "submit", "submit_group", "take_cleanup_order", "take_foreign", "take_publish_order",
+    "uploads_in_use", "work_keys_in_use",
 ]  # fmt: skip

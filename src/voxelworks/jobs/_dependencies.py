@@ -12,11 +12,13 @@ from voxelworks.db import among, texts
 from voxelworks.errors import InvalidInput, NotFound, VoxelworksError
 from voxelworks.jobs._failures import Failure
 from voxelworks.jobs._locks import lock_jobs, lock_with_waiting, waiting_ids
+from voxelworks.jobs._provenance import note_dataset
 from voxelworks.jobs._references import JOB_REF, refuse_unfit_layers
 from voxelworks.jobs._tables import DependencyRow, JobRow
 from voxelworks.jobs._visibility import seen_by
 from voxelworks.protocol.messages import Json, SealedResult
 from voxelworks.protocol.people import Principal
+from voxelworks.protocol.places import PREVIEWS_OF
 from voxelworks.protocol.views import DatasetView
 from voxelworks.workflows import Params, Workflow, get_workflow
 
@@ -176,3 +178,6 @@ def _fill_in_one(session: Session, job: JobRow, other: JobRow) -> None:
     refuse_unfit_layers(params, {name: dataset})
     job.params = _replaced(job.params, name, dataset.name)
     job.places = {**job.places, dataset.name: dataset.place}
+    if get_workflow(job.workflow).outcome_type.kind == "previews":
+        job.places = {**job.places, PREVIEWS_OF + dataset.name: catalog.place_of_previews(dataset)}
+    note_dataset(session, job, dataset)

@@ -14,6 +14,7 @@ from voxelworks.errors import FailureClass, InvalidInput
 from voxelworks.jobs import _progress
 from voxelworks.jobs._dependencies import awaited_by
 from voxelworks.jobs._leases import HELD_STATES, is_current
+from voxelworks.jobs._provenance import worked_on
 from voxelworks.jobs._search import found_by
 from voxelworks.jobs._tables import AttemptRow, EventRow, JobRow, WorkerSessionRow
 from voxelworks.jobs._totals import totals
@@ -23,6 +24,7 @@ from voxelworks.protocol.messages import JobState, Progress, SealedResult
 from voxelworks.protocol.people import Principal
 from voxelworks.protocol.views import (
     AttemptView,
+    DatasetView,
     EtaView,
     EventView,
     JobDetail,
@@ -117,6 +119,19 @@ def list_jobs(
         jobs=_views(session, page, settings, counted_max=COUNTED_MAX), counts={**totals(session, matching, same)},
         next_after=None if last is None else f"{last.created_ms}.{last.id}",
     )  # fmt: skip
+
+
+def jobs_of_dataset(
+    session: Session, dataset: DatasetView, *, by: Principal, settings: Settings, limit: int
+) -> tuple[JobView, ...]:
+    """Give the jobs that made a dataset, read it or added to it, as far as somebody may see them, newest first."""
+    newest = (
+        select(*_SHOWN)
+        .where(worked_on(dataset), seen_by(by))
+        .order_by(JobRow.created_ms.desc(), JobRow.id.desc())
+        .limit(limit)
+    )
+    return _views(session, session.execute(newest).all(), settings, counted_max=COUNTED_MAX)
 
 
 def job_view(session: Session, job: JobRow, *, settings: Settings | None = None) -> JobView:

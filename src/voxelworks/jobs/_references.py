@@ -22,7 +22,7 @@ from voxelworks.errors import (
 )
 from voxelworks.jobs._tables import JobRow
 from voxelworks.protocol.people import Principal
-from voxelworks.protocol.places import Places, dataset_place, is_remote
+from voxelworks.protocol.places import OWN_PLACES, PREVIEWS_OF, Places, dataset_place, is_remote
 from voxelworks.protocol.uploads import UPLOAD_REF
 from voxelworks.protocol.views import DatasetView, LayerSummary
 from voxelworks.workflows import (
@@ -122,6 +122,9 @@ def resolve(
             datasets[ref] = dataset = catalog.find(session, ref, by=by)
             if declared.outcome_type.kind == "addition":
                 catalog.require_changeable(dataset, by=by)
+            if declared.outcome_type.kind == "previews":
+                catalog.require_own(dataset, by=by)
+                found[PREVIEWS_OF + ref] = catalog.place_of_previews(dataset)
             found[ref] = dataset.place
     refuse_unfit_layers(params, datasets)
     return Resolved({str(ref): place for ref, place in found.items()}, datasets, new_place, sources)
@@ -129,6 +132,8 @@ def resolve(
 
 def can_work_on(declared: Workflow, dataset: DatasetView, *, by: Principal) -> bool:
     """Whether a workflow can be given a dataset that one can see."""
+    if declared.outcome_type.kind == "previews":
+        return dataset.organization_id == by.organization_id
     return declared.outcome_type.kind != "addition" or catalog.is_changeable(dataset, by=by)
 
 
@@ -182,7 +187,7 @@ def _source_place(session: Session, ref: SourceRef, by: Principal) -> str:
 
 def _source_path(ref: SourceRef, place: str, places: Places) -> Path | None:
     """Find a source; None if it is remote, or is still being sent."""
-    if ref.startswith("data:"):
+    if ref.startswith(OWN_PLACES):
         raise UnsafeReference(
             f"{ref!r} is not a source; name images below an import root, as root:NAME/folder"
         )

@@ -30,6 +30,7 @@ from voxelworks.jobs._dependencies import (
 from voxelworks.jobs._leases import milliseconds
 from voxelworks.jobs._locks import lock_jobs
 from voxelworks.jobs._pricing import Priced, priced
+from voxelworks.jobs._provenance import note_dataset
 from voxelworks.jobs._reading import job_view
 from voxelworks.jobs._references import Resolved, named_jobs, resolve
 from voxelworks.jobs._repeats import chain_of
@@ -404,6 +405,8 @@ def place(
         if upload.startswith(UPLOAD_REF):
             catalog.hold_upload(session, upload)
     _reserve(session, job, resolved)
+    for dataset in resolved.datasets.values():
+        note_dataset(session, job, dataset)
     wait_for(session, job, awaited)
     failure = fill_in(session, job, [other for other in awaited if is_done(other)])
     if failure is not None:
@@ -473,7 +476,7 @@ def _require_permission(declared: Workflow, by: Principal, resolved: Resolved, *
     accounts.require(by, action.SUBMIT_PAID_JOB if is_paid else action.SUBMIT_JOB)
     if resolved.new_place is not None:
         accounts.require(by, action.MAKE_DATASET)
-    elif declared.outcome_type.kind == "addition":
+    elif declared.outcome_type.kind in ("addition", "previews"):
         accounts.require(by, action.ADD_TO_DATASET)
 
 
@@ -491,7 +494,7 @@ def check_room(
     ------
     QuotaExceeded
     """
-    if declared.outcome_type.kind == "value":
+    if declared.outcome_type.kind in ("previews", "value"):
         return
     if catalog.storage_usage(session, organization_id, settings=settings).max_bytes is None:
         return  # nothing to measure for

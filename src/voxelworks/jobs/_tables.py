@@ -155,6 +155,15 @@ class DependencyRow(Base):
     """In the order in which they were named."""
 
 
+class JobDatasetRow(Base):
+    """The params of a job name a dataset. Not a foreign key: the record outlives the dataset."""
+
+    __tablename__ = "job_datasets"
+
+    dataset_id: Mapped[str] = mapped_column(primary_key=True)
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), primary_key=True, index=True)
+
+
 class TurnRow(Base):
     """When an organization was last given a job of a class: whoever waits long is not passed over for ever (R8)."""
 

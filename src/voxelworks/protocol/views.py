@@ -5,7 +5,10 @@ Dates are integer milliseconds since 1970 in UTC, by the clock of the database. 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal
+
+from pydantic import Field
 
 from voxelworks.errors import FailureClass
 from voxelworks.protocol.credits import PriceView, QuoteView
@@ -343,6 +346,52 @@ class FailureGroup(Message):
     """The latest ones."""
 
 
+PICTURE_EDGE_MAX = 512
+"""Longest side of a picture, in pixels."""
+Plane = Literal["xy", "xz", "yz"]
+"""How a slice lies: its first axis goes to the right, its second downwards."""
+
+
+class PictureView(Message):
+    """A picture for people, as WebP."""
+
+    file: str = Field(pattern=r"^[0-9a-f]{32}\.webp$")
+    """Its name, made of its content: equal pictures have equal names."""
+    width: int = Field(ge=1, le=PICTURE_EDGE_MAX)
+    """In pixels."""
+    height: int = Field(ge=1, le=PICTURE_EDGE_MAX)
+    address: str = ""
+    """Where the server gives it away; it changes with the content, so that it may be kept for ever."""
+
+
+class SliceView(PictureView):
+    """A picture of a slice through a layer.
+
+    It covers its box exactly: pixel `i` of `width` shows the part from `i * w / width` to `(i + 1) * w / width` of the
+    `w` voxels that the box has on the first axis of the plane, and likewise downwards. The voxel below the middle of a
+    pixel is therefore `start + floor((i + 0.5) * w / width)`.
+    """
+
+    plane: Plane
+    box: str
+    """What it covers: mag 1, `x,y,z,width,height,depth`, one voxel thick at the position of the slice. A layer without
+    coarser mags that is too large to be read for a picture is shown in part. A slice that was taken from a coarser mag
+    shows the mean of the voxels around this position."""
+
+
+class LayerPreview(Message):
+    """The pictures of a layer.
+
+    Those of layers with the same box whose slices have the same boxes lie on each other: the pictures of a segmentation
+    are transparent where there is no segment.
+    """
+
+    slices: tuple[SliceView, ...]
+    """Through one point: `xy`, `xz`, `yz`."""
+    thumbnail: PictureView
+    """The first slice, small."""
+
+
 class LayerSummary(Message):
     """A layer, as lists show it."""
 
@@ -355,6 +404,10 @@ class LayerSummary(Message):
     mags: tuple[str, ...]
     """Finest first."""
     largest_segment_id: int | None = None
+    attachments: tuple[str, ...] = ()
+    """Kind and name of each, such as `meshes/oversegmentation`."""
+    preview: LayerPreview | None = None
+    """None if no pictures were made yet."""
 
 
 class DatasetSummary(Message):
@@ -363,6 +416,11 @@ class DatasetSummary(Message):
     voxel_size: str | None
     """Nanometres, `x,y,z`."""
     layers: tuple[LayerSummary, ...]
+
+    def with_previews(self, previews: Mapping[str, LayerPreview]) -> DatasetSummary:
+        """Put pictures, by layer, in place of those that were known; other layers have none."""
+        layers = (layer.model_copy(update={"preview": previews.get(layer.name)}) for layer in self.layers)
+        return self.model_copy(update={"layers": tuple(layers)})
 
 
 class DatasetView(Message):
@@ -449,8 +507,8 @@ class StorageView(Message):
 
 
 LeftoverKind = Literal["dataset", "annotation", "upload", "file", "attempt"]
-"""A dataset or annotation in the trash; images that somebody sent, or has begun to; a file that belongs to nothing; or
-the folder of an attempt."""
+"""A dataset or annotation in the trash; images that somebody sent, or has begun to; a file that belongs to nothing, or
+the pictures of a linked dataset that is gone; or the folder of an attempt."""
 
 
 class LeftoverView(Message):

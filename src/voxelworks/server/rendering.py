@@ -18,7 +18,7 @@ from starlette.responses import HTMLResponse
 import voxelworks
 from voxelworks import accounts
 from voxelworks.accounts import Action, oidc
-from voxelworks.geometry import Box, VoxelSize
+from voxelworks.geometry import Box, Mag, VoxelSize
 from voxelworks.protocol.credits import MILLICREDITS
 from voxelworks.protocol.messages import JobState
 from voxelworks.protocol.people import LOCAL_USER_ID, Role, Scope
@@ -223,6 +223,12 @@ def physical_text(box: str, voxel_size: str | None) -> str:
     return " × ".join(f"{value / unit_nm:.3g}" for value in size_nm) + f" {unit}"
 
 
+def mag_text(mag: str, voxel_size: str) -> str:
+    """Say the size of the voxels of a mag."""
+    size_nm = VoxelSize.parse(voxel_size).in_mag(Mag.parse(mag)).xyz
+    return " × ".join(f"{value:.4g}" for value in size_nm) + " nm"
+
+
 def iso(at_ms: int) -> str:
     return datetime.fromtimestamp(at_ms / 1000, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
 
@@ -286,7 +292,7 @@ def _environment() -> Environment:
         "state_words": STATE_WORDS,
         "outcome_words": OUTCOME_WORDS, "failure_words": FAILURE_WORDS, "eta": eta, "size_text": size_text,
         "physical_text": physical_text, "layer_name_of": layer_name_of, "role_words": ROLE_WORDS,
-        "scope_words": SCOPE_WORDS, "share_lifetimes": SHARE_LIFETIMES, "is_remote": is_remote,
+        "scope_words": SCOPE_WORDS, "share_lifetimes": SHARE_LIFETIMES, "is_remote": is_remote, "mag_text": mag_text,
     }  # fmt: skip
     environment.filters |= {
         "duration": duration, "bytes": bytes_text, "ago": ago_tag, "ticking": ticking_tag,

@@ -7,9 +7,14 @@ from urllib.parse import urlencode
 
 from voxelworks import catalog
 from voxelworks.protocol.messages import SealedResult
+from voxelworks.protocol.people import Principal
 from voxelworks.protocol.views import DatasetView, JobView
 from voxelworks.server.context import Context
+from voxelworks.server.pictures import ShownLayer, shown_layers
 from voxelworks.server.rendering import bytes_text
+
+LAYERS_MAX = 3
+"""Layers of which the page of a job shows pictures."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +39,17 @@ def describe_result(context: Context, job: JobView) -> ResultView | None:
         (key.replace("_", " ").capitalize(), _text(value)) for key, value in job.result.value.items()
     )
     return ResultView(values, dataset, job.result.size_bytes, _view(job, dataset))
+
+
+def result_pictures(result: ResultView | None, job: JobView, who: Principal) -> tuple[ShownLayer, ...]:
+    """Give the pictures of what a job made or added to, for those who may see its dataset."""
+    if result is None or result.dataset is None or job.result is None:
+        return ()
+    if not (result.dataset.organization_id == who.organization_id or result.dataset.is_public):
+        return ()
+    layer = job.result.layer
+    names = [layer] if layer is not None else [item.name for item in result.dataset.summary.layers]
+    return shown_layers(result.dataset, names[:LAYERS_MAX])
 
 
 def result_line(result: SealedResult) -> str:

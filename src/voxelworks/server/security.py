@@ -16,7 +16,6 @@ import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from http.cookies import CookieError, SimpleCookie
-from typing import Literal
 from urllib.parse import urlencode, urlsplit
 
 from starlette.concurrency import run_in_threadpool
@@ -62,6 +61,8 @@ LOOK_AGAIN_S = 30.0
 NAMED_BY_CONTENT = "/static/vendor/neuroglancer-"
 """Here lie the files of the viewer, which load each other by names that change with the content."""
 HSTS = "max-age=31536000"
+FOR_EVER = "private, max-age=31536000, immutable"
+"""For what only some may see, below an address that changes with the content."""
 
 _POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; font-src 'self'; "
@@ -372,9 +373,9 @@ def _secure(headers: MutableHeaders, request: Request) -> None:
         headers.setdefault(name, value)
     if is_secure(request):
         headers["Strict-Transport-Security"] = HSTS
-    kind: Literal["no-store", "public, max-age=31536000, immutable"] = "no-store"
     if path.startswith("/static/") and ("v" in request.query_params or path.startswith(NAMED_BY_CONTENT)):
-        kind = "public, max-age=31536000, immutable"
-    headers.setdefault("Cache-Control", kind)
+        headers["Cache-Control"] = "public, max-age=31536000, immutable"
+    # Pictures and files of datasets say themselves how long they are good for.
+    headers.setdefault("Cache-Control", "no-store")
     if headers.get("location", "").startswith("/"):
         headers["location"] = BASE_PATH.get() + headers["location"]

@@ -67,6 +67,14 @@ class LayerAddition(Outcome):
     """The layer that was added to."""
 
 
+class DatasetPreviews(Outcome):
+    """The job made pictures of a dataset, and left the dataset as it is."""
+
+    kind = "previews"
+    dataset: str
+    """Name of the dataset."""
+
+
 class Mark:
     """Says something about a param that its type does not, in `Annotated`."""
 

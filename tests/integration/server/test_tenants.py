@@ -24,9 +24,9 @@ from voxelworks.db import Database, SecretBox, open_database
 from voxelworks.jobs._tables import WorkerSessionRow
 from voxelworks.protocol.messages import SessionRequest
 from voxelworks.protocol.people import Principal
-from voxelworks.protocol.places import Places, dataset_place
+from voxelworks.protocol.places import PREVIEW_FOLDER, Places, dataset_place
 from voxelworks.protocol.uploads import NewFile, NewUpload, Piece, pack
-from voxelworks.protocol.views import DatasetSummary, LayerSummary
+from voxelworks.protocol.views import DatasetSummary, LayerPreview, LayerSummary, SliceView
 from voxelworks.server.app import PAGE_ROUTERS
 from voxelworks.settings import Settings
 from voxelworks.testing.people import make_member, make_organization
@@ -112,6 +112,7 @@ API = {
     "GET /workflows": case(ALL),
     "GET /workflows/{name}": case(ALL, "workflow"),
     "POST /workflows/convert/jobs": case(ALL, "new", json=CONVERT),
+    "POST /workflows/describe/jobs": case(ALL, "dataset", json={"dataset": "{ref}"}),
     "POST /workflows/downsample/jobs": case(ALL, "dataset", json=LAYER, ok={201, 422}),
     "POST /workflows/find_largest_segment_id/jobs": case(ALL, "dataset", json=LAYER, ok={201, 422}),
     "POST /jobs": case(ALL, "new", json=JOB),
@@ -283,6 +284,8 @@ PAGES = {
     "GET /shared/{token}/view": case(ALL, "share", is_open=True, foreign=200),
     "GET /shared/{token}/files/{path:path}": case(ALL, "share", is_open=True, foreign=200),
     "HEAD /shared/{token}/files/{path:path}": case(ALL, "share", is_open=True, foreign=200),
+    "GET /datasets/{dataset_id}/preview/{layer}/{plane}.webp": case(ALL, "drawn_dataset"),
+    "POST /datasets/{dataset_id}/preview": case(ALL, "dataset"),
     "POST /datasets/{dataset_id}/name": case(MANAGERS, "dataset", form={"name": "{new}"}),
     "POST /datasets/{dataset_id}/public": case(MANAGERS, "dataset", form={"is_public": "false"}),
     "POST /datasets/{dataset_id}/trash": case(MANAGERS, "dataset"),
@@ -351,6 +354,7 @@ PAGES = {
 COLOR = LayerSummary(
     name="color", category="color", dtype="uint8", channel_count=1, box="0,0,0,8,8,8", mags=("1",)
 )
+PICTURE = SliceView(file=f"{'0' * 32}.webp", width=8, height=8, plane="xy", box="0,0,4,8,8,1")
 GET_COST = "?command=convert_to_wkw&boundingBoxInMag=0,0,0,8,8,8"
 FACE = {
     "GET /buildinfo": case(ALL, is_open=True),
@@ -453,6 +457,7 @@ def make(world: World, session: Session, kind: str, by: Principal, *, prefix: st
         "dataset": lambda: _dataset(world, session, by, new),
         "stored_dataset": lambda: _stored_dataset(world, session, by, new),
         "share": lambda: _share(world, session, by, new),
+        "drawn_dataset": lambda: _drawn_dataset(world, session, by, new),
         "trashed_dataset": lambda: _dataset(world, session, by, new, is_trashed=True),
         "annotation": lambda: {"annotation_id": _annotation(world, session, by, new)},
         "trashed_annotation": lambda: {
@@ -563,6 +568,18 @@ def _share(world: World, session: Session, by: Principal, new: str) -> dict[str,
     values = _stored_dataset(world, session, by, new)
     token, view = accounts.create_share(session, by, values["dataset_id"], new, 7)
     return values | {"token": token, "share_id": view.id}
+
+
+def _drawn_dataset(world: World, session: Session, by: Principal, new: str) -> dict[str, str]:
+    """Register a dataset with a picture, whose content says whose it is."""
+    made = _dataset(world, session, by, new)
+    folder = world.settings.datasets_dir / by.organization_id / new / PREVIEW_FOLDER
+    folder.mkdir(parents=True)
+    (folder / PICTURE.file).write_text(new)
+    catalog.set_previews(
+        session, made["dataset_id"], {"color": LayerPreview(slices=(PICTURE,), thumbnail=PICTURE)}
+    )
+    return {**made, "layer": "color", "plane": "xy"}
 
 
 def _annotation(world: World, session: Session, by: Principal, new: str, *, is_trashed: bool = False) -> str:

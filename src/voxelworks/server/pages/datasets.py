@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Annotated
 
@@ -14,13 +16,16 @@ from voxelworks.accounts import Action
 from voxelworks.errors import DatasetNotFound, InvalidInput, VoxelworksError
 from voxelworks.protocol.people import NewShare, Principal
 from voxelworks.protocol.places import is_remote
-from voxelworks.protocol.views import DatasetView, LayerSummary
+from voxelworks.protocol.views import DatasetView, JobView, LayerSummary
 from voxelworks.server import rendering
 from voxelworks.server.api import datasets as api
 from voxelworks.server.api import shares as shares_api
 from voxelworks.server.context import Context, Here, Who
 from voxelworks.server.opening import openings
 from voxelworks.server.pages.acting import act, read
+from voxelworks.server.pictures import shown_slices, thumbnail
+from voxelworks.server.rendering import layer_name_of
+from voxelworks.server.subjects import describe_params, workflow_title
 from voxelworks.server.viewing import read_source
 from voxelworks.volumes.metadata import DataSource
 from voxelworks.workflows import Workflow, workflows
@@ -37,8 +42,28 @@ DONE = {
     "deleted": "The files are deleted within the hour.",
     "revoked": "The address opens nothing any more.",
 }
+JOBS_MAX = 20
+"""Jobs that the page of a dataset shows."""
+PREVIEWS_WORKFLOW = "describe"
 Text = Annotated[str, Form(max_length=2000)]
 VIEW_CHARACTERS_MAX = 50_000
+
+
+@dataclass(frozen=True)
+class Offer:
+    """Workflows that can be given a layer of a dataset, or the dataset as a whole."""
+
+    dataset: DatasetView
+    layer: LayerSummary | None
+    workflows: tuple[Workflow, ...]
+
+    def values(self, workflow: Workflow) -> dict[str, str]:
+        """Give what the form of a workflow is filled in with."""
+        field = next(item.name for item in workflow.fields if item.kind == "dataset")
+        values = {field: self.dataset.id}
+        if self.layer is not None:
+            values[layer_name_of(workflow)] = self.layer.name
+        return values
 
 
 @router.get("/datasets", response_class=HTMLResponse)
@@ -194,10 +219,13 @@ def _list_page(
     accounts.require(who, Action.SEE_DATASET)
     with context.database.read_session() as session:
         found = catalog.list_datasets(session, by=who, include_public=public)
+        storage = catalog.storage_usage(session, who.organization_id, settings=context.settings)
     places = context.places.for_organization(who.organization_id)
     return rendering.page(
         request, "datasets.html", status=status, datasets=found, shows_public=public, note=note, problem=problem,
-        link=link or {"name": "", "place": ""}, has_roots=bool(places.import_roots or places.remote_hosts),
+        storage=storage, own_count=sum(dataset.organization_id == who.organization_id for dataset in found),
+        thumbnail=thumbnail, link=link or {"name": "", "place": ""},
+        has_roots=bool(places.import_roots or places.remote_hosts),
     )  # fmt: skip
 
 
@@ -217,13 +245,18 @@ def _dataset_page(
     location = context.places.locate(dataset.place) if is_own else None
     source = _source(context, who, dataset)
     offered = [workflow for workflow in workflows().values() if jobs.can_work_on(workflow, dataset, by=who)]
-    workflows_of = {
-        layer.name: [workflow for workflow in offered if _takes(workflow, layer)]
-        for layer in dataset.summary.layers
-    }
+    with context.database.read_session() as session:
+        known_jobs = jobs.jobs_of_dataset(session, dataset, by=who, settings=context.settings, limit=JOBS_MAX)
+        annotations = catalog.list_annotations(session, by=who)
     return rendering.page(
         request, "dataset.html", status=status, dataset=dataset, location=location, is_own=is_own,
-        is_remote=location is not None and is_remote(location), workflows_of=workflows_of, note=note, problem=problem,
+        is_remote=location is not None and is_remote(location), note=note, problem=problem,
+        offers=_offers(offered, dataset) if accounts.is_allowed(who, Action.SUBMIT_JOB) else [],
+        slices_of={layer.name: shown_slices(dataset, layer) for layer in dataset.summary.layers},
+        has_pictures=any(layer.preview for layer in dataset.summary.layers),
+        previews_job=next((job for job in known_jobs if job.workflow == PREVIEWS_WORKFLOW), None),
+        jobs=known_jobs, workflow_title=workflow_title, params_text=_params_text,
+        annotations=[item for item in annotations if item.dataset_id == dataset.id],
         has_viewer=source is not None, openings=openings(source, location) if location else (),
         shares=shares_api.list_shares(context, who, dataset.id) if is_own else (), new_share=new_share,
         shared_openings=openings(source, new_share.address) if new_share else (),
@@ -240,7 +273,28 @@ def _source(context: Context, who: Principal, dataset: DatasetView) -> DataSourc
         return None
 
 
+def _offers(offered: Sequence[Workflow], dataset: DatasetView) -> list[Offer]:
+    """Group the workflows that can work on a dataset by what they work on: its layers, then the dataset as a whole."""
+    of_layers = [
+        Offer(dataset, layer, tuple(workflow for workflow in offered if _takes(workflow, layer)))
+        for layer in dataset.summary.layers
+    ]
+    of_whole = tuple(
+        workflow
+        for workflow in offered
+        if not any(field.kind == "layer" for field in workflow.fields)
+        and any(field.kind == "dataset" for field in workflow.fields)
+    )
+    return [offer for offer in (*of_layers, Offer(dataset, None, of_whole)) if offer.workflows]
+
+
 def _takes(workflow: Workflow, layer: LayerSummary) -> bool:
     return any(
         field.kind == "layer" and field.category in (None, layer.category) for field in workflow.fields
     )
+
+
+def _params_text(job: JobView) -> str:
+    """Say in one line what a job was told beside the defaults."""
+    params = [param for group in describe_params(job.workflow, job.params) for param in group.params]
+    return ", ".join(f"{param.label.lower()} {param.value}" for param in params if not param.is_default)

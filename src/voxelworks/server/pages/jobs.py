@@ -34,7 +34,7 @@ from voxelworks.server.context import Context, Here, Who
 from voxelworks.server.copies import copies_of
 from voxelworks.server.job_table import job_lines
 from voxelworks.server.origin import public_address
-from voxelworks.server.results import describe_result, result_line
+from voxelworks.server.results import describe_result, result_line, result_pictures
 from voxelworks.server.security import still_in
 from voxelworks.server.sse import PING_S, Frame, event_stream
 from voxelworks.server.subjects import describe_params, find_workflow, is_priced, subject, workflow_title
@@ -357,6 +357,7 @@ def _render_list(
 def _job_values(context: Context, who: Principal, detail: JobDetail) -> dict[str, Any]:
     job = detail.job
     workflow = find_workflow(job.workflow)
+    result = describe_result(context, job)
     is_own = job.user_id == who.user_id
     may_steer = accounts.is_allowed(who, Action.STEER_OWN_JOBS if is_own else Action.STEER_ALL_JOBS)
     return {
@@ -368,7 +369,7 @@ def _job_values(context: Context, who: Principal, detail: JobDetail) -> dict[str
         "has_help": context.settings.support_email is not None,
         "detail": detail, "job": job, "title": workflow_title(job.workflow),
         "subject": subject(job.workflow, job.params),
-        "result": describe_result(context, job), "settings": context.settings,
+        "result": result, "pictures": result_pictures(result, job, who), "settings": context.settings,
         "cancel_grace_s": jobs.cancel_grace_s(job.workflow, context.settings),
         "is_known": workflow is not None,
     }  # fmt: skip
