@@ -1,10 +1,9 @@
-// What the pages do beside plain HTML: live streams that rest in hidden tabs, the log, running times, small helpers.
+// What the pages do beside plain HTML: live streams that rest in hidden tabs, running times, small helpers.
 "use strict";
 
 (() => {
   const HIDDEN_REST_MS = 20000; // Browsers allow six connections to a server: hidden tabs give theirs back.
   const KEYS_OFF = "voxelworks-keys-off";
-  const LOG_CHARACTERS_MAX = 3000000; // Beyond this the oldest lines leave the page; the download has them.
 
   // An event source that rests while its tab is hidden and goes on where it stopped.
   class RestingSource {
@@ -43,7 +42,7 @@
       };
       source.addEventListener("log", (event) => {
         this.lastId = event.lastEventId || this.lastId;
-        appendLog(JSON.parse(event.data));
+        document.dispatchEvent(new CustomEvent("voxelworks:log", { detail: JSON.parse(event.data) }));
       });
       for (const [name, listener] of this.listeners) source.addEventListener(name, listener);
     }
@@ -52,6 +51,8 @@
       clearTimeout(this.restTimer);
       if (this.isClosed) return;
       if (document.hidden) {
+        // Somebody waits for the end of this job: see jobs.js.
+        if (document.documentElement.hasAttribute("data-restless")) return;
         this.restTimer = setTimeout(() => {
           this.source.close();
           this.source = null;
@@ -113,84 +114,8 @@
   }
 
   document.addEventListener("htmx:responseError", (event) => toast(event.detail.xhr.responseText));
+  document.addEventListener("voxelworks:problem", (event) => toast(event.detail));
   document.addEventListener("htmx:sendError", () => toast("The server does not answer. Try again in a moment."));
-
-  // Log
-
-  function logParts() {
-    return { box: document.getElementById("log"), text: document.getElementById("log-text") };
-  }
-
-  function isFollowing() {
-    const follow = document.getElementById("follow");
-    return Boolean(follow && follow.checked);
-  }
-
-  function scrollToEnd() {
-    const { box } = logParts();
-    if (box) box.scrollTop = box.scrollHeight;
-  }
-
-  function withoutTerminalCodes(text) {
-    // Colours and cursor moves of terminals; a carriage return begins its line anew.
-    return text.replace(/\u001b\[[0-9;?]*[A-Za-z]/g, "").replace(/\r\n/g, "\n").replace(/^.*\r(?!$)/gm, "");
-  }
-
-  function appendLog(piece) {
-    const { box, text } = logParts();
-    if (!box) return;
-    const attempt = String(piece.attempt);
-    if (box.dataset.attempt !== attempt) {
-      // Another attempt began: its log starts anew.
-      box.dataset.attempt = attempt;
-      box.dataset.start = "0";
-      text.textContent = "";
-      document.getElementById("log-earlier").hidden = true;
-      const download = document.getElementById("log-download");
-      download.href = `/jobs/${box.dataset.job}/log.txt?attempt=${attempt}`;
-      download.hidden = false;
-    }
-    document.getElementById("log-empty").hidden = true;
-    text.append(withoutTerminalCodes(piece.text));
-    if (text.textContent.length > LOG_CHARACTERS_MAX) {
-      const kept = text.textContent.slice(-LOG_CHARACTERS_MAX / 2);
-      text.textContent = "… earlier lines are in the download\n" + kept.slice(kept.indexOf("\n") + 1);
-    }
-    if (isFollowing()) scrollToEnd();
-  }
-
-  async function showEarlier(button) {
-    const { box, text } = logParts();
-    const before = Number(box.dataset.start);
-    button.disabled = true;
-    try {
-      const answer = await fetch(`/jobs/${box.dataset.job}/log?attempt=${box.dataset.attempt}&before=${before}`);
-      if (!answer.ok) throw new Error(await answer.text());
-      const piece = await answer.json();
-      const fromEnd = box.scrollHeight - box.scrollTop;
-      text.prepend(withoutTerminalCodes(piece.text));
-      box.scrollTop = box.scrollHeight - fromEnd;
-      box.dataset.start = String(piece.offset);
-      button.hidden = piece.offset === 0;
-    } catch (error) {
-      toast(String(error.message || error));
-    }
-    button.disabled = false;
-  }
-
-  // Scrolling up stops following, scrolling to the end goes on with it.
-  let lastTop = 0;
-
-  document.addEventListener("scroll", (event) => {
-    if (event.target.id !== "log") return;
-    const box = event.target;
-    const follow = document.getElementById("follow");
-    const isAtEnd = box.scrollHeight - box.scrollTop - box.clientHeight < 24;
-    // New lines move the end away without anybody scrolling: only going up counts as wanting to stay.
-    if (isAtEnd) follow.checked = true;
-    else if (box.scrollTop < lastTop) follow.checked = false;
-    lastTop = box.scrollTop;
-  }, true);
 
   // Times that run on. They count from when they came into the page, so that no clock has to be right.
 
@@ -249,11 +174,9 @@
   // Small helpers
 
   document.addEventListener("click", async (event) => {
-    const target = event.target.closest("[data-copy], [data-fill], [data-close-browse], #log-earlier");
+    const target = event.target.closest("[data-copy], [data-fill], [data-close-browse]");
     if (!target) return;
-    if (target.id === "log-earlier") {
-      showEarlier(target);
-    } else if (target.dataset.copy) {
+    if (target.dataset.copy) {
       const word = target.querySelector("span");
       try {
         await navigator.clipboard.writeText(document.getElementById(target.dataset.copy).textContent);
@@ -289,7 +212,6 @@
 
   document.addEventListener("change", (event) => {
     if (event.target.matches("[data-submits]")) event.target.form.requestSubmit();
-    if (event.target.id === "follow" && event.target.checked) scrollToEnd();
     if (event.target.id === "keys-on") localStorage[event.target.checked ? "removeItem" : "setItem"](KEYS_OFF, "1");
   });
 
@@ -298,7 +220,8 @@
   function moveInList(step) {
     const links = [...document.querySelectorAll(".row-link")];
     if (!links.length) return;
-    const at = links.indexOf(document.activeElement);
+    const row = document.activeElement && document.activeElement.closest(".jobs tbody tr");
+    const at = links.indexOf(row && row.querySelector(".row-link"));
     const next = at < 0 ? (step > 0 ? 0 : links.length - 1) : Math.min(links.length - 1, Math.max(0, at + step));
     links[next].focus();
   }
@@ -313,8 +236,9 @@
     if (element) element.focus();
   }
 
-  function searchJobs() {
-    const search = document.getElementById("search");
+  // What a page shows is searched: its list, or its log; from everywhere else, the jobs.
+  function searchHere() {
+    const search = document.querySelector("#search, #log-bar:not([hidden]) #log-find");
     if (search) search.select();
     else location.href = "/jobs#search";
   }
@@ -323,19 +247,23 @@
     j: () => moveInList(1),
     k: () => moveInList(-1),
     n: () => { location.href = "/workflows"; },
-    "/": () => searchJobs(),
+    "/": () => searchHere(),
+    x: () => {},
     c: () => press("cancel"),
     r: () => focusOn("retry"),
     f: () => press("follow"),
     "?": () => document.getElementById("shortcuts").togglePopover(),
   };
 
+  const isTyping = (element) => Boolean(element.closest("input:not([type=checkbox]), select, textarea, [contenteditable]"));
+
   document.addEventListener("keydown", (event) => {
-    if (event.ctrlKey || event.metaKey || event.altKey || event.target.closest("input, select, textarea, [contenteditable]")) return;
+    if (event.ctrlKey || event.metaKey || event.altKey || isTyping(event.target)) return;
     const action = keys[event.key];
     if (!action || localStorage.getItem(KEYS_OFF) || (document.querySelector(":popover-open") && event.key !== "?")) return;
     event.preventDefault();
     action();
+    document.dispatchEvent(new CustomEvent("voxelworks:key", { detail: event.key }));
   });
 
   // Chips scroll sideways on a phone: the present one must not hide.
@@ -349,12 +277,7 @@
 
   document.addEventListener("DOMContentLoaded", () => {
     showPresentChips();
-    if (location.hash === "#search") searchJobs();
-    const { text } = logParts();
-    if (text) {
-      text.textContent = withoutTerminalCodes(text.textContent);
-      scrollToEnd();
-    }
+    if (location.hash === "#search") searchHere();
     document.getElementById("keys-on").checked = !localStorage.getItem(KEYS_OFF);
     tick();
   });
