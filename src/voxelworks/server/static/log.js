@@ -397,6 +397,11 @@
     view.goTo(1, { isCentred: false });
   }
 
+  function last() {
+    if (part("follow")) part("follow").checked = true;
+    view.goToEnd();
+  }
+
   document.addEventListener("voxelworks:log", (event) => { if (view) view.heard(event.detail); });
   window.addEventListener("hashchange", () => { if (view && lineOfAddress()) view.goTo(lineOfAddress()); });
 
@@ -416,15 +421,20 @@
     } else if (target.dataset.logGo === "first") {
       first();
     } else {
-      if (part("follow")) part("follow").checked = true;
-      view.goToEnd();
+      last();
     }
   });
 
   document.addEventListener("keydown", (event) => {
-    if (!view || event.target.id !== "log-find" || event.key !== "Enter") return;
+    if (!view) return;
+    const isFind = event.target.id === "log-find" && event.key === "Enter";
+    // A browser scrolls to the ends smoothly, and would stop where lines are fetched on the way.
+    const isEnd = event.target.id === "log" && ["Home", "End"].includes(event.key);
+    if (!isFind && !isEnd) return;
     event.preventDefault();
-    view.find(event.target.value, event.shiftKey ? -1 : 1);
+    if (isFind) view.find(event.target.value, event.shiftKey ? -1 : 1);
+    else if (event.key === "Home") first();
+    else last();
   });
 
   document.addEventListener("submit", (event) => {
