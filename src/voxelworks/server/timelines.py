@@ -31,9 +31,9 @@ class Span:
     start_ms: int
     end_ms: int | None
     """None: it goes on."""
-    left: float
-    """Where it begins and how long it is, in percent of the whole so far."""
-    width: float
+    left: int
+    """Where it begins and how long it is, in whole percent of all until now: time alone changes them rarely."""
+    width: int
 
 
 def timeline(detail: JobDetail) -> tuple[Span, ...]:
@@ -49,9 +49,8 @@ def timeline(detail: JobDetail) -> tuple[Span, ...]:
         if kind is None or (kind == "publishing" and job.publication == "none"):
             continue
         stop_ms = job.as_of_ms if end_ms is None else end_ms
-        left = 100 * (start_ms - begin_ms) / whole_ms
-        width = 100 * max(0, stop_ms - start_ms) / whole_ms
-        spans.append(Span(kind, attempt, start_ms, end_ms, round(left, 2), round(width, 2)))
+        left, width = (100 * part / whole_ms for part in (start_ms - begin_ms, max(0, stop_ms - start_ms)))
+        spans.append(Span(kind, attempt, start_ms, end_ms, round(left), round(width)))
     return tuple(spans)
 
 

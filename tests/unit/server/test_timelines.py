@@ -43,19 +43,19 @@ def test_a_job_that_was_tried_twice_and_published():
     ]  # fmt: skip
     spans = _spans(moves, publication="published", published_ms=21_000, ended_ms=19_000, as_of_ms=99_000)
     assert spans == [
-        ("waiting", None, 1000, 2000, 0.0, 5.0),
-        ("starting", 1, 2000, 3000, 5.0, 5.0),
-        ("running", 1, 3000, 5000, 10.0, 10.0),
-        ("pause", 1, 5000, 9000, 20.0, 20.0),
-        ("starting", 2, 9000, 9000, 40.0, 0.0),
-        ("running", 2, 9000, 19_000, 40.0, 50.0),
-        ("publishing", 2, 19_000, 21_000, 90.0, 10.0),
+        ("waiting", None, 1000, 2000, 0, 5),
+        ("starting", 1, 2000, 3000, 5, 5),
+        ("running", 1, 3000, 5000, 10, 10),
+        ("pause", 1, 5000, 9000, 20, 20),
+        ("starting", 2, 9000, 9000, 40, 0),
+        ("running", 2, 9000, 19_000, 40, 50),
+        ("publishing", 2, 19_000, 21_000, 90, 10),
     ]
 
 
 def test_what_goes_on_ends_now():
     spans = _spans([(1000, "queued", None), (11_000, "claimed", 1), (11_000, "running", 1)], attempt=1)
-    assert spans[-1] == ("running", 1, 11_000, None, 50.0, 50.0)
+    assert spans[-1] == ("running", 1, 11_000, None, 50, 50)
 
 
 def test_a_job_without_a_file_is_not_published():
@@ -68,4 +68,4 @@ def test_a_cancelled_job_ends_with_being_stopped():
         (1000, "queued", None), (2000, "claimed", 1), (2000, "running", 1), (3000, "cancelling", 1),
         (5000, "cancelled", 1),
     ]  # fmt: skip
-    assert _spans(moves, ended_ms=5000)[-1] == ("stopping", 1, 3000, 5000, 50.0, 50.0)
+    assert _spans(moves, ended_ms=5000)[-1] == ("stopping", 1, 3000, 5000, 50, 50)

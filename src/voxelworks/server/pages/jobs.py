@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -408,6 +409,8 @@ def _others(context: Context, who: Principal, detail: JobDetail) -> list[JobView
 
 JOB_PARTS = ("status", "actions", "result", "attempts", "events", "announcement")
 """Parts of a job's page that are sent anew when they change: each has its template `_job_NAME.html`."""
+_AGES = re.compile(r'(data-(?:running|ago|left)-s=")[^"]*"[^>]*>[^<]*')
+"""What a page lets run on by itself."""
 
 
 async def _job_frames(
@@ -428,8 +431,11 @@ async def _job_frames(
         frames: list[Frame] = []
         if (stamp := _stamp(detail)) != seen:
             parts = await run_in_threadpool(_render_parts, context, who, detail)
-            frames += [Frame(html, event=name) for name, html in parts.items() if known.get(name) != html]
-            known, seen = parts, stamp
+            still = {name: _AGES.sub(r"\1", html) for name, html in parts.items()}
+            frames += [
+                Frame(html, event=name) for name, html in parts.items() if known.get(name) != still[name]
+            ]
+            known, seen = still, stamp
         number = attempt if attempt is not None else detail.job.attempt
         log = await run_in_threadpool(find_log, context, who, job_id, number) if number else None
         if log is not None and (number, log.size) != log_seen:

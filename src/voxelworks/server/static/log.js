@@ -383,8 +383,11 @@
     const box = part("log");
     if (!box || (view && view.box === box)) return;
     wrap();
+    // What was laid out already would count as moved when it comes to stand behind the space of all earlier lines.
+    part("log-lines").hidden = true;
+    box.getBoundingClientRect();
+    part("log-lines").hidden = false;
     view = new LogView(box);
-    for (const button of document.querySelectorAll("[data-log-hit]")) button.hidden = false;
     const find = part("log-find").value;
     const line = lineOfAddress() || Number(box.dataset.line || 0);
     if (find) view.find(find, 1);
