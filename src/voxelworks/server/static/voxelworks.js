@@ -144,6 +144,16 @@
     if (element.textContent !== text) element.textContent = text;
   }
 
+  // What runs shows it by a step each second: a movement that never rests keeps a processor busy.
+  const isStill = matchMedia("(prefers-reduced-motion: reduce)");
+  let beat = 0;
+
+  function turn() {
+    beat = (beat + 1) % 8;
+    if (document.hidden || isStill.matches) return;
+    for (const arc of document.querySelectorAll(".icon .arc")) arc.setAttribute("transform", `rotate(${45 * beat} 10 10)`);
+  }
+
   function tick() {
     if (document.hidden) return;
     for (const element of document.querySelectorAll("[data-running-s]")) say(element, words(age(element, element.dataset.runningS)));
@@ -153,7 +163,7 @@
     if (titled && document.title !== titled.dataset.title) document.title = titled.dataset.title;
   }
 
-  setInterval(tick, 1000);
+  setInterval(() => { tick(); turn(); }, 1000);
   document.addEventListener("visibilitychange", tick);
   document.addEventListener("htmx:afterSettle", tick);
 
