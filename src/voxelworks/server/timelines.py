@@ -32,7 +32,7 @@ class Span:
     end_ms: int | None
     """None: it goes on."""
     left: int
-    """Where it begins and how long it is, in whole percent of all until now: time alone changes them rarely."""
+    """Where it begins and how long it is, in percent of all until now. While time goes on they are steps of 5."""
     width: int
 
 
@@ -44,13 +44,17 @@ def timeline(detail: JobDetail) -> tuple[Span, ...]:
     ends = [*(start_ms for _, _, start_ms in cuts[1:]), last_ms]
     begin_ms = cuts[0][2]
     whole_ms = max(1, (job.as_of_ms if last_ms is None else last_ms) - begin_ms)
+    # A page is sent this part anew when it differs: not for every second.
+    step = 5 if last_ms is None else 1
     spans = []
     for (kind, attempt, start_ms), end_ms in zip(cuts, ends, strict=True):
         if kind is None or (kind == "publishing" and job.publication == "none"):
             continue
         stop_ms = job.as_of_ms if end_ms is None else end_ms
         left, width = (100 * part / whole_ms for part in (start_ms - begin_ms, max(0, stop_ms - start_ms)))
-        spans.append(Span(kind, attempt, start_ms, end_ms, round(left), round(width)))
+        spans.append(
+            Span(kind, attempt, start_ms, end_ms, round(left / step) * step, round(width / step) * step)
+        )
     return tuple(spans)
 
 

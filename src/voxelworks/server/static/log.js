@@ -35,8 +35,17 @@
       this.search = { text: "", hits: [], count: 0, searched: 0, at: -1 };
       if (part("log-pager")) part("log-pager").hidden = true;
       box.addEventListener("scroll", () => this.scrolled());
+      this.anew(() => this.space());
+    }
+
+    // Changes the space above lines that are laid out anew: nothing has moved then, neither to a reader, whose place is
+    // set right afterwards, nor to what measures how much pages move.
+    anew(change) {
       this.measure();
-      this.space();
+      this.lines.hidden = true;
+      this.box.getBoundingClientRect();
+      change();
+      this.lines.hidden = false;
     }
 
     get address() {
@@ -107,7 +116,8 @@
 
     // The space of the lines that are not in the page.
     get pixelsPerLine() {
-      return Math.min(this.lineHeight, SPACE_MAX / Math.max(1, this.total));
+      // By a rounded number of lines: a log that grows must not move what is seen of it.
+      return Math.min(this.lineHeight, SPACE_MAX / 2 ** Math.ceil(Math.log2(Math.max(1, this.total))));
     }
 
     space() {
@@ -256,7 +266,7 @@
     heard(piece) {
       if (this.box.dataset.attempt !== String(piece.attempt)) this.begin(piece.attempt);
       // Shows the end until now; whoever reads above it for long does not gather all that comes.
-      const isWhole = this.last >= this.total && (this.isFollowing || this.lines.children.length < 2 * KEPT_LINES);
+      const isWhole = this.last >= this.total && (this.isFollowing || this.lines.children.length <= 2 * KEPT_LINES);
       this.grow(piece);
       // The last line may have been there without its end; lines that came before are known.
       if (isWhole && piece.first <= this.last + 1) {
@@ -266,8 +276,12 @@
         }
         this.lines.append(this.fragment(piece.first, piece.lines));
         this.last = piece.first + piece.lines.length - 1;
-        if (this.isFollowing) this.trim(false);
-        this.space();
+        if (this.isFollowing && this.lines.children.length > 2 * KEPT_LINES) {
+          this.trim(false);
+          this.anew(() => this.space());
+        } else {
+          this.space();
+        }
         if (this.isFollowing) this.scrollToEnd();
       } else if (this.isFollowing) {
         this.replace(piece);
@@ -383,10 +397,6 @@
     const box = part("log");
     if (!box || (view && view.box === box)) return;
     wrap();
-    // What was laid out already would count as moved when it comes to stand behind the space of all earlier lines.
-    part("log-lines").hidden = true;
-    box.getBoundingClientRect();
-    part("log-lines").hidden = false;
     view = new LogView(box);
     const find = part("log-find").value;
     const line = lineOfAddress() || Number(box.dataset.line || 0);
