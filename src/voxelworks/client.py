@@ -17,6 +17,7 @@ import re
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import datetime
 from json import JSONDecodeError
 from pathlib import Path
 from types import TracebackType
@@ -26,7 +27,7 @@ from urllib.parse import quote
 import httpx
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
-from voxelworks.errors import InvalidInput, NotAllowed, ServerUnreachable, VoxelworksError
+from voxelworks.errors import FailureClass, InvalidInput, NotAllowed, ServerUnreachable, VoxelworksError
 from voxelworks.protocol.credits import Balance, QuoteView
 from voxelworks.protocol.messages import (
     Claim,
@@ -50,11 +51,15 @@ from voxelworks.protocol.messages import (
 from voxelworks.protocol.people import NewShare
 from voxelworks.protocol.uploads import MissingFile, NewUpload, Piece, ReceivedFile, UploadView, pack
 from voxelworks.protocol.views import (
+    BulkAnswer,
+    BulkQuote,
     DatasetView,
     JobDetail,
     JobPage,
     JobView,
     LogChunk,
+    LogHits,
+    LogLines,
     SavedParams,
     WorkerView,
 )
@@ -238,6 +243,13 @@ class Client:
         *,
         states: Sequence[str] = (),
         workflow: str | None = None,
+        owner: str | None = None,
+        dataset: str | None = None,
+        group: str | None = None,
+        failure: FailureClass | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        charged: bool = False,
         text: str | None = None,
         after: str | None = None,
         limit: int = 50,
@@ -246,14 +258,32 @@ class Client:
 
         Parameters
         ----------
+        states
+        workflow
+        owner
+            Id or mail address of who submitted them, for admins.
+        dataset
+            Name or id of a dataset that they read, change or make.
+        group
+        failure
+            Why they failed.
+        since, until
+            Submitted then or later, and before. Without a time zone: in that of this machine.
+        charged
+            Only what was charged for.
         text
             Words that must all be found in the params, the workflow, the group, the failure or the owner's name of a
             job, or begin its id.
         after
             `next_after` of the page before.
+        limit
         """
         query: dict[str, Any] = {"state": list(states), "limit": limit}
-        filters = {"workflow": workflow, "text": text, "after": after}
+        filters = {
+            "workflow": workflow, "owner": owner, "dataset": dataset, "group": group, "failure": failure,
+            "since": since and since.astimezone().isoformat(), "until": until and until.astimezone().isoformat(),
+            "charged": charged or None, "text": text, "after": after,
+        }  # fmt: skip
         query |= {key: value for key, value in filters.items() if value is not None}
         return JobPage.model_validate(self._get("jobs", query))
 
@@ -270,6 +300,28 @@ class Client:
     def quote_retry(self, job_id: str) -> QuoteView | None:
         """Ask what `retry` would cost, as `quote` does."""
         return self._quote(f"jobs/{_part(job_id)}/retry/quote", {})
+
+    def cancel_several(self, job_ids: Sequence[str]) -> BulkAnswer:
+        """Cancel at most 200 jobs; one that cannot be cancelled is no reason against the others."""
+        return BulkAnswer.model_validate(self._post("jobs/cancel", {"jobs": list(job_ids)}))
+
+    def retry_several(
+        self, job_ids: Sequence[str], *, quotes: Mapping[str, QuoteView | None] | None = None
+    ) -> BulkAnswer:
+        """Submit at most 200 jobs anew, except those that were repeated already; give the new ones.
+
+        Parameters
+        ----------
+        job_ids
+        quotes
+            That were agreed to: the `quotes` of `quote_retries`.
+        """
+        agreed = {job_id: found.id for job_id, found in (quotes or {}).items() if found is not None}
+        return BulkAnswer.model_validate(self._post("jobs/retry", {"jobs": list(job_ids), "quotes": agreed}))
+
+    def quote_retries(self, job_ids: Sequence[str]) -> BulkQuote:
+        """Ask what `retry_several` would cost."""
+        return BulkQuote.model_validate(self._post("jobs/retry/quote", {"jobs": list(job_ids)}))
 
     def read_log(
         self, job_id: str, attempt: int | None = None, *, offset: int | None = 0, limit: int = 65536
@@ -289,6 +341,30 @@ class Client:
             key: value for key, value in (("attempt", attempt), ("offset", offset)) if value is not None
         }
         return LogChunk.model_validate(self._get(f"jobs/{_part(job_id)}/log", query))
+
+    def read_lines(
+        self, job_id: str, attempt: int | None = None, *, first: int | None = 1, limit: int = 1000
+    ) -> LogLines:
+        """Read at most `limit` lines of an attempt's log, from line `first` on; None reads the last ones."""
+        query = {"limit": limit, "attempt": attempt, "first": first}
+        known = {key: value for key, value in query.items() if value is not None}
+        return LogLines.model_validate(self._get(f"jobs/{_part(job_id)}/log/lines", known))
+
+    def search_log(self, job_id: str, text: str, attempt: int | None = None, *, after: int = 0) -> LogHits:
+        """Find the lines of an attempt's log with a text in them.
+
+        Parameters
+        ----------
+        job_id
+        text
+            Small and capital letters are alike.
+        attempt
+            Its number; by default the current or last one.
+        after
+            Lines to leave out: `searched` of the answer before, to go on where that one was not whole.
+        """
+        query = {"text": text, "after": after} | ({} if attempt is None else {"attempt": attempt})
+        return LogHits.model_validate(self._get(f"jobs/{_part(job_id)}/log/search", query))
 
     def watch(self, job_id: str) -> Iterator[JobView]:
         """Yield the job now and whenever it changes, until it has ended and is published.

@@ -96,6 +96,7 @@ from voxelworks.accounts._shares import (
     principal_of_share,
     revoke_share,
 )
+from voxelworks.accounts._texts import check_zone
 from voxelworks.accounts._throttle import throttle
 from voxelworks.accounts._worker_keys import (
     SLOTS_MAX,
@@ -110,8 +111,8 @@ from voxelworks.accounts.permissions import MATRIX, Action, is_allowed, require,
 
 __all__ = [
     "MATRIX", "SHARE_DAYS_MAX", "SLOTS_MAX", "Action", "accept_invitation", "add_member", "audit",
-    "change_password", "change_role", "create_api_token", "create_organization", "create_share", "create_user",
-    "create_worker_key", "disable_user", "enable_user", "end_job_tokens", "end_other_sessions", "end_session",
+    "change_password", "change_role", "check_zone", "create_api_token", "create_organization", "create_share",
+    "create_user", "create_worker_key", "disable_user", "enable_user", "end_job_tokens", "end_other_sessions", "end_session",
     "ensure_worker_key", "enter_by_session", "enter_by_share", "enter_by_token", "enter_by_worker_key",
     "find_invitation", "find_organization", "find_principal", "find_reset", "find_share", "find_user",
     "find_user_by_email", "find_user_ids", "find_users", "find_worker_key", "forget_expired", "invite",

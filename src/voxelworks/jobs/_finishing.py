@@ -104,6 +104,21 @@ def cancel(session: Session, job_id: str, *, by: Principal) -> JobView:
     return job_view(session, job)
 
 
+def require_cancellable(session: Session, job_id: str, *, by: Principal) -> None:
+    """Refuse what `cancel` would refuse, and a job that is cancelled already. Reads only.
+
+    Raises
+    ------
+    NotFound, NotAllowed, IllegalTransition
+    """
+    job = find_job(session, job_id, by)
+    require_steering(job, by)
+    if job.state not in ("queued", "claimed", "running"):
+        has_ended = "is being" if job.state == "cancelling" else "has already"
+        word = {"cancelling": "cancelled", "cancelled": "been cancelled"}.get(job.state, job.state)
+        raise IllegalTransition(f"job {job_id} {has_ended} {word}; there is nothing to cancel")
+
+
 def cancel_locked(session: Session, job: JobRow, *, at_ms: int, by: Principal) -> None:
     """Cancel a job whose row the caller has locked; nothing happens to one that has ended."""
     why = f"cancelled by {by.name}"

@@ -167,6 +167,7 @@ def retry(
     places: Places,
     settings: Settings,
     is_free: bool = False,
+    is_first: bool = False,
     quote_id: str | None = None,
 ) -> JobView:
     """Queue a job that repeats one that failed, was cancelled, or whose result could not be published.
@@ -181,6 +182,8 @@ def retry(
         An operator repeats it at no charge, once, and its owner is not told of a second failure. This is so in any case
         for an operator who asks from another organization: nobody spends the credits of an organization from outside.
         The audit log tells of it.
+    is_first
+        Refuse a job that was repeated already.
 
     Raises
     ------
@@ -189,7 +192,7 @@ def retry(
     NotAllowed
     IllegalTransition
         If the job has not ended, or its result is there; if its owner is gone, and an operator asks from outside; or if
-        it was repeated already, and shall be at no charge.
+        it was repeated already, and shall be at no charge or for the first time.
     InvalidInput
         If what its params name is no longer there, or what it waited for will have no result.
     NotEnoughCredits, StaleQuote, QuotaExceeded
@@ -199,6 +202,7 @@ def retry(
     is_free = is_free or is_outside(job, by)
     if is_free:
         accounts.require(by, accounts.Action.OPERATE)
+    if is_free or is_first:
         _require_first_repeat(session, job, latest.values())
     may_raise = accounts.is_allowed(by, accounts.Action.STEER_ALL_JOBS)
     order = NewOrder(
@@ -220,7 +224,13 @@ def retry(
 
 
 def quote_retry(
-    session: Session, job_id: str, *, by: Principal, places: Places, settings: Settings
+    session: Session,
+    job_id: str,
+    *,
+    by: Principal,
+    places: Places,
+    settings: Settings,
+    is_first: bool = False,
 ) -> QuoteView | None:
     """Say what it would cost to repeat a job, for 15 minutes; None if it costs nothing.
 
@@ -233,6 +243,8 @@ def quote_retry(
         As `retry` would.
     """
     job, owner = _find_repeatable(session, job_id, by)
+    if is_first:
+        _refuse_repeated(session, job)
     if is_outside(job, by):
         return None
     declared, params, latest = _as_repeated(session, job)
@@ -241,10 +253,18 @@ def quote_retry(
 
 
 def price_retry(
-    session: Session, job_id: str, *, by: Principal, places: Places, settings: Settings
+    session: Session,
+    job_id: str,
+    *,
+    by: Principal,
+    places: Places,
+    settings: Settings,
+    is_first: bool = False,
 ) -> PriceView | None:
     """Say what it would cost to repeat a job now, for a page: `quote_retry` without a promise. Reads only."""
     job, owner = _find_repeatable(session, job_id, by)
+    if is_first:
+        _refuse_repeated(session, job)
     if is_outside(job, by):
         return None
     declared, params, _ = _as_repeated(session, job)
@@ -301,6 +321,10 @@ def _require_first_repeat(session: Session, job: JobRow, awaited: Iterable[str])
     """Lock a job, with those that its repeat will wait for, and refuse it if it was repeated already."""
     # All at once, for the order of `_locks`. Of two that repeat it at the same time, the second one sees the first.
     lock_jobs(session, JobRow.id.in_({job.id, *awaited}))
+    _refuse_repeated(session, job)
+
+
+def _refuse_repeated(session: Session, job: JobRow) -> None:
     repeat_id = session.scalar(select(JobRow.id).where(JobRow.retried_from == job.id).limit(1))
     if repeat_id is not None:
         raise IllegalTransition(f"job {job.id} was repeated already, as job {repeat_id}; look at that one")

@@ -182,6 +182,39 @@ class SavedParams(Message):
     updated_ms: int
 
 
+class RefusedJob(Message):
+    """One of several jobs with which nothing was done."""
+
+    job_id: str
+    code: str
+    reason: str
+    """A sentence for people."""
+
+
+class BulkAnswer(Message):
+    """What became of several jobs, each on its own."""
+
+    jobs: tuple[JobView, ...]
+    """Those that are cancelled or about to be; or the new ones that repeat others."""
+    refused: tuple[RefusedJob, ...]
+
+
+class BulkQuote(Message):
+    """What it would cost to repeat several jobs."""
+
+    quotes: dict[str, QuoteView | None]
+    """Of each job that can be repeated, by its id; None for those that cost nothing."""
+    amount: int
+    """Of all, in millicredits."""
+    available: int | None
+    """What the organization can spend, in millicredits; None if nothing costs anything."""
+    refused: tuple[RefusedJob, ...]
+
+    @property
+    def has_enough(self) -> bool:
+        return self.available is None or self.amount <= self.available
+
+
 class AttemptView(Message):
     """One try of a job by one worker."""
 
@@ -254,6 +287,41 @@ class LogChunk(Message):
     """Bytes of log that can be read now."""
     is_complete: bool
     """No more bytes will come."""
+
+
+class LogLines(Message):
+    """Some lines of an attempt's log, as they are shown: without terminal codes, and without what was written over."""
+
+    first: int
+    """Number of the first one, from 1."""
+    lines: tuple[str, ...]
+    """Without their ends. Fewer than were asked for at the end of the log, or if they are very long."""
+    total: int
+    """Lines that the log has now."""
+    is_open: bool
+    """The last line of the log has no end yet."""
+    size: int
+    """Bytes of log that can be read now."""
+    is_complete: bool
+    """No more bytes will come."""
+
+    @property
+    def ended(self) -> int:
+        """Lines that will not change any more."""
+        return self.total - self.is_open
+
+
+class LogHits(Message):
+    """Where a text stands in an attempt's log."""
+
+    lines: tuple[int, ...]
+    """Numbers of the lines with it, from 1; of very many the first 10,000."""
+    count: int
+    """All lines with it among those that were searched."""
+    searched: int
+    """Lines that are behind, with those that were searched before: where to go on."""
+    is_whole: bool
+    """The log was searched to its end."""
 
 
 class WorkerView(Message):

@@ -38,9 +38,11 @@ from voxelworks.server.pages import datasets as datasets_pages
 from voxelworks.server.pages import door as door_pages
 from voxelworks.server.pages import help as help_pages
 from voxelworks.server.pages import jobs as jobs_pages
+from voxelworks.server.pages import logs as logs_pages
 from voxelworks.server.pages import operator as operator_pages
 from voxelworks.server.pages import organization as organization_pages
 from voxelworks.server.pages import previews as previews_pages
+from voxelworks.server.pages import selected as selected_pages
 from voxelworks.server.pages import uploads as uploads_pages
 from voxelworks.server.pages import viewer as viewer_pages
 from voxelworks.server.pages import workflows as workflows_pages
@@ -56,9 +58,9 @@ API_ROUTERS: tuple[APIRouter, ...] = (
 )  # fmt: skip
 """In the order in which they are tried: first what workers, viewers and lists ask again and again."""
 PAGE_ROUTERS: tuple[APIRouter, ...] = (
-    viewer_pages.router, door_pages.router, jobs_pages.router, workflows_pages.router, datasets_pages.router,
-    annotations_pages.router, uploads_pages.router, account_pages.router, organization_pages.router,
-    operator_pages.router, previews_pages.router, help_pages.router,
+    viewer_pages.router, door_pages.router, selected_pages.router, jobs_pages.router, logs_pages.router,
+    workflows_pages.router, datasets_pages.router, annotations_pages.router, uploads_pages.router,
+    account_pages.router, organization_pages.router, operator_pages.router, previews_pages.router, help_pages.router,
 )  # fmt: skip
 
 

@@ -48,6 +48,14 @@ FAILURE_WORDS = {
 }  # fmt: skip
 
 
+FAILURE_ADVICE: dict[str, str] = {
+    "user_input": "The job asks for something that cannot be done. Run it again with other parameters.",
+    "resources": "It needed more than its worker could give. Take a smaller box, or ask the operator for more.",
+    "infrastructure": "The machines are to blame, not the job. Run it again later.",
+    "program_error": "The program met something that it was not made for. The log says where; ask for help with it.",
+    "timed_out": "It took longer than it may. Take a smaller box.",
+}  # fmt: skip
+"""What a failure of each class means, and what to do next."""
 ROLE_WORDS: dict[Role, str] = {
     "owner": "Owner", "admin": "Admin", "dataset_manager": "Dataset manager", "member": "Member",
 }  # fmt: skip
@@ -149,7 +157,12 @@ def bytes_text(count: int | None) -> str:
 
 def count_text(count: int, one: str, several: str) -> str:
     """Say how many there are, such as ``1 tree``."""
-    return f"{count:,} {one if count == 1 else several}".replace(",", "\u202f")
+    return f"{number_text(count)} {one if count == 1 else several}"
+
+
+def number_text(count: int) -> str:
+    """Write a number in groups of three digits."""
+    return f"{count:,}".replace(",", "\u202f")
 
 
 def credits_text(millicredits: int) -> str:
@@ -289,14 +302,15 @@ def _environment() -> Environment:
     )  # fmt: skip
     environment.globals |= {
         "static_url": static_url, "base_path": BASE_PATH.get, "version": voxelworks.__version__,
-        "state_words": STATE_WORDS,
-        "outcome_words": OUTCOME_WORDS, "failure_words": FAILURE_WORDS, "eta": eta, "size_text": size_text,
-        "physical_text": physical_text, "layer_name_of": layer_name_of, "role_words": ROLE_WORDS,
-        "scope_words": SCOPE_WORDS, "share_lifetimes": SHARE_LIFETIMES, "is_remote": is_remote, "mag_text": mag_text,
+        "state_words": STATE_WORDS, "outcome_words": OUTCOME_WORDS, "failure_words": FAILURE_WORDS,
+        "failure_advice": FAILURE_ADVICE, "eta": eta, "size_text": size_text, "physical_text": physical_text,
+        "layer_name_of": layer_name_of, "role_words": ROLE_WORDS, "scope_words": SCOPE_WORDS,
+        "share_lifetimes": SHARE_LIFETIMES, "is_remote": is_remote, "mag_text": mag_text,
     }  # fmt: skip
     environment.filters |= {
         "duration": duration, "bytes": bytes_text, "ago": ago_tag, "ticking": ticking_tag,
         "moment": moment, "date": date_text, "credits": credits_text, "change": change_text, "count_of": count_text,
+        "number": number_text,
         "iso": iso, "sentence": sentence, "wait_text": wait_text, "percent": percent, "worked_s": worked_s,
         "python": _python_text,
     }  # fmt: skip
