@@ -60,7 +60,7 @@ def test_an_upload_that_is_broken_off_again_and_again_arrives_as_it_was_sent(
     assert person.upload is not None
     home = site.data / "local" / ".uploads" / person.upload.id / "files"
     wrong = [path for path, file in files.items() if _digest(home / path) != _digest(file)]
-    twice = max(0, person.answered_bytes - size)
+    twice = max(0, network.uploaded_bytes - size)
     figures = {
         **STRIKES, "requests cut, doubled or never answered": broken, "files": len(files), "MiB": size >> 20,
         "MiB sent twice": twice >> 20, "files that differ": len(wrong),
@@ -103,13 +103,12 @@ class _Person:
 
     def __init__(self, url: str, login: _Login, files: dict[str, Path]) -> None:
         self.upload: UploadView | None = None
-        self.answered_bytes = 0
-        """Of all requests that were answered, whether the server had them already or not."""
         self._url = url
         self._login = login
         self._files = files
         self._failures: list[Exception] = []
         self._sent_bytes = 0
+        self._answered_bytes = 0
         self._may_send_bytes: float = 0
         self._is_closed = threading.Event()
         self._changed = threading.Condition()
@@ -162,9 +161,12 @@ class _Person:
             self._sent_bytes += size
             self._changed.notify_all()
 
-    def end_request(self, size: int) -> None:
-        with self._changed:
-            self.answered_bytes += size
+    def _note(self, done_bytes: int, _total_bytes: int) -> None:
+        self._answered_bytes = max(self._answered_bytes, done_bytes)
+
+    def _compare(self, begun: UploadView) -> None:
+        """What the server has once said that it has is never sent again."""
+        assert begun.received_bytes >= self._answered_bytes
 
     def _send(self) -> None:
         try:
@@ -172,7 +174,9 @@ class _Person:
                 self._is_closed.clear()
                 with _Tab(self._url, self._login.token, self) as tab:
                     try:
-                        self.upload = tab.upload(self._files, is_converted=True)
+                        self.upload = tab.upload(
+                            self._files, is_converted=True, on_begun=self._compare, on_progress=self._note
+                        )
                     except NotAllowed:
                         self._login.renew()
                     except _Closed:
@@ -195,11 +199,8 @@ class _Tab(Client):
         self._person = person
 
     def send_pieces(self, upload_id: str, pieces: list[tuple[Piece, bytes]]) -> tuple[ReceivedFile, ...]:
-        size = sum(piece.size_bytes for piece, _ in pieces)
-        self._person.begin_request(size)
-        answer = super().send_pieces(upload_id, pieces)
-        self._person.end_request(size)
-        return answer
+        self._person.begin_request(sum(piece.size_bytes for piece, _ in pieces))
+        return super().send_pieces(upload_id, pieces)
 
 
 def _restart(site: DrillSite, dice: random.Random) -> None:

@@ -20,7 +20,6 @@ from voxelworks.errors import InvalidInput, InvalidParams
 from voxelworks.geometry import VoxelSize
 from voxelworks.protocol.messages import Json
 from voxelworks.protocol.uploads import UploadView
-from voxelworks.workflows import get_workflow
 
 
 @dataclass(frozen=True)
@@ -148,13 +147,12 @@ def _with_source(params: Json, sent: UploadView, chosen: Chosen) -> Json:
 
 def _send(client: Client, chosen: Chosen, params: Json) -> UploadView:
     """Send the files, after the server has looked at the params: a name that is taken is told before the first byte."""
-    count = len(chosen.files)
-    line = _show.Line("upload", f"{count} file{'s' if count != 1 else ''}")
+    count, size = len(chosen.files), sum(file.stat().st_size for file in chosen.files.values())
+    line = _show.Line("upload", f"{count} file{'s' if count != 1 else ''}, {_show.size(size)}")
     began_at, began_bytes = time.monotonic(), -1
 
     def check(begun: UploadView) -> None:
         if params:
-            get_workflow("convert").parse(_with_source(params, begun, chosen))
             client.quote("convert", _with_source(params, begun, chosen))
 
     def follow(done: int, total: int) -> None:
@@ -162,9 +160,7 @@ def _send(client: Client, chosen: Chosen, params: Json) -> UploadView:
         if began_bytes < 0:
             began_bytes, began_at = done, time.monotonic()
         line.share = done / total if total else 1.0
-        line.note = f"{_show.size(done)} of {_show.size(total)}" + _pace(
-            done - began_bytes, total - done, time.monotonic() - began_at
-        )
+        line.note = _pace(done - began_bytes, total - done, time.monotonic() - began_at)
 
     line.begin()
     with _show.LiveLines(_show.messages(), [line], is_transient=True):
@@ -176,7 +172,7 @@ def _pace(sent: int, left: int, took_s: float) -> str:
     if not sent or took_s < 1:
         return ""
     rate = sent / took_s
-    return f", {_show.size(round(rate))}/s, {_show.duration(round(left / rate))} left"
+    return f"{_show.size(round(rate))}/s, {_show.duration(round(left / rate))} left"
 
 
 def _tell(sent: UploadView, *, as_json: bool) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 import subprocess
 import sys
@@ -342,3 +343,33 @@ def test_a_folder_that_is_dropped_is_recognised(site, open_page, stack):
         session.send("Input.dispatchDragEvent", {"type": kind, "data": data, **at})
     expect(page.locator("#looked")).to_have_text("12 files recognised.")
     expect(page.locator("#dataset-name")).to_have_value("cortex-run-1")
+
+
+@pytest.mark.parametrize(("scheme", "width"), [("light", 1280), ("dark", 390)])
+def test_axe_finds_no_barrier_while_files_are_chosen_and_sent(site, open_page, stack, gate, scheme, width):
+    file = os.environ.get("VOXELWORKS_TEST_AXE")
+    if not file:
+        pytest.skip("VOXELWORKS_TEST_AXE (path of axe.min.js, from the npm package axe-core) is not set")
+    axe = Path(file).read_text()
+    (stack / "s5.tif").unlink()
+    page = open_page("/uploads/new", scheme=scheme, width=width, bypass_csp=True)
+
+    def violations():
+        page.add_script_tag(content=axe)
+        found = page.evaluate("axe.run()")["violations"]
+        is_too_wide = page.evaluate("document.documentElement.scrollWidth > innerWidth")
+        return is_too_wide, [(item["id"], item["nodes"][0]["html"]) for item in found]
+
+    choose(page, stack)
+    page.get_by_label("Fill missing sections with zeros").check()
+    page.get_by_role("button", name="Upload and convert").click()
+    expect(page.locator("#upload-error")).to_contain_text("The voxel size is missing")
+    assert violations() == (False, [])
+    gate.requests_max = 0
+    page.get_by_label("Name").last.fill(f"barrier_{scheme}")
+    page.get_by_label("Voxel size in nm").fill("4,4,40")
+    page.get_by_role("button", name="Upload and convert").click()
+    expect(page.locator("#waiting-words")).to_contain_text("The server does not answer")
+    assert violations() == (False, [])
+    page.get_by_role("button", name="Stop and remove what was sent").click()
+    expect(page.get_by_role("status").filter(has_text="are gone")).to_be_visible()
