@@ -183,7 +183,12 @@ class Dialog:
     def with_error(self, error: VoxelworksError, *, step: int = 0, run: int = 0) -> Dialog:
         """Put a problem beside the input that it is about."""
         if step:
-            changed = self.steps[step - 1].with_error(error)
+            form = self.steps[step - 1]
+            assert form.earlier is not None, "it goes on with something"
+            # The keys of jobs are nothing that people have seen.
+            message = re.sub(r"job:\d+\.\d+/", "layer ", error.message)
+            message = re.sub(r"job:\d+\.\d+", form.earlier.title, message)
+            changed = form.with_error(error if message == error.message else InvalidInput(message))
             return replace(self, steps=(*self.steps[: step - 1], changed, *self.steps[step:]))
         return replace(self, form=self.form.with_error(error, run))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from paid_work import installed
-from voxelworks.errors import SourceNotFound, TargetExists
+from voxelworks.errors import InvalidInput, SourceNotFound, TargetExists
 from voxelworks.protocol.credits import PriceView
 from voxelworks.protocol.views import DatasetSummary, DatasetView, JobPrice, LayerSummary
 from voxelworks.server.dialog import Dialog
@@ -129,6 +129,18 @@ def test_what_is_wrong_with_one_job_stands_at_its_inputs():
         )
         taken = two.with_group_error(TargetExists("the name 'b' is taken (it exists); choose another name"))
     assert list(taken.form.errors) == [("target", 1)]
+
+
+def test_a_price_that_depends_on_the_job_before_is_explained_in_words():
+    dialog, orders = followed().orders()
+
+    def refuse(job):
+        if job.workflow == "downsample":
+            raise InvalidInput("the size of job:1.1/labels is not known before job:1.1 has ended")
+        return FREE
+
+    checked, _ = dialog.priced(orders, refuse)
+    assert checked.steps[0].problem == ("the size of layer labels is not known before Convert has ended")
 
 
 @pytest.mark.parametrize("text", ["soon", "25", "1.5"])
