@@ -84,6 +84,7 @@ def create_app(settings: Settings, database: Database, keys: Keys) -> FastAPI:
     app.state.context = context
     app.add_middleware(Guard, context=context)
     problems.install(app)
+    app.include_router(viewer_pages.shared_router, include_in_schema=False)
     for router in (*API_ROUTERS, workflows_api.submission_router()):
         app.include_router(router, prefix="/api/v1", responses=problems.REFUSALS)
     wk.install(app)

@@ -38,7 +38,7 @@ def describe_result(context: Context, job: JobView) -> ResultView | None:
     values = tuple(
         (key.replace("_", " ").capitalize(), _text(value)) for key, value in job.result.value.items()
     )
-    return ResultView(values, dataset, job.result.size_bytes, _view(job, dataset))
+    return ResultView(values, dataset, job.result.size_bytes, view_of(job, dataset))
 
 
 def result_pictures(result: ResultView | None, job: JobView, who: Principal) -> tuple[ShownLayer, ...]:
@@ -64,7 +64,8 @@ def result_line(result: SealedResult) -> str:
     return line[:1].upper() + line[1:]
 
 
-def _view(job: JobView, dataset: DatasetView | None) -> str | None:
+def view_of(job: JobView, dataset: DatasetView | None) -> str | None:
+    """Give the path of the viewer for the result of a job; None if there is nothing to look at."""
     if dataset is None or dataset.trashed_ms is not None or not dataset.summary.layers:
         return None
     box = job.params.get("box")

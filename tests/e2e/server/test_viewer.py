@@ -201,5 +201,6 @@ def test_the_viewer_fits_its_window_and_its_bar_has_no_barrier(site, volumes, op
     if not file:
         pytest.skip("VOXELWORKS_TEST_AXE (path of axe.min.js, from the npm package axe-core) is not set")
     page.add_script_tag(content=Path(file).read_text())
+    page.get_by_role("button", name="Share").click()
     found = page.evaluate("axe.run({exclude: ['#neuroglancer-container']})")
     assert [(item["id"], item["nodes"][0]["html"]) for item in found["violations"]] == []

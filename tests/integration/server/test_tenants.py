@@ -28,6 +28,7 @@ from voxelworks.protocol.places import PREVIEW_FOLDER, Places, dataset_place
 from voxelworks.protocol.uploads import NewFile, NewUpload, Piece, pack
 from voxelworks.protocol.views import DatasetSummary, LayerPreview, LayerSummary, SliceView
 from voxelworks.server.app import PAGE_ROUTERS
+from voxelworks.server.pages.viewer import shared_router
 from voxelworks.settings import Settings
 from voxelworks.testing.people import make_member, make_organization
 from voxelworks.testing.server import running_server
@@ -897,7 +898,7 @@ def test_every_route_has_an_entry(world):
     served = {f"{method.upper()} {path}" for path, methods in openapi["paths"].items() for method in methods}
     pages = {
         f"{method} {route.path}"  # type: ignore[attr-defined]
-        for router in PAGE_ROUTERS
+        for router in (*PAGE_ROUTERS, shared_router)
         for route in router.routes
         for method in route.methods  # type: ignore[attr-defined]
     }

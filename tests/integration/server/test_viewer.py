@@ -20,6 +20,7 @@ from zarr.core.buffer import default_buffer_prototype
 from voxelworks.accounts._tables import ShareRow
 from voxelworks.db import open_database
 from voxelworks.geometry import MAG1, Box, VoxelSize
+from voxelworks.protocol.messages import SealedResult
 from voxelworks.volumes.dataset import Dataset
 
 from .conftest import Served
@@ -310,3 +311,35 @@ class HttpStore(Store):
 def test_zarr_python_reads_under_an_address(share, cortex):
     array = zarr.open_array(HttpStore(f"{share['address']}/color/1"), mode="r", zarr_format=3)
     assert np.array_equal(array[0, :8, :60, :100], cortex.voxels)
+
+
+def test_an_address_is_made_from_python(served, cortex):
+    made = served.client.share_dataset("cortex", "for a script", lifetime_days=1)
+    assert httpx.get(f"{made.address}/zarr.json", trust_env=False).status_code == 200
+    assert made.view.expires_ms - made.view.created_ms == 86_400_000
+
+
+# Results
+
+
+def test_a_published_result_opens_in_the_viewer(served):
+    worker, job_id = served.worker(), served.convert("seen")
+    while worker.claim().job_id != job_id:
+        worker.fail("user_input", "not-wanted", "left over from another test")
+    layer = {
+        "name": "color", "category": "color", "elementClass": "uint8", "dataFormat": "zarr3", "numChannels": 1,
+        "boundingBox": {"topLeft": [0, 0, 0], "width": 64, "height": 64, "depth": 8},
+        "mags": [{"mag": [1, 1, 1], "path": "./color/1"}],
+    }  # fmt: skip
+    scale = {"factor": [4, 4, 40], "unit": "nanometer"}
+    worker.write_dataset("seen", {"id": {"name": "seen", "team": ""}, "scale": scale, "dataLayers": [layer]})
+    result = SealedResult(
+        kind="dataset", place="data:local/seen", value={"dataset": "seen"}, manifest_sha256="0" * 64, size_bytes=4096
+    )  # fmt: skip
+    worker.succeed(result)
+    assert "View result" not in served.browser.get(f"/jobs/{job_id}").text
+    worker.publish()
+    link = f'href="/datasets/{served.client.show_dataset("seen").id}/view"'
+    page = served.browser.get(f"/jobs/{job_id}").text
+    assert "View result" in page
+    assert link in page

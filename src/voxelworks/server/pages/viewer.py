@@ -25,6 +25,8 @@ from voxelworks.server.security import VIEWER_POLICY
 from voxelworks.server.viewing import make_scene, parse_position, read_source
 
 router = APIRouter()
+shared_router = APIRouter()
+"""Tried before all others: what is read under an address is read by the hundred."""
 
 _FOREIGN_ID_AT_END = re.compile(r"(?:.*-)?([0-9a-f]{24})")
 """How WEBKNOSSOS names a dataset in the address of a result."""
@@ -55,7 +57,7 @@ def viewer_page(
     )  # fmt: skip
 
 
-@router.get("/shared/{token}/view", response_class=HTMLResponse)
+@shared_router.get("/shared/{token}/view", response_class=HTMLResponse)
 def shared_page(
     context: Here,
     request: Request,
@@ -73,7 +75,7 @@ def shared_page(
     )  # fmt: skip
 
 
-@router.api_route("/shared/{token}/files/{path:path}", methods=["GET", "HEAD"])
+@shared_router.api_route("/shared/{token}/files/{path:path}", methods=["GET", "HEAD"])
 def shared_file(context: Here, request: Request, token: str, path: str) -> Response:
     reader, dataset_id = _enter(context, token)
     return answer_with_file(context, request, reader, dataset_id, path)
