@@ -50,6 +50,8 @@ class Scene:
 
     state: Json
     """As Neuroglancer writes it into its address."""
+    contrast: str | None
+    """The layer whose range of values the viewer shall find out."""
     left_out: tuple[str, ...]
     """Why layers are missing, a sentence each."""
 
@@ -109,6 +111,15 @@ def make_scene(
     if not layers:
         why = "; ".join(left_out) or "it has no layers yet"
         raise InvalidInput(f"the viewer cannot show dataset {title!r}: {why}")
+    first = layer_name or layers[0]["name"]
+    # Of bytes the whole range is shown; of others it would be too wide to see anything.
+    is_vague = any(
+        layer.name == first and layer.category == "color" and layer.channel_count == 1
+        and layer.dtype_name not in ("uint8", "int8") and not _contrast(layer, [])
+        for layer in source.data_layers
+    )  # fmt: skip
+    if is_vague:
+        layers = [item | {"tab": "rendering"} if item["name"] == first else item for item in layers]
     frame = box or max(
         (layer.bounding_box for layer in source.data_layers), key=lambda item: item.voxel_count
     )
@@ -116,10 +127,10 @@ def make_scene(
         layers.append(_marked(source.voxel_size, box))
     state = {
         "title": title, "dimensions": _dimensions(("x", "y", "z"), source.voxel_size), "layers": layers,
-        "selectedLayer": {"layer": layer_name or layers[0]["name"], "visible": False}, "layout": "4panel",
+        "selectedLayer": {"layer": first, "visible": is_vague}, "layout": "4panel",
         **_camera(source.voxel_size, frame, position),
     }  # fmt: skip
-    return Scene(state, tuple(left_out))
+    return Scene(state, first if is_vague else None, tuple(left_out))
 
 
 def parse_position(text: str) -> tuple[float, float, float]:

@@ -126,6 +126,21 @@ def test_other_channels_get_a_colour_each():
     assert "color0 * channel0() + color1 * channel1()" in shown["shader"]
 
 
+def test_the_viewer_finds_the_contrast_of_what_has_more_than_a_byte_and_states_none():
+    stated = {"defaultViewConfiguration": {"intensityRange": [100, 4000]}}
+    for shown, expected in (
+        (scene(layer(element_class="uint16")), "color"),
+        (scene(layer(element_class="float")), "color"),
+        (scene(layer(element_class="uint16", **stated)), None),
+        (scene(layer()), None),
+        (scene(layer(), layer("deep", element_class="uint16")), None),
+        (scene(layer(), layer("deep", element_class="uint16"), layer_name="deep"), "deep"),
+        (scene(layer("seg", "segmentation", "uint32")), None),
+    ):
+        assert shown.contrast == expected
+        assert shown.state["selectedLayer"]["visible"] == (expected is not None)
+
+
 def test_the_contrast_that_webknossos_shows_is_taken_over():
     chosen = {"defaultViewConfiguration": {"intensityRange": [100, 4000]}}
     [shown] = scene(layer(element_class="uint16", **chosen)).state["layers"]

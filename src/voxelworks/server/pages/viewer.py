@@ -110,8 +110,8 @@ def _viewer(
         layer_name=layer,
     )  # fmt: skip
     answer = rendering.page(
-        request, "viewer.html", dataset=dataset, files=files, state=json.dumps(scene.state), back=back,
-        left_out=scene.left_out, may_share=may_share,
+        request, "viewer.html", dataset=dataset, files=files, state=json.dumps(scene.state),
+        contrast=scene.contrast, back=back, left_out=scene.left_out, may_share=may_share,
     )  # fmt: skip
     answer.headers["Content-Security-Policy"] = VIEWER_POLICY
     return answer

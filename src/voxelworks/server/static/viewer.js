@@ -17,7 +17,9 @@
     }
   };
 
-  const state = (given() ?? bar.dataset.state).replace(anyFiles, files);
+  const view = given();
+  if (view !== null) delete bar.dataset.contrast; // who made it has chosen what is black and white
+  const state = (view ?? bar.dataset.state).replace(anyFiles, files);
   history.replaceState(null, "", `${location.pathname}#!${encodeURIComponent(state)}`);
 
   document.getElementById("copy-link").addEventListener("click", async (event) => {
