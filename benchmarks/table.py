@@ -1,4 +1,4 @@
-"""Write the tables of docs/benchmarks.md from docs/figures/foundation*.json, or check that they are up to date.
+"""Write the tables of docs/benchmarks.md from the files of docs/figures, or check that they are up to date.
 
 python benchmarks/table.py            write the tables
 python benchmarks/table.py --check    exit with 1 if the page differs from the figures
@@ -20,7 +20,7 @@ FIGURES = DOCS / "figures" / "foundation.json"
 DISK_FIGURES = DOCS / "figures" / "foundation_disk.json"
 """The same on a disk, which may be what both wait for."""
 PAGE = DOCS / "benchmarks.md"
-BEGIN, END = "<!-- foundation: begin, made by benchmarks/table.py -->", "<!-- foundation: end -->"
+PAGE_FIGURES = DOCS / "figures" / "pages.json"
 
 CPU_RATIO_MAX = 1.5
 WALL_RATIO_MAX = 0.65
@@ -32,10 +32,14 @@ Json = dict[str, Any]
 
 
 def main() -> int:
-    missing = [path for path in (FIGURES, DISK_FIGURES) if not path.exists()]
-    if missing:
-        print(f"{missing[0].relative_to(DOCS.parent)} is missing: see docs/benchmarks.md", file=sys.stderr)
-        return 1
+    wanted = {FIGURES: "bench", DISK_FIGURES: "bench", PAGE_FIGURES: "bench-pages"}
+    for file, target in wanted.items():
+        if not file.exists():
+            print(
+                f"{file.relative_to(DOCS.parent)} is missing: run `make {target}`, see docs/benchmarks.md",
+                file=sys.stderr,
+            )
+            return 1
     page = made_page()
     if "--check" not in sys.argv[1:]:
         PAGE.write_text(page, encoding="utf-8")
@@ -47,17 +51,58 @@ def main() -> int:
 
 
 def made_page() -> str:
-    """Give the page with the tables of the figures between its markers."""
-    before, begin, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)
-    _, end, after = rest.partition(END)
-    assert begin, f"{PAGE} has lost its marker {BEGIN}"
-    assert end, f"{PAGE} has lost its marker {END}"
-    parts = [
-        tables(json.loads(FIGURES.read_text())),
-        "### On a disk",
-        limits(json.loads(DISK_FIGURES.read_text())),
-    ]
-    return "\n\n".join([before + begin, *parts, end + after])
+    """Give the page with the tables of the figures between their markers."""
+    page = PAGE.read_text(encoding="utf-8")
+    in_memory, on_disk = (json.loads(file.read_text()) for file in (FIGURES, DISK_FIGURES))
+    page = _between(page, "foundation", "\n\n".join([tables(in_memory), "### On a disk", limits(on_disk)]))
+    return _between(page, "pages", page_tables(json.loads(PAGE_FIGURES.read_text())))
+
+
+def _between(page: str, name: str, content: str) -> str:
+    begin, end = f"<!-- {name}: begin, made by benchmarks/table.py -->", f"<!-- {name}: end -->"
+    before, found, rest = page.partition(begin)
+    _, found_end, after = rest.partition(end)
+    assert found, f"{PAGE} has lost its marker {begin}"
+    assert found_end, f"{PAGE} has lost its marker {end}"
+    return f"{before}{begin}\n\n{content}\n\n{end}{after}"
+
+
+def page_tables(figures: Json) -> str:
+    """Give what the file of the pages shows, as Markdown."""
+    machine, values = figures["machine"], figures["values"]
+    commit, changed = figures["commit"].rstrip("+")[:12], " with changes" * figures["commit"].endswith("+")
+    about = (
+        f"`{figures['command']}` on {figures['date'][:10]}, commit `{commit}`{changed}: medians of {figures['rounds']} "
+        f"rounds, with {figures['jobs']:,} jobs and {figures['lines']:,} lines.\n"
+        f"Machine: {machine['processor']}, {machine['cores']} cores, {machine['memory_gib']:.0f} GiB, "
+        f"{machine['system']}; load average meanwhile {figures['load'][1]:.1f}.\n"
+        f"Versions: {', '.join(f'{name} {number}' for name, number in figures['versions'].items())}."
+    )
+    rows = [
+        ["First paint of the list", "1000 ms", *(_ms(median(item["list_ms"]), 1000) for item in values)],
+        [
+            "Slowest filter, painted", "300 ms",
+            *(_ms(max(map(median, item["filter_ms"].values())), 300) for item in values),
+        ],
+        ["A log opens at its end", "1500 ms", *(_ms(median(item["log_ms"]), 1500) for item in values)],
+        ["A log that nobody opened before", "1500 ms", *(_ms(item["log_ms"][0], 1500) for item in values)],
+        ["A line in the middle, by its address", "1500 ms", *(_ms(median(item["line_ms"]), 1500) for item in values)],
+        ["A search through the whole log", "–", *(f"{median(item['search_ms']):.0f} ms" for item in values)],
+        [
+            "Browser, live page of a job", "5 % of a core",
+            *(_judged(100 * item["live_share"]["job"], 5, 1) for item in values),
+        ],
+        [
+            "Browser, live list", "5 % of a core",
+            *(_judged(100 * item["live_share"]["list"], 5, 1) for item in values),
+        ],
+        ["Largest layout shift", "0.05", *(_judged(max(item["layout_shift"].values()), 0.05, 3) for item in values)],
+    ]  # fmt: skip
+    return f"{about}\n\n{_table(['', 'At most', *(item['database'] for item in values)], rows)}"
+
+
+def _ms(value: float, limit: float) -> str:
+    return f"{value:.0f} ms" + (" (missed)" if value > limit else "")
 
 
 def tables(figures: Json) -> str:

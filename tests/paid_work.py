@@ -9,9 +9,10 @@ from dataclasses import replace
 from voxelworks import credits
 from voxelworks.testing.queues import Queue
 from voxelworks.workflows import (
+    Box,
     Job,
     LayerAddition,
-    Mag,
+    LayerMag,
     NewDataset,
     NewDatasetRef,
     Params,
@@ -32,8 +33,11 @@ class SegmentParams(Params):
     layer: SegmentationRef
     """Layer to look at."""
 
-    mag: Mag | None = None
+    mag: LayerMag | None = None
     """Mag to work in."""
+
+    box: Box | None = None
+    """Box to work in; by default the whole layer."""
 
 
 class MakeParams(SegmentParams):

@@ -16,7 +16,8 @@ import json
 import re
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import datetime
 from json import JSONDecodeError
 from pathlib import Path
 from types import TracebackType
@@ -26,7 +27,7 @@ from urllib.parse import quote
 import httpx
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
-from voxelworks.errors import InvalidInput, NotAllowed, ServerUnreachable, VoxelworksError
+from voxelworks.errors import FailureClass, InvalidInput, NotAllowed, ServerUnreachable, VoxelworksError
 from voxelworks.protocol.credits import Balance, QuoteView
 from voxelworks.protocol.messages import (
     Claim,
@@ -47,7 +48,22 @@ from voxelworks.protocol.messages import (
     SessionAnswer,
     SessionRequest,
 )
-from voxelworks.protocol.views import DatasetView, JobDetail, JobPage, JobView, LogChunk, WorkerView
+from voxelworks.protocol.people import NewShare
+from voxelworks.protocol.uploads import MissingFile, NewUpload, Piece, ReceivedFile, UploadView, pack
+from voxelworks.protocol.views import (
+    BulkAnswer,
+    BulkQuote,
+    DatasetView,
+    JobDetail,
+    JobPage,
+    JobView,
+    LogChunk,
+    LogHits,
+    LogLines,
+    SavedParams,
+    WorkerView,
+)
+from voxelworks.sending import send_files
 from voxelworks.settings import Settings
 
 CONNECT_TIMEOUT_S = 5.0
@@ -227,6 +243,13 @@ class Client:
         *,
         states: Sequence[str] = (),
         workflow: str | None = None,
+        owner: str | None = None,
+        dataset: str | None = None,
+        group: str | None = None,
+        failure: FailureClass | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        charged: bool = False,
         text: str | None = None,
         after: str | None = None,
         limit: int = 50,
@@ -235,14 +258,32 @@ class Client:
 
         Parameters
         ----------
+        states
+        workflow
+        owner
+            Id or mail address of who submitted them, for admins.
+        dataset
+            Name or id of a dataset that they read, change or make.
+        group
+        failure
+            Why they failed.
+        since, until
+            Submitted then or later, and before. Without a time zone: in that of this machine.
+        charged
+            Only what was charged for.
         text
             Words that must all be found in the params, the workflow, the group, the failure or the owner's name of a
             job, or begin its id.
         after
             `next_after` of the page before.
+        limit
         """
         query: dict[str, Any] = {"state": list(states), "limit": limit}
-        filters = {"workflow": workflow, "text": text, "after": after}
+        filters = {
+            "workflow": workflow, "owner": owner, "dataset": dataset, "group": group, "failure": failure,
+            "since": since and since.astimezone().isoformat(), "until": until and until.astimezone().isoformat(),
+            "charged": charged or None, "text": text, "after": after,
+        }  # fmt: skip
         query |= {key: value for key, value in filters.items() if value is not None}
         return JobPage.model_validate(self._get("jobs", query))
 
@@ -259,6 +300,28 @@ class Client:
     def quote_retry(self, job_id: str) -> QuoteView | None:
         """Ask what `retry` would cost, as `quote` does."""
         return self._quote(f"jobs/{_part(job_id)}/retry/quote", {})
+
+    def cancel_several(self, job_ids: Sequence[str]) -> BulkAnswer:
+        """Cancel at most 200 jobs; one that cannot be cancelled is no reason against the others."""
+        return BulkAnswer.model_validate(self._post("jobs/cancel", {"jobs": list(job_ids)}))
+
+    def retry_several(
+        self, job_ids: Sequence[str], *, quotes: Mapping[str, QuoteView | None] | None = None
+    ) -> BulkAnswer:
+        """Submit at most 200 jobs anew, except those that were repeated already; give the new ones.
+
+        Parameters
+        ----------
+        job_ids
+        quotes
+            That were agreed to: the `quotes` of `quote_retries`.
+        """
+        agreed = {job_id: found.id for job_id, found in (quotes or {}).items() if found is not None}
+        return BulkAnswer.model_validate(self._post("jobs/retry", {"jobs": list(job_ids), "quotes": agreed}))
+
+    def quote_retries(self, job_ids: Sequence[str]) -> BulkQuote:
+        """Ask what `retry_several` would cost."""
+        return BulkQuote.model_validate(self._post("jobs/retry/quote", {"jobs": list(job_ids)}))
 
     def read_log(
         self, job_id: str, attempt: int | None = None, *, offset: int | None = 0, limit: int = 65536
@@ -278,6 +341,30 @@ class Client:
             key: value for key, value in (("attempt", attempt), ("offset", offset)) if value is not None
         }
         return LogChunk.model_validate(self._get(f"jobs/{_part(job_id)}/log", query))
+
+    def read_lines(
+        self, job_id: str, attempt: int | None = None, *, first: int | None = 1, limit: int = 1000
+    ) -> LogLines:
+        """Read at most `limit` lines of an attempt's log, from line `first` on; None reads the last ones."""
+        query = {"limit": limit, "attempt": attempt, "first": first}
+        known = {key: value for key, value in query.items() if value is not None}
+        return LogLines.model_validate(self._get(f"jobs/{_part(job_id)}/log/lines", known))
+
+    def search_log(self, job_id: str, text: str, attempt: int | None = None, *, after: int = 0) -> LogHits:
+        """Find the lines of an attempt's log with a text in them.
+
+        Parameters
+        ----------
+        job_id
+        text
+            Small and capital letters are alike.
+        attempt
+            Its number; by default the current or last one.
+        after
+            Lines to leave out: `searched` of the answer before, to go on where that one was not whole.
+        """
+        query = {"text": text, "after": after} | ({} if attempt is None else {"attempt": attempt})
+        return LogHits.model_validate(self._get(f"jobs/{_part(job_id)}/log/search", query))
 
     def watch(self, job_id: str) -> Iterator[JobView]:
         """Yield the job now and whenever it changes, until it has ended and is published.
@@ -299,11 +386,69 @@ class Client:
             time.sleep(RETRY_WAITS_S[min(failures, len(RETRY_WAITS_S) - 1)])
             failures += 1
 
+    def list_params(self, workflow: str | None = None) -> tuple[SavedParams, ...]:
+        """List your own sets of params, and those that others share; of one workflow, or of all."""
+        found = self._get("params", None if workflow is None else {"workflow": workflow})
+        return TypeAdapter(tuple[SavedParams, ...]).validate_python(found)
+
+    def save_params(
+        self, workflow: str, name: str, params: Json, *, is_shared: bool = False, with_data: bool = False
+    ) -> SavedParams:
+        """Keep some or all params of a workflow under a name.
+
+        Parameters
+        ----------
+        workflow
+        name
+        params
+        is_shared
+            All members of the organization may use them.
+        with_data
+            Keep datasets, layers, boxes and sources too.
+        """
+        body = {
+            "workflow": workflow,
+            "name": name,
+            "params": params,
+            "is_shared": is_shared,
+            "with_data": with_data,
+        }
+        return SavedParams.model_validate(self._post("params", body))
+
+    def change_params(
+        self,
+        set_id: str,
+        *,
+        name: str | None = None,
+        is_shared: bool | None = None,
+        params: Json | None = None,
+    ) -> SavedParams:
+        """Rename your set, share it or not, or keep other params in it."""
+        body = {"name": name, "is_shared": is_shared, "params": params}
+        return SavedParams.model_validate(
+            _json(self._send("PATCH", f"params/{_part(set_id)}", json=body, is_repeatable=True))
+        )
+
+    def delete_params(self, set_id: str) -> None:
+        """Forget a set of params."""
+        self._send("DELETE", f"params/{_part(set_id)}")
+
     def list_datasets(self) -> tuple[DatasetView, ...]:
         return TypeAdapter(tuple[DatasetView, ...]).validate_python(self._get("datasets"))
 
     def show_dataset(self, name: str) -> DatasetView:
         return DatasetView.model_validate(self._get(f"datasets/{_part(name)}"))
+
+    def share_dataset(self, name: str, purpose: str, *, lifetime_days: int = 7) -> NewShare:
+        """Make an address under which anybody can read a dataset for a while, without an account.
+
+        Parameters
+        ----------
+        purpose
+            What it is for, as the page of the dataset shows it.
+        """
+        body = {"name": purpose, "lifetime_days": lifetime_days}
+        return NewShare.model_validate(self._post(f"datasets/{_part(name)}/shares", body))
 
     def list_workers(self) -> tuple[WorkerView, ...]:
         return TypeAdapter(tuple[WorkerView, ...]).validate_python(self._get("workers"))
@@ -314,6 +459,79 @@ class Client:
     def browse(self, place: str) -> FolderView:
         """Look into a folder below an import root, such as ``root:scope/run1``."""
         return FolderView.model_validate(self._get("folders", {"place": place}))
+
+    # Uploads
+
+    def upload(
+        self,
+        files: Mapping[str, Path],
+        *,
+        is_converted: bool = False,
+        on_begun: Callable[[UploadView], object] = lambda _: None,
+        on_progress: Callable[[int, int], object] = lambda _done, _total: None,
+    ) -> UploadView:
+        """Send files, or what is missing of them: the same files sent again go on where it was broken off.
+
+        Parameters
+        ----------
+        files
+            Path in the upload, with `/`, and the file.
+        is_converted
+            A job shall make a dataset of them: the upload is refused if there is no room for both.
+        on_begun
+            Called before the first byte is sent; what it raises ends the upload.
+        on_progress
+            Called with the bytes that are there and all that there will be, from several threads, one at a time.
+
+        Returns
+        -------
+        UploadView
+            Complete: a job reads it as `upload.ref`.
+
+        Raises
+        ------
+        InvalidInput
+            A subclass that says which file or name cannot be sent.
+        QuotaExceeded, DiskFull
+            Before the first byte.
+        NotAllowed
+            Also when the token has ended; what has arrived stays.
+        ServerUnreachable
+            After ten minutes in which it did not answer.
+        """
+        return send_files(self, files, is_converted=is_converted, on_begun=on_begun, on_progress=on_progress)
+
+    def begin_upload(self, new: NewUpload) -> UploadView:
+        """Begin an upload, or find the one of the same files."""
+        body = new.model_dump(mode="json")
+        return UploadView.model_validate(self._post("uploads", body, is_repeatable=True))
+
+    def list_uploads(self) -> tuple[UploadView, ...]:
+        """List the uploads that were not removed, latest first."""
+        return TypeAdapter(tuple[UploadView, ...]).validate_python(self._get("uploads"))
+
+    def missing_files(self, upload_id: str) -> tuple[MissingFile, ...]:
+        """List the files of an upload that are not there as a whole."""
+        found = self._get(f"uploads/{_part(upload_id)}/missing")
+        return TypeAdapter(tuple[MissingFile, ...]).validate_python(found)
+
+    def send_pieces(self, upload_id: str, pieces: list[tuple[Piece, bytes]]) -> tuple[ReceivedFile, ...]:
+        """Send pieces of files; hear how much of each of these files is there."""
+        response = self._send(
+            "PUT",
+            f"uploads/{_part(upload_id)}/pieces",
+            content=pack(pieces),
+            headers={"Content-Type": "application/octet-stream"},
+        )
+        return TypeAdapter(tuple[ReceivedFile, ...]).validate_python(_json(response))
+
+    def finish_upload(self, upload_id: str) -> UploadView:
+        """Say that all files are there; repeat it until the state is `complete`."""
+        return UploadView.model_validate(self._post(f"uploads/{_part(upload_id)}/finish", {}))
+
+    def remove_upload(self, upload_id: str) -> None:
+        """Remove an upload and its files."""
+        self._send("DELETE", f"uploads/{_part(upload_id)}", is_repeatable=True)
 
     # What a worker asks for
 

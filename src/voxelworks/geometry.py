@@ -263,6 +263,19 @@ class Box(_TextForm):
     def contains(self, other: Box) -> bool:
         return other.is_empty or self.intersect(other) == other
 
+    def middle(self, size: Vec3, mag: Mag) -> Box:
+        """Give the box of at most `size` voxels of `mag` in the middle of this box of mag 1.
+
+        It lies on the grid of `mag`, except where this box ends between two of its voxels.
+        """
+        coarse = self.in_mag(mag)
+        width, height, depth = (min(most, extent) for most, extent in zip(size, coarse.size, strict=True))
+        x, y, z = (
+            start + (extent - part) // 2
+            for start, extent, part in zip(coarse.topleft, coarse.size, (width, height, depth), strict=True)
+        )
+        return Box((x, y, z), (width, height, depth)).from_mag(mag).intersect(self)
+
     def moved(self, by: Vec3) -> Box:
         x, y, z = (a + b for a, b in zip(self.topleft, by, strict=True))
         return Box((x, y, z), self.size)

@@ -209,13 +209,16 @@ class Settings(BaseSettings):
 
     # Storage
     storage_bytes_max: int | None = Field(default=None, ge=0)
-    """What the datasets and annotations of one organization may take, in bytes, unless it has a limit of its own. No
-    limit by default."""
+    """What the datasets, annotations and uploads of one organization may take, in bytes, unless it has a limit of its
+    own. No limit by default."""
     trash_term_days: float = Field(default=30.0, ge=0)
     """How long a deleted dataset or annotation can be restored, in days."""
     leftover_term_days: float = Field(default=7.0, gt=0)
-    """After how many days without a change a file that nothing refers to is removed: of uploads that broke off, and
-    of attempts that no job knows."""
+    """After how many days without a change a file that nothing refers to is removed: of uploads that broke off or that
+    no job was given, and of attempts that no job knows."""
+    upload_kept_days: float = Field(default=1.0, ge=0)
+    """How long the files of an upload stay after a job has made a dataset of them, in days: to convert them again with
+    other options."""
     annotation_bytes_max: int = Field(default=4 * 2**30, gt=0)
     """Largest annotation file that is taken, in bytes, also after unpacking."""
     nml_bytes_max: int = Field(default=256 * 2**20, gt=0)

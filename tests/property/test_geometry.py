@@ -92,6 +92,22 @@ def test_tiles_cover_each_voxel_once_and_lie_on_the_grid(box, tile):
     assert (seen == expected).all()
 
 
+@given(box=boxes, mag=mags, size=st.tuples(*[st.integers(1, 300)] * 3))
+def test_the_middle_of_a_box_lies_in_it_and_has_at_most_so_many_voxels_on_the_grid(box, mag, size):
+    middle = box.middle(size, mag)
+    assert box.contains(middle)
+    assert middle.is_empty == box.is_empty
+    if middle.is_empty:
+        return
+    coarse = middle.in_mag(mag)
+    assert all(extent <= most for extent, most in zip(coarse.size, size, strict=True))
+    assert coarse.from_mag(mag).intersect(box) == middle, "it ends on the grid, or where the box ends"
+    for axis in range(3):
+        before = coarse.topleft[axis] - box.in_mag(mag).topleft[axis]
+        after = box.in_mag(mag).bottomright[axis] - coarse.bottomright[axis]
+        assert after - before in (0, 1)
+
+
 @given(coarse=mags, fine=mags)
 def test_relative_mag_times_the_finer_one_is_the_coarser_one(coarse, fine):
     if all(a >= b for a, b in zip(coarse.xyz, fine.xyz, strict=True)):

@@ -46,6 +46,8 @@ class BadNetwork:
         self.port = port
         self.weather = weather
         self.happened: Counter[str] = Counter()
+        self.uploaded_bytes = 0
+        """Of the bodies of PUT requests that the server has answered."""
         self._dice = random.Random(seed)
         self._lock = threading.Lock()
         network = self
@@ -60,7 +62,7 @@ class BadNetwork:
             def do_GET(self) -> None:
                 network.carry(self)
 
-            do_POST = do_GET
+            do_POST = do_PUT = do_DELETE = do_GET
 
             def log_message(self, *_: object) -> None: ...
 
@@ -97,6 +99,9 @@ class BadNetwork:
         except OSError:  # the server itself is away
             self._hang_up(request)
             return
+        if request.command == "PUT":
+            with self._lock:
+                self.uploaded_bytes += len(body)
         if fate == "cut":
             self._hang_up(request)
             return

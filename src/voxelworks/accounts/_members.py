@@ -16,6 +16,7 @@ from voxelworks.accounts._tables import (
     InvitationRow,
     LoginSessionRow,
     MembershipRow,
+    ShareRow,
     UserRow,
 )
 from voxelworks.db import among, now, texts
@@ -187,7 +188,7 @@ def remove_member(session: Session, by: Principal, user_id: str) -> None:
     user = get_user(session, user_id)
     if membership.role == "owner":
         raise IllegalTransition(f"{user.name} owns this organization; transfer the ownership first")
-    for table in (LoginSessionRow, ApiTokenRow):
+    for table in (LoginSessionRow, ApiTokenRow, ShareRow):
         session.execute(
             delete(table).where(table.user_id == user_id, table.organization_id == by.organization_id)
         )

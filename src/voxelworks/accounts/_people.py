@@ -17,6 +17,7 @@ from voxelworks.accounts._tables import (
     MembershipRow,
     OrganizationRow,
     PasswordResetRow,
+    ShareRow,
     UserRow,
 )
 from voxelworks.accounts._texts import check_email, check_name
@@ -45,7 +46,7 @@ _FINDING_PRINCIPAL = (
 _FINDING_USERS = select(UserRow).where(among(UserRow.id, texts("ids")))
 
 
-def shown(proof: type[ApiTokenRow] | type[LoginSessionRow]) -> Select[*tuple[Any, ...]]:
+def shown(proof: type[ApiTokenRow] | type[LoginSessionRow] | type[ShareRow]) -> Select[*tuple[Any, ...]]:
     """Select what somebody has shown, with its user, their role, and the time.
 
     Role and user are looked up every time: who was removed, disabled, or has another role, has it at once.
@@ -354,7 +355,7 @@ def _require_another(operators: list[str], user_id: str) -> None:
 
 
 def end_everything(session: Session, user_id: str) -> None:
-    """End the sessions, tokens, resets and invitations of a user."""
-    for table in (LoginSessionRow, ApiTokenRow, PasswordResetRow):
+    """End the sessions, tokens, shares, resets and invitations of a user."""
+    for table in (LoginSessionRow, ApiTokenRow, ShareRow, PasswordResetRow):
         session.execute(delete(table).where(table.user_id == user_id))
     session.execute(delete(InvitationRow).where(InvitationRow.invited_by == user_id))

@@ -131,6 +131,25 @@ class ApiTokenRow(Base):
     used_ms: Mapped[int | None]
 
 
+class ShareRow(Base):
+    """An address under which anybody can read one dataset for a while."""
+
+    __tablename__ = "shares"
+    __table_args__ = (Index("ix_shares_dataset", "organization_id", "dataset_id"),)
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    token_hash: Mapped[str] = mapped_column(unique=True)
+    hint: Mapped[str]
+    """First characters of the secret in the address."""
+    user_id: Mapped[str] = mapped_column(ForeignKey("users.id"))
+    """Who made it: it ends when they may not read the dataset any more."""
+    organization_id: Mapped[str] = mapped_column(ForeignKey("organizations.id"))
+    dataset_id: Mapped[str]
+    name: Mapped[str]
+    created_ms: Mapped[int]
+    expires_ms: Mapped[int]
+
+
 class PasswordResetRow(Base):
     """A letter that lets its holder choose a new password, once."""
 

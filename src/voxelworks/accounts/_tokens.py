@@ -16,6 +16,7 @@ class Prefix(StrEnum):
     INVITATION = "vxi_"
     RESET = "vxr_"
     SESSION = "vxs_"
+    SHARE = "vxd_"
 
 
 def make_token(prefix: Prefix) -> str:

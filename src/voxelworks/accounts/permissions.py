@@ -26,6 +26,8 @@ class Action(StrEnum):
     DELETE_DATASET = "delete_dataset"
     PUBLISH_DATASET = "publish_dataset"
     """Show it to everybody on the instance."""
+    SHARE_DATASET = "share_dataset"
+    """Make an address under which anybody can read it for a while, and end those that one made."""
     MAKE_ANNOTATION = "make_annotation"
     DELETE_ANNOTATION = "delete_annotation"
     """Of others; everybody may delete their own."""
@@ -80,6 +82,7 @@ MATRIX: Mapping[Action, Rule] = MappingProxyType(
         Action.CHANGE_DATASET: Rule(_MANAGERS, "manage"),
         Action.DELETE_DATASET: Rule(_MANAGERS, "manage"),
         Action.PUBLISH_DATASET: Rule(_MANAGERS, "manage"),
+        Action.SHARE_DATASET: Rule(_EVERYBODY, "manage"),
         Action.MAKE_ANNOTATION: Rule(_EVERYBODY, "submit"),
         Action.DELETE_ANNOTATION: Rule(_MANAGERS, "manage"),
         Action.SUBMIT_JOB: Rule(_EVERYBODY, "submit"),

@@ -1,4 +1,4 @@
-"""What organizations keep: datasets, annotations, and the room that they take.
+"""What organizations keep: datasets, annotations, uploads, and the room that they take.
 
 Plain functions that take a session and never commit, except those that take the database itself. Whether somebody's
 role allows it is asked before; whose it is, here: what belongs to others is not found.
@@ -25,12 +25,16 @@ from voxelworks.catalog._datasets import (
     register,
     rename_dataset,
     require_changeable,
+    require_own,
     require_readable,
+    set_previews,
     set_public,
     why_taken,
 )
+from voxelworks.catalog._files import folder_of, open_file, read_metadata
 from voxelworks.catalog._layout import adopt_old_layout
 from voxelworks.catalog._leftovers import leftovers, remove_leftovers
+from voxelworks.catalog._previews import place_of_previews, preview_file
 from voxelworks.catalog._storage import check_quota, storage_usage
 from voxelworks.catalog._trash import (
     delete_annotation_now,
@@ -41,13 +45,29 @@ from voxelworks.catalog._trash import (
     trash,
     trash_annotation,
 )
+from voxelworks.catalog._uploads import (
+    abandon_upload,
+    begin_upload,
+    find_upload,
+    finish_upload,
+    hold_upload,
+    list_uploads,
+    missing_files,
+    note_converted,
+    place_of_upload,
+    receive_pieces,
+    remove_expired_uploads,
+    remove_upload_files,
+)
 
 __all__ = [
-    "StoredAnnotation", "add_annotation_file", "add_webknossos_annotation", "adopt_old_layout",
-    "annotation_file", "annotation_token", "check_quota", "delete_annotation_now", "delete_now",
-    "discard_stored", "find", "find_annotation", "find_by_place", "has_files_at", "is_changeable",
-    "leftovers", "link_dataset", "list_annotations", "list_datasets", "purge_expired", "register",
-    "remove_leftovers", "rename_dataset", "require_changeable", "require_readable", "restore",
-    "restore_annotation", "set_public", "storage_usage", "store_annotation", "trash", "trash_annotation",
-    "why_taken",
+    "StoredAnnotation", "abandon_upload", "add_annotation_file", "add_webknossos_annotation", "adopt_old_layout",
+    "annotation_file", "annotation_token", "begin_upload", "check_quota", "delete_annotation_now", "delete_now",
+    "discard_stored", "find", "find_annotation", "find_by_place", "find_upload", "finish_upload", "folder_of",
+    "has_files_at", "hold_upload", "is_changeable", "leftovers", "link_dataset", "list_annotations",
+    "list_datasets", "list_uploads", "missing_files", "note_converted", "open_file", "place_of_previews",
+    "place_of_upload", "preview_file", "purge_expired", "read_metadata", "receive_pieces", "register",
+    "remove_expired_uploads", "remove_leftovers", "remove_upload_files", "rename_dataset", "require_changeable",
+    "require_own", "require_readable", "restore", "restore_annotation", "set_previews", "set_public",
+    "storage_usage", "store_annotation", "trash", "trash_annotation", "why_taken",
 ]  # fmt: skip

@@ -3,26 +3,35 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import PurePosixPath
 
-from sqlalchemy import ColumnElement, or_, select
+from sqlalchemy import ColumnElement, and_, or_, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from voxelworks.catalog._tables import DatasetRow
+from voxelworks.catalog._previews import with_addresses
+from voxelworks.catalog._tables import DatasetRow, UploadRow
 from voxelworks.db import now
 from voxelworks.errors import (
     DatasetNotFound,
     InvalidParams,
     NotAllowed,
+    NotFound,
     TargetExists,
     TargetNotWritable,
     UnsafeReference,
 )
 from voxelworks.protocol.people import Principal
-from voxelworks.protocol.places import DATASET_NAME, Places, dataset_place, is_remote
-from voxelworks.protocol.views import DatasetSummary, DatasetView
+from voxelworks.protocol.places import (
+    DATASET_NAME,
+    OWN_PLACES,
+    Places,
+    dataset_place,
+    is_remote,
+    upload_parts,
+)
+from voxelworks.protocol.views import DatasetSummary, DatasetView, LayerPreview
 
 _NAME_LENGTH_MAX = 128
 
@@ -37,7 +46,7 @@ def find(session: Session, ref: str, *, by: Principal, include_trashed: bool = F
     """
     is_own = DatasetRow.organization_id == by.organization_id
     row = session.scalar(select(DatasetRow).where(is_own, DatasetRow.name == ref)) or session.scalar(
-        select(DatasetRow).where(DatasetRow.id == ref, _is_visible(by))
+        select(DatasetRow).where(DatasetRow.id == ref, is_visible(by))
     )
     if row is None:
         raise DatasetNotFound(f"there is no dataset {ref!r}; see the list of datasets for the names")
@@ -47,8 +56,21 @@ def find(session: Session, ref: str, *, by: Principal, include_trashed: bool = F
 
 
 def find_by_place(session: Session, place: str) -> DatasetView | None:
-    """Find the dataset that a job made or added to, whoever asks; linked datasets are not found by their place."""
-    row = session.scalar(select(DatasetRow).where(DatasetRow.place == place, DatasetRow.is_linked.is_(False)))
+    """Find the dataset that a job made, added to or drew, whoever asks.
+
+    Linked datasets are not found by their own place, which several may have, but by that of their pictures.
+    """
+    kind, _, rest = place.partition(":")
+    organization_id, _, name = rest.partition("/")
+    if kind == "previews" and name.startswith("@"):
+        is_it = and_(DatasetRow.id == name[1:], DatasetRow.organization_id == organization_id)
+    elif kind == "previews":
+        is_it = and_(
+            DatasetRow.place == dataset_place(organization_id, name), DatasetRow.is_linked.is_(False)
+        )
+    else:
+        is_it = and_(DatasetRow.place == place, DatasetRow.is_linked.is_(False))
+    row = session.scalar(select(DatasetRow).where(is_it))
     return None if row is None else view(row)
 
 
@@ -62,7 +84,7 @@ def list_datasets(
 ) -> tuple[DatasetView, ...]:
     """Give the datasets of the organization by name, then, if wanted, the public ones of others."""
     is_own = DatasetRow.organization_id == by.organization_id
-    wanted = select(DatasetRow).where(_is_visible(by) if include_public else is_own)
+    wanted = select(DatasetRow).where(is_visible(by) if include_public else is_own)
     if not include_trashed:
         wanted = wanted.where(DatasetRow.trashed_ms.is_(None))
     elif include_public:
@@ -133,7 +155,7 @@ def link_dataset(
     """
     _check_name(name)
     place = _normal(place)
-    if place.startswith("data:"):
+    if place.startswith(OWN_PLACES):
         raise UnsafeReference(
             f"{place!r} is in the folder of datasets; link what lies below an import root or on a remote host"
         )
@@ -196,6 +218,17 @@ def rename_dataset(session: Session, dataset_id: str, name: str, *, by: Principa
     return view(row)
 
 
+def set_previews(session: Session, dataset_id: str, previews: Mapping[str, LayerPreview]) -> None:
+    """Remember which pictures the layers of a dataset have; nothing else of it has changed."""
+    row = session.scalar(
+        select(DatasetRow).where(DatasetRow.id == dataset_id).with_for_update(),
+        execution_options={"populate_existing": True},
+    )
+    if row is not None:
+        summary = DatasetSummary.model_validate(row.summary)
+        row.summary = summary.with_previews(previews).model_dump(mode="json")
+
+
 def why_taken(session: Session, organization_id: str, name: str, places: Places) -> str | None:
     """Say why a dataset cannot be made under a name; None if it can."""
     row = session.scalar(
@@ -218,8 +251,14 @@ def require_readable(session: Session, place: str, *, organization_id: str, plac
 
     Raises
     ------
-    DatasetNotFound, UnsafeReference
+    DatasetNotFound, NotFound, UnsafeReference
     """
+    if place.startswith("upload:"):
+        owner, upload_id, _ = upload_parts(place)
+        upload = session.get(UploadRow, upload_id)
+        if upload is None or not upload.organization_id == owner == organization_id:
+            raise NotFound(f"there is no upload {upload_id!r} any more; send its files again")
+        return
     if not place.startswith("data:"):
         places.for_organization(organization_id).locate(place)
         return
@@ -236,6 +275,17 @@ def is_changeable(dataset: DatasetView, *, by: Principal) -> bool:
     return dataset.organization_id == by.organization_id and not dataset.is_linked
 
 
+def require_own(dataset: DatasetView, *, by: Principal) -> None:
+    """Refuse to change anything of a dataset of another organization.
+
+    Raises
+    ------
+    NotAllowed
+    """
+    if dataset.organization_id != by.organization_id:
+        raise NotAllowed(f"dataset {dataset.name!r} belongs to another organization and can only be read")
+
+
 def require_changeable(dataset: DatasetView, *, by: Principal) -> None:
     """Refuse to add to a dataset that can only be read.
 
@@ -246,8 +296,7 @@ def require_changeable(dataset: DatasetView, *, by: Principal) -> None:
     TargetNotWritable
         If it is linked.
     """
-    if dataset.organization_id != by.organization_id:
-        raise NotAllowed(f"dataset {dataset.name!r} belongs to another organization and can only be read")
+    require_own(dataset, by=by)
     if dataset.is_linked:
         raise TargetNotWritable(
             f"dataset {dataset.name!r} is linked from {dataset.place} and can only be read; make a copy of it to change"
@@ -279,14 +328,15 @@ def lock_own(
 
 def view(row: DatasetRow) -> DatasetView:
     return DatasetView(
-        id=row.id, name=row.name, place=row.place, summary=DatasetSummary.model_validate(row.summary),
+        id=row.id, name=row.name, place=row.place,
+        summary=with_addresses(DatasetSummary.model_validate(row.summary), row.id),
         created_ms=row.created_ms, updated_ms=row.updated_ms, made_by_job=row.made_by_job,
         organization_id=row.organization_id, user_id=row.user_id, is_public=row.is_public, is_linked=row.is_linked,
         size_bytes=row.size_bytes, trashed_ms=row.trashed_ms, purge_ms=row.purge_ms,
     )  # fmt: skip
 
 
-def _is_visible(by: Principal) -> ColumnElement[bool]:
+def is_visible(by: Principal) -> ColumnElement[bool]:
     return or_(DatasetRow.organization_id == by.organization_id, DatasetRow.is_public)
 
 

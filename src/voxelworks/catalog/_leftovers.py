@@ -1,4 +1,4 @@
-"""What takes room and will go: the trash, files of uploads that broke off, and folders of attempts."""
+"""What takes room and will go: the trash, uploads, their files without an entry, and folders of attempts."""
 
 from __future__ import annotations
 
@@ -14,11 +14,18 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from voxelworks.catalog._annotations import PART_SUFFIX
-from voxelworks.catalog._tables import AnnotationRow, DatasetRow
+from voxelworks.catalog._tables import AnnotationRow, DatasetRow, UploadRow
 from voxelworks.catalog._trash import DAY_MS
+from voxelworks.catalog._uploads import removal_ms
 from voxelworks.db import Database
 from voxelworks.protocol.people import Principal
-from voxelworks.protocol.places import DATASET_NAME, ORGANIZATION_ID, Places
+from voxelworks.protocol.places import (
+    DATASET_NAME,
+    ORGANIZATION_ID,
+    PREVIEW_FOLDER,
+    UPLOADS_FOLDER,
+    Places,
+)
 from voxelworks.protocol.views import LeftoverKind, LeftoverView
 from voxelworks.settings import Settings
 
@@ -27,7 +34,13 @@ _logger = logging.getLogger(__name__)
 
 
 def leftovers(
-    session: Session, *, by: Principal, places: Places, settings: Settings, work_keys_in_use: Collection[str]
+    session: Session,
+    *,
+    by: Principal,
+    places: Places,
+    settings: Settings,
+    work_keys_in_use: Collection[str],
+    uploads_in_use: Collection[str] = (),
 ) -> tuple[LeftoverView, ...]:
     """List what will be removed, soonest first: of the organization that asks, or of all for the operator.
 
@@ -35,12 +48,16 @@ def leftovers(
     ----------
     work_keys_in_use
         Of jobs that have not ended, whose result is not published yet, or that a worker is still to clear up.
+    uploads_in_use
+        Ids of those that jobs which have not ended name.
     """
     # The token of an operator is one of an organization, as all tokens, unless it may operate.
     sees_all = by.is_operator and (by.scopes is None or "admin" in by.scopes)
     organization_id = None if sees_all else by.organization_id
     found = [*_trashed(session, organization_id)]
-    found += [item.view for item in _files(session, settings, organization_id)]
+    found += _uploads(session, settings, uploads_in_use, organization_id)
+    found += [item.view for item in _files(session, places, settings, organization_id)]
+    found += [item.view for item in _previews(session, places, settings, organization_id)]
     found += [item.view for item in _attempts(places, settings, work_keys_in_use, organization_id)]
     return tuple(sorted(found, key=lambda item: (item.removal_ms is None, item.removal_ms or 0, item.name)))
 
@@ -48,7 +65,9 @@ def leftovers(
 def remove_leftovers(
     database: Database, *, places: Places, settings: Settings, work_keys_in_use: Collection[str]
 ) -> int:
-    """Remove files and folders of attempts whose time has come; give how many went. The trash has its own rounds.
+    """Remove files and folders of attempts whose time has come; give how many went.
+
+    The trash and the uploads that are known have their own rounds.
 
     Parameters
     ----------
@@ -56,7 +75,10 @@ def remove_leftovers(
         As for `leftovers`, read at most a moment ago: nothing of these is touched.
     """
     with database.read_session() as session:
-        found = [*_files(session, settings, None), *_attempts(places, settings, work_keys_in_use, None)]
+        found = [
+            *_files(session, places, settings, None), *_previews(session, places, settings, None),
+            *_attempts(places, settings, work_keys_in_use, None),
+        ]  # fmt: skip
     now_ms = time.time() * 1000
     due = [item for item in found if item.view.removal_ms is not None and item.view.removal_ms <= now_ms]
     return sum(_has_removed(item.path) for item in due)
@@ -87,8 +109,34 @@ def _in_trash(kind: LeftoverKind, row: DatasetRow | AnnotationRow) -> LeftoverVi
     )  # fmt: skip
 
 
-def _files(session: Session, settings: Settings, organization_id: str | None) -> Iterator[_Leftover]:
-    """Find files in the folder of annotations that no annotation has."""
+def _uploads(
+    session: Session, settings: Settings, uploads_in_use: Collection[str], organization_id: str | None
+) -> Iterator[LeftoverView]:
+    wanted = select(UploadRow)
+    if organization_id is not None:
+        wanted = wanted.where(UploadRow.organization_id == organization_id)
+    for row in session.scalars(wanted):
+        yield LeftoverView(
+            kind="upload", organization_id=row.organization_id,
+            name=f"{row.organization_id}/{UPLOADS_FOLDER}/{row.id}", size_bytes=row.size_bytes,
+            removal_ms=None if row.id in uploads_in_use else removal_ms(row, settings),
+        )  # fmt: skip
+
+
+def _files(
+    session: Session, places: Places, settings: Settings, organization_id: str | None
+) -> Iterator[_Leftover]:
+    """Find files in the folder of annotations that no annotation has, and folders of uploads that are not known."""
+    uploads = set(session.scalars(select(UploadRow.id)))
+    for home in _organization_folders(places.data_dir, organization_id):
+        for entry in _entries(home / UPLOADS_FOLDER):
+            if entry.name not in uploads:
+                size, changed_ms = _measure(Path(entry.path))
+                view = LeftoverView(
+                    kind="file", organization_id=home.name, name=f"{home.name}/{UPLOADS_FOLDER}/{entry.name}",
+                    size_bytes=size, removal_ms=changed_ms + _term_ms(settings),
+                )  # fmt: skip
+                yield _Leftover(view, Path(entry.path))
     known = set(session.scalars(select(AnnotationRow.id)))
     for home in _organization_folders(settings.annotations_dir, organization_id):
         for entry in _entries(home):
@@ -98,6 +146,24 @@ def _files(session: Session, settings: Settings, organization_id: str | None) ->
             view = LeftoverView(
                 kind="file", organization_id=home.name, name=f"annotations/{home.name}/{entry.name}",
                 size_bytes=size, removal_ms=changed_ms + _term_ms(settings),
+            )  # fmt: skip
+            yield _Leftover(view, Path(entry.path))
+
+
+def _previews(
+    session: Session, places: Places, settings: Settings, organization_id: str | None
+) -> Iterator[_Leftover]:
+    """Find pictures of linked datasets that are gone: a job may have drawn one while it was being deleted."""
+    known = set(session.scalars(select(DatasetRow.id).where(DatasetRow.is_linked)))
+    for home in _organization_folders(places.data_dir, organization_id):
+        for entry in _entries(home):
+            prefix, _, dataset_id = entry.name.rpartition("-")
+            if prefix != PREVIEW_FOLDER or dataset_id in known:
+                continue
+            size, changed_ms = _measure(Path(entry.path))
+            view = LeftoverView(
+                kind="file", organization_id=home.name, name=f"{home.name}/{entry.name}", size_bytes=size,
+                removal_ms=changed_ms + _term_ms(settings),
             )  # fmt: skip
             yield _Leftover(view, Path(entry.path))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from sqlalchemy import BigInteger, Text, column, func, select, table
 from sqlalchemy.orm import Session
 
-from voxelworks.catalog._tables import AnnotationRow, DatasetRow
+from voxelworks.catalog._tables import AnnotationRow, DatasetRow, UploadRow
 from voxelworks.errors import QuotaExceeded
 from voxelworks.protocol.views import StorageView
 from voxelworks.settings import Settings
@@ -15,9 +15,9 @@ _organizations = table("organizations", column("id", Text), column("storage_byte
 
 
 def storage_usage(session: Session, organization_id: str, *, settings: Settings) -> StorageView:
-    """Tell what the datasets and annotations of an organization take, those in the trash included."""
+    """Tell what the datasets, annotations and uploads of an organization take, with the trash and what is to come."""
     used = 0
-    for stored in (DatasetRow, AnnotationRow):
+    for stored in (DatasetRow, AnnotationRow, UploadRow):
         total = select(func.coalesce(func.sum(stored.size_bytes), 0)).where(
             stored.organization_id == organization_id
         )
@@ -59,12 +59,14 @@ def check_quota(
         return
     left = max(0, stored.max_bytes - stored.used_bytes)
     raise QuotaExceeded(
-        f"{_size(more_bytes)} are needed, and the organization has {_size(left)} of {_size(stored.max_bytes)} left; "
+        f"{size_text(more_bytes)} are needed, and the organization has {size_text(left)} of "
+        f"{size_text(stored.max_bytes)} left; "
         "delete datasets and empty the trash, or ask the operator for more room"
     )
 
 
-def _size(count: int) -> str:
+def size_text(count: int) -> str:
+    """Say a size in binary units."""
     size, unit = float(count), "B"
     for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
         if size < 1024 or unit == "TiB":

@@ -1,4 +1,4 @@
-"""The tables of datasets and annotations.
+"""The tables of datasets, annotations and uploads.
 
 No foreign keys lead to organizations, users and jobs: what is stored outlives the records of those who made it.
 """
@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import Text, UniqueConstraint
+from sqlalchemy import ForeignKey, Text, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column
 
 from voxelworks.db import Base
+from voxelworks.protocol.uploads import UploadState
 from voxelworks.protocol.views import AnnotationKind
 
 
@@ -65,3 +66,41 @@ class AnnotationRow(Base):
     trashed_ms: Mapped[int | None]
     purge_ms: Mapped[int | None]
     is_purging: Mapped[bool]
+
+
+class UploadRow(Base):
+    """Files that somebody sends, or has sent."""
+
+    __tablename__ = "uploads"
+    # The same files from the same person are the same upload: so it goes on after anything that broke it off.
+    __table_args__ = (UniqueConstraint("organization_id", "user_id", "manifest_sha256"),)
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    organization_id: Mapped[str]
+    user_id: Mapped[str]
+    manifest_sha256: Mapped[str]
+    """Of paths, sizes and times of its files."""
+    state: Mapped[UploadState] = mapped_column(Text)
+    file_count: Mapped[int]
+    size_bytes: Mapped[int]
+    """Of all its files: what it takes of the storage of the organization, also before they are there."""
+    is_archive: Mapped[bool]
+    """It is one zip, of which the files are unpacked."""
+    created_ms: Mapped[int]
+    used_ms: Mapped[int]
+    """When somebody last went on with it, or gave it to a job."""
+    converted_ms: Mapped[int | None]
+    """When a job had made a dataset of it; None again when it is given to another one."""
+
+
+class UploadFileRow(Base):
+    """A file of an upload."""
+
+    __tablename__ = "upload_files"
+
+    upload_id: Mapped[str] = mapped_column(ForeignKey("uploads.id"), primary_key=True)
+    number: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    path: Mapped[str]
+    size_bytes: Mapped[int]
+    received_bytes: Mapped[int]
+    """How much of its beginning is on the disk for sure."""

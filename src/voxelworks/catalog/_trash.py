@@ -15,6 +15,7 @@ from sqlalchemy.orm import Session
 
 from voxelworks.catalog._annotations import annotation_file, annotation_view, lock_own_annotation
 from voxelworks.catalog._datasets import lock_own, view
+from voxelworks.catalog._previews import place_of_previews
 from voxelworks.catalog._tables import AnnotationRow, DatasetRow
 from voxelworks.db import Database, now
 from voxelworks.errors import IllegalTransition, StorageFailed, UnsafeReference
@@ -132,10 +133,11 @@ def _restore(session: Session, row: DatasetRow | AnnotationRow) -> None:
 
 
 def _has_removed_dataset(dataset: DatasetView, places: Places) -> bool:
-    """Remove the files of a dataset; only the entry of a linked one, whose files are not ours."""
-    if dataset.is_linked:
-        return True
+    """Remove the files of a dataset; of a linked one, whose files are not ours, only its pictures."""
     try:
+        if dataset.is_linked:
+            _remove_previews(dataset, places)
+            return True
         folder = _own_folder(dataset, places)
         doomed = folder.with_name(f"{DOOMED_PREFIX}{dataset.id}")
         if folder.exists():
@@ -146,6 +148,12 @@ def _has_removed_dataset(dataset: DatasetView, places: Places) -> bool:
         _logger.warning("the files of dataset %s stay for now: %s", dataset.id, error)
         return False
     return True
+
+
+def _remove_previews(dataset: DatasetView, places: Places) -> None:
+    folder = Path(places.locate(place_of_previews(dataset)))
+    if folder.exists():
+        shutil.rmtree(folder)
 
 
 def _own_folder(dataset: DatasetView, places: Places) -> Path:

@@ -24,6 +24,12 @@ STOPPED = 130
         "serve": LazyCommand("voxelworks.cli.serve:serve", "Start the server, with a worker."),
         "worker": LazyCommand("voxelworks.cli.worker:worker", "Start one more worker for a server."),
         "jobs": LazyCommand("voxelworks.cli.jobs:jobs", "Submit and follow the jobs of a server."),
+        "upload": LazyCommand(
+            "voxelworks.cli.upload:upload", "Send images to a server, which makes a dataset of them."
+        ),
+        "params": LazyCommand(
+            "voxelworks.cli.params:params", "Keep parameters under a name, to use them again."
+        ),
         "admin": LazyCommand("voxelworks.cli.admin:admin", "Manage accounts, keys and backups of a server."),
         "credits": LazyCommand("voxelworks.cli.credits:credits", "Look at balances, and grant credits."),
         "mail": LazyCommand("voxelworks.cli.mail:mail", "Test the mail settings; read and repeat mails."),

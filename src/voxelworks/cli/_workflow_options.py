@@ -26,14 +26,22 @@ class WorkflowGroup(click.Group):
     ----------
     handler
         What such a command does.
+    needs_all
+        Whether options without a default must be given.
     extra_options
         Decorators made by `click.option`: what every command has beside the options of its workflow.
     """
 
     def __init__(
-        self, *args: Any, handler: Handler, extra_options: Sequence[Callable[[Any], Any]], **options: Any
+        self,
+        *args: Any,
+        handler: Handler,
+        extra_options: Sequence[Callable[[Any], Any]],
+        needs_all: bool = True,
+        **options: Any,
     ) -> None:
         super().__init__(*args, **options)
+        self._needs_all = needs_all
         self._handler = handler
         self._extra_options = extra_options
 
@@ -50,11 +58,25 @@ class WorkflowGroup(click.Group):
         for decorate in reversed(self._extra_options):
             decorate(call)
         command = click.command(workflow.name, help=workflow.description, short_help=workflow.summary)(call)
-        command.params[:0] = [option_of(field) for field in workflow.fields]
+        command.params[:0] = [option_of(field, needs_all=self._needs_all) for field in workflow.fields]
         return command
 
 
-def option_of(field: ParamField) -> click.Option:
+def require_all(workflow: Workflow, raw: Json) -> None:
+    """Refuse params of which some are missing, as click does.
+
+    Raises
+    ------
+    click.UsageError
+        Naming the option.
+    """
+    given = workflow.flatten_raw(raw)
+    for field in workflow.fields:
+        if field.is_required and field.name not in given:
+            raise click.UsageError(f"Missing option '{field.option}'.", click.get_current_context())
+
+
+def option_of(field: ParamField, *, needs_all: bool = True) -> click.Option:
     """Make the option of one field. Values stay texts: the workflow itself reads them, as it does those of forms."""
     help_text = field.help.replace("`", "") + _default_note(field)
     if field.kind == "flag":
@@ -64,7 +86,7 @@ def option_of(field: ParamField) -> click.Option:
         [field.option, field.name],
         type=click.Choice(field.choices) if field.kind == "choice" else str,
         metavar=_METAVARS.get(field.kind),
-        required=field.is_required,
+        required=field.is_required and needs_all,
         multiple=field.is_repeated,
         help=help_text,
     )

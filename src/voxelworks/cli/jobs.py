@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from datetime import date, datetime, timedelta
 from pathlib import Path
 from typing import Any, get_args
 
@@ -14,12 +15,13 @@ from rich.text import Text
 
 from voxelworks.cli import _show
 from voxelworks.cli._server import connect, server_options
-from voxelworks.cli._workflow_options import WorkflowGroup
+from voxelworks.cli._workflow_options import WorkflowGroup, require_all
+from voxelworks.cli.params import find as find_params
 from voxelworks.client import Client, is_settled
-from voxelworks.errors import InvalidInput, StorageFailed
+from voxelworks.errors import FailureClass, InvalidInput, StorageFailed
 from voxelworks.protocol.credits import QuoteView, in_credits
 from voxelworks.protocol.messages import PRIORITY_MAX, JobState, Json
-from voxelworks.protocol.views import AttemptView, EventView, JobDetail, JobView
+from voxelworks.protocol.views import AttemptView, BulkAnswer, EventView, JobDetail, JobView, RefusedJob
 from voxelworks.workflows import Workflow, get_workflow
 
 FOLLOW_EVERY_S = 1.0
@@ -31,6 +33,10 @@ wait_option = click.option(
 
 yes_option = click.option("--yes", is_flag=True, help="Agree to the price without being asked.")
 order_options = (
+    click.option(
+        "--params", "saved", metavar="NAME",
+        help="Parameters kept with `voxelworks params save`, for what no option says.",
+    ),
     click.option("--after", multiple=True, metavar="JOB", help="Start when this job has succeeded; may be repeated."),
     click.option("--group", metavar="NAME", help="Group under which jobs are shown and cancelled together."),
     click.option(
@@ -51,6 +57,17 @@ def jobs() -> None:
     "--state", "states", multiple=True, type=click.Choice(get_args(JobState)), help="Only jobs in this state."
 )
 @click.option("--workflow", help="Only jobs of this workflow.")
+@click.option("--owner", help="Only jobs of this user, by id or mail address; for admins.")
+@click.option("--dataset", help="Only jobs that read, change or make this dataset.")
+@click.option("--group", help="Only jobs of this group.")
+@click.option(
+    "--failure", type=click.Choice(get_args(FailureClass)), help="Only jobs that failed for this reason."
+)
+@click.option(
+    "--since", metavar="DATE", help="Only jobs that were submitted on this day or later: 2026-01-31."
+)
+@click.option("--until", metavar="DATE", help="Only jobs that were submitted on this day or before.")
+@click.option("--charged", is_flag=True, help="Only jobs that cost something.")
 @click.option(
     "--text", help="Only jobs in which these words are found: in parameters, failures, owners, ids."
 )
@@ -67,20 +84,23 @@ def list_jobs(
     token: str | None,
     home: Path | None,
     states: tuple[str, ...],
-    workflow: str | None,
-    text: str | None,
     limit: int,
     as_json: bool,
+    since: str | None,
+    until: str | None,
+    **filters: Any,
 ) -> None:
     """List jobs, newest first."""
+    begin = None if since is None else _day(since)
+    end = None if until is None else _day(until, days_later=1)
     with connect(server=server, token=token, home=home) as client:
-        page = client.list_jobs(states=states, workflow=workflow, text=text, limit=limit)
+        page = client.list_jobs(states=states, since=begin, until=end, limit=limit, **filters)
     if as_json:
         click.echo(_show.as_json([job.model_dump(mode="json") for job in page.jobs]))
         return
     console = _show.output()
     if not page.jobs:
-        is_filtered = bool(states or workflow or text)
+        is_filtered = any((states, since, until, *filters.values()))
         console.print(
             "No job is like that." if is_filtered else "No jobs. Submit one with `voxelworks jobs submit`."
         )
@@ -105,44 +125,79 @@ def show(job_id: str, server: str | None, token: str | None, home: Path | None, 
 
 
 @jobs.command()
-@click.argument("job_id", metavar="JOB")
+@click.argument("job_ids", metavar="JOB...", nargs=-1, required=True)
 @server_options
 @wait_option
-def cancel(job_id: str, server: str | None, token: str | None, home: Path | None, wait: bool) -> None:
-    """Cancel a job. Cancelling it twice changes nothing."""
+def cancel(
+    job_ids: tuple[str, ...], server: str | None, token: str | None, home: Path | None, wait: bool
+) -> int:
+    """Cancel jobs. Cancelling one twice changes nothing."""
     with connect(server=server, token=token, home=home) as client:
-        job = client.cancel(job_id)
-        if wait:
-            job = _follow(client, job)
-    _show.output().print(f"job {job.id} is {job.state}")
+        answer = (
+            BulkAnswer(jobs=(client.cancel(job_ids[0]),), refused=())
+            if len(job_ids) == 1
+            else client.cancel_several(job_ids)
+        )
+        for job in answer.jobs:
+            ended = _follow(client, job) if wait else job
+            _show.output().print(f"job {ended.id} is {ended.state}")
+    return _print_refused(answer.refused)
 
 
 @jobs.command()
-@click.argument("job_id", metavar="JOB")
+@click.argument("job_ids", metavar="JOB...", nargs=-1, required=True)
 @server_options
 @yes_option
 @wait_option
 def retry(
-    job_id: str, server: str | None, token: str | None, home: Path | None, yes: bool, wait: bool
+    job_ids: tuple[str, ...],
+    server: str | None,
+    token: str | None,
+    home: Path | None,
+    yes: bool,
+    wait: bool,
 ) -> int:
-    """Submit a failed or cancelled job anew, with the same parameters, at the present price."""
+    """Submit failed or cancelled jobs anew, with the same parameters, at the present price.
+
+    Of several jobs those are left out that were repeated already.
+    """
     with connect(server=server, token=token, home=home) as client:
-        quote = client.quote_retry(job_id)
-        job = client.retry(job_id, quote_id=_agreed(quote, is_agreed=yes))
-        return _announce(client, job, wait=wait, as_json=False)
+        if len(job_ids) == 1:
+            quote = client.quote_retry(job_ids[0])
+            job = client.retry(job_ids[0], quote_id=_agreed(quote, is_agreed=yes))
+            return announce(client, job, wait=wait, as_json=False)
+        quoted = client.quote_retries(job_ids)
+        if quoted.amount:
+            _agree(quoted.amount, quoted.available or 0, f"the {len(quoted.quotes)} jobs cost", is_agreed=yes)
+        refused = quoted.refused
+        status = 0
+        if quoted.quotes:
+            answer = client.retry_several(list(quoted.quotes), quotes=quoted.quotes)
+            refused += answer.refused
+            status = max((announce(client, job, wait=wait, as_json=False) for job in answer.jobs), default=0)
+    return max(status, _print_refused(refused))
 
 
 @jobs.command()
 @click.argument("job_id", metavar="JOB")
 @server_options
 @click.option("--attempt", type=click.IntRange(min=1), help="Which attempt; the last one by default.")
+@click.option(
+    "-n", "--lines", "line_count", type=click.IntRange(1, 5000), help="Only so many lines at its end."
+)
 @click.option("-f", "--follow", is_flag=True, help="Go on until the job has ended.")
 def logs(
-    job_id: str, server: str | None, token: str | None, home: Path | None, attempt: int | None, follow: bool
+    job_id: str,
+    server: str | None,
+    token: str | None,
+    home: Path | None,
+    attempt: int | None,
+    line_count: int | None,
+    follow: bool,
 ) -> None:
     """Print the log of a job."""
     with connect(server=server, token=token, home=home) as client:
-        offset = 0
+        offset = 0 if line_count is None else _print_end_of_log(client, job_id, attempt, line_count)
         while True:
             # Asked first: what the job printed before it ended is in the log then.
             has_ended = is_settled(client.show(job_id).job) if follow else True
@@ -153,33 +208,51 @@ def logs(
 
 
 def _submit(workflow: Workflow, raw: Json, options: dict[str, Any]) -> int:
+    if options["saved"] is None:
+        require_all(workflow, raw)
     with connect(server=options["server"], token=options["token"], home=options["home"]) as client:
+        if options["saved"] is not None:
+            raw = _over(find_params(client, options["saved"], workflow.name).params, raw)
+            require_all(workflow, raw)
         quote = None if workflow.cost.is_free else client.quote(workflow.name, raw)
         job = client.submit(
             workflow.name, raw, after=options["after"], group=options["group"], priority=options["priority"],
             quote_id=_agreed(quote, is_agreed=options["yes"]),
         )  # fmt: skip
-        return _announce(client, job, wait=options["wait"], as_json=options["as_json"])
+        return announce(client, job, wait=options["wait"], as_json=options["as_json"])
+
+
+def _over(saved: Any, given: Any) -> Any:
+    """Lay what was given over what was saved."""
+    if isinstance(saved, dict) and isinstance(given, dict):
+        return saved | {key: _over(saved.get(key), value) for key, value in given.items()}
+    if isinstance(saved, list) and isinstance(given, list) and len(saved) == len(given):
+        return [_over(*pair) for pair in zip(saved, given, strict=True)]
+    return given
 
 
 def _agreed(quote: QuoteView | None, *, is_agreed: bool) -> str | None:
     """Show what a job costs and ask whether it shall; give the id of the quote."""
     if quote is None:
         return None
-    price = f"the job costs {in_credits(quote.amount)} credits"
-    if not quote.has_enough:
-        return quote.id  # the server says what is missing
-    _show.messages().print(f"{price}; {in_credits(quote.available)} are available")
+    if quote.has_enough:  # otherwise the server says what is missing
+        _agree(quote.amount, quote.available, "the job costs", is_agreed=is_agreed)
+    return quote.id
+
+
+def _agree(amount: int, available: int, what: str, *, is_agreed: bool) -> None:
+    price = f"{what} {in_credits(amount)} credits"
+    _show.messages().print(f"{price}; {in_credits(available)} are available")
     if not is_agreed:
         if not sys.stdin.isatty():
             raise InvalidInput(f"{price}; add --yes to agree to that")
         click.confirm("Submit it?", abort=True, err=True)
-    return quote.id
 
 
 submit = WorkflowGroup(
     "submit",
     handler=_submit,
+    needs_all=False,
     extra_options=(server_options, *order_options, yes_option, wait_option, json_option),
     help="Submit a job. Datasets are named as on the server; images as root:NAME/... below one of its import roots.",
     short_help="Submit a job.",
@@ -188,7 +261,7 @@ submit = WorkflowGroup(
 jobs.add_command(submit)
 
 
-def _announce(client: Client, job: JobView, *, wait: bool, as_json: bool) -> int:
+def announce(client: Client, job: JobView, *, wait: bool, as_json: bool) -> int:
     """Tell of a new job, and with `wait` of its end; give the exit status."""
     if not wait and not as_json:
         _show.output().print(f"job {job.id} is {job.state}: {client.url}/jobs/{job.id}")
@@ -199,6 +272,13 @@ def _announce(client: Client, job: JobView, *, wait: bool, as_json: bool) -> int
     if as_json:
         click.echo(_show.as_json(job.model_dump(mode="json")))
     return 0 if not job.is_ended or (job.state == "succeeded" and job.publication != "failed") else 1
+
+
+def _print_refused(refused: tuple[RefusedJob, ...]) -> int:
+    """Say with which jobs nothing was done, and why; give the exit status."""
+    for one in refused:
+        _show.messages().print(one.reason, markup=False, style="red")
+    return 1 if refused else 0
 
 
 def _follow(client: Client, job: JobView) -> JobView:
@@ -234,6 +314,24 @@ def _print_log(client: Client, job_id: str, attempt: int | None, offset: int) ->
         offset = chunk.next_offset
         if not chunk.text:
             return offset
+
+
+def _print_end_of_log(client: Client, job_id: str, attempt: int | None, line_count: int) -> int:
+    """Print the last lines; give where to go on."""
+    if attempt is None and client.show(job_id).job.attempt == 0:
+        return 0
+    found = client.read_lines(job_id, attempt, first=None, limit=line_count)
+    click.echo("\n".join(found.lines), nl=bool(found.lines) and not found.is_open)
+    return found.size
+
+
+def _day(text: str, *, days_later: int = 0) -> datetime:
+    """Read a day, as it begins in the time zone of this machine."""
+    try:
+        day = date.fromisoformat(text) + timedelta(days=days_later)
+        return datetime.combine(day, datetime.min.time()).astimezone()
+    except (ValueError, OverflowError) as error:
+        raise InvalidInput(f"{text!r} is not a date; write it as 2026-01-31") from error
 
 
 def _jobs_table(found: tuple[JobView, ...]) -> Table:

@@ -7,7 +7,7 @@ what was settled comes back once, if the result is lost.
 """
 
 from voxelworks.credits._activity import activity, activity_csv, balance
-from voxelworks.credits._charges import charge_of, charges_of, hold, refund, release, settle
+from voxelworks.credits._charges import charge_of, charges_of, hold, is_charged, refund, release, settle
 from voxelworks.credits._check import check
 from voxelworks.credits._grants import ensure_monthly, expire, grant
 from voxelworks.credits._orders import decline_order, find_order, grant_order, list_orders, order
@@ -33,6 +33,6 @@ __all__ = [
     "ActivityKind", "ActivityPage", "ActivityView", "Balance", "ChargeView", "Difference", "GrantView", "OrderView",
     "PriceList", "PriceView", "QuoteView", "Returned", "ReturnedPart", "activity", "activity_csv", "amount",
     "balance", "charge_of", "charges_of", "check", "decline_order", "ensure_monthly", "expire", "find_order",
-    "grant", "grant_order", "hold", "in_credits", "list_orders", "order", "price", "price_list", "quote", "refund",
-    "release", "settle",
+    "grant", "grant_order", "hold", "in_credits", "is_charged", "list_orders", "order", "price", "price_list", "quote",
+    "refund", "release", "settle",
 ]  # fmt: skip

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import bindparam, func, select
-from sqlalchemy.orm import Session
+from sqlalchemy import ColumnElement, bindparam, exists, func, select
+from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from voxelworks.credits._book import Part, book, take_grants
 from voxelworks.credits._grants import (
@@ -151,6 +151,11 @@ def charges_of(session: Session, job_ids: Iterable[str]) -> dict[str, ChargeView
     """Give the latest charge of each job that was ever charged."""
     rows = session.scalars(_FINDING_CHARGES, {"job_ids": list(job_ids)})
     return {row.job_id: _charge_view(row) for row in rows}
+
+
+def is_charged(job_id: ColumnElement[str] | InstrumentedAttribute[str]) -> ColumnElement[bool]:
+    """Match the jobs that were ever charged for."""
+    return exists().where(ReservationRow.job_id == job_id)
 
 
 @dataclass(frozen=True)

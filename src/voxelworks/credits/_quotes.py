@@ -37,9 +37,13 @@ def price(
     """Say what a job would cost now; None if credits are switched off. Reads only: nothing is promised."""
     if not settings.credits_enabled:
         return None
-    amount = _present_charge(price_name, quantity, settings).amount
+    charge = _present_charge(price_name, quantity, settings)
     available = balance(session, organization_id).available
-    return PriceView(amount=amount, available=available, has_enough=amount <= available)
+    return PriceView(
+        price_name=price_name, quantity=quantity, unit=price_list(settings).unit(price_name), price=charge.price,
+        price_list_version=charge.price_list_version, amount=charge.amount, available=available,
+        has_enough=charge.amount <= available,
+    )  # fmt: skip
 
 
 def quote(

@@ -9,7 +9,7 @@ time with its own secret (`_leases`), one transaction for the end of a job with 
 from voxelworks.jobs._alike import failed_alike, failures
 from voxelworks.jobs._claiming import cancel_grace_s, claim
 from voxelworks.jobs._describe import describe_dataset
-from voxelworks.jobs._finishing import cancel, finish, seal
+from voxelworks.jobs._finishing import cancel, finish, require_cancellable, seal
 from voxelworks.jobs._foreign import (
     CLAIMS_PER_POLL,
     ForeignOrder,
@@ -29,10 +29,11 @@ from voxelworks.jobs._foreign import (
     report_foreign,
     take_foreign,
 )
-from voxelworks.jobs._groups import cancel_group, quote_group, submit_group
+from voxelworks.jobs._groups import cancel_group, find_submitted, quote_group, submit_group
 from voxelworks.jobs._leases import renew
-from voxelworks.jobs._logs import append_log, read_log
-from voxelworks.jobs._metrics import metrics, work_keys_in_use
+from voxelworks.jobs._log_lines import Log
+from voxelworks.jobs._logs import append_log, find_log, read_log
+from voxelworks.jobs._metrics import metrics, uploads_in_use, work_keys_in_use
 from voxelworks.jobs._publication import (
     cleaned,
     lease_dataset,
@@ -41,11 +42,19 @@ from voxelworks.jobs._publication import (
     take_cleanup_order,
     take_publish_order,
 )
-from voxelworks.jobs._reading import list_events, list_jobs, list_workers, revision, show
+from voxelworks.jobs._reading import (
+    jobs_of_dataset,
+    list_events,
+    list_jobs,
+    list_workers,
+    revision,
+    show,
+)
 from voxelworks.jobs._reaping import Reaper, reap_all
 from voxelworks.jobs._references import can_work_on
 from voxelworks.jobs._repeats import Root, chain_of, count_states, places_of, roots_of
-from voxelworks.jobs._submission import price_retry, quote, quote_retry, retry, submit
+from voxelworks.jobs._saved import change_params, delete_params, find_params, list_params, save_params
+from voxelworks.jobs._submission import price, price_retry, quote, quote_retry, retry, submit
 from voxelworks.jobs._waiting import Stranded, stranded
 from voxelworks.jobs._workers import (
     drain_worker,
@@ -58,13 +67,15 @@ from voxelworks.jobs._workers import (
 )
 
 __all__ = [
-    "CLAIMS_PER_POLL", "ForeignOrder", "ForeignRunView", "ForeignWorker", "MadeDataset", "Reaper", "Remains",
+    "CLAIMS_PER_POLL", "ForeignOrder", "ForeignRunView", "ForeignWorker", "Log", "MadeDataset", "Reaper", "Remains",
     "Root", "Stranded", "append_log", "attach_foreign_dataset", "attach_foreign_workflow", "awaited_place",
-    "can_work_on", "cancel", "cancel_grace_s", "cancel_group", "chain_of", "claim", "cleaned", "count_states",
-    "describe_dataset", "drain_worker", "failed_alike", "failures", "finish", "foreign_orders", "foreign_runs",
-    "forgotten_at", "keep_foreign", "lease_dataset", "leave", "list_events", "list_jobs", "list_workers", "look_at",
-    "metrics", "open_session", "pause_queue", "places_of", "price_retry", "published", "queue_pauses", "quote",
-    "quote_group", "quote_retry", "read_log", "reap_all", "release_dataset", "remains_before", "renew",
-    "report_foreign", "resume_queue", "resume_worker", "retry", "revision", "roots_of", "seal", "show", "stranded",
-    "submit", "submit_group", "take_cleanup_order", "take_foreign", "take_publish_order", "work_keys_in_use",
+    "can_work_on", "cancel", "cancel_grace_s", "cancel_group", "chain_of", "change_params", "claim", "cleaned",
+    "count_states", "delete_params", "describe_dataset", "drain_worker", "failed_alike", "failures", "find_log",
+    "find_params", "find_submitted", "finish", "foreign_orders", "foreign_runs", "forgotten_at", "jobs_of_dataset",
+    "keep_foreign", "lease_dataset", "leave", "list_events", "list_jobs", "list_params", "list_workers", "look_at",
+    "metrics", "open_session", "pause_queue", "places_of", "price", "price_retry", "published", "queue_pauses",
+    "quote", "quote_group", "quote_retry", "read_log", "reap_all", "release_dataset", "remains_before", "renew",
+    "report_foreign", "require_cancellable", "resume_queue", "resume_worker", "retry", "revision", "roots_of",
+    "save_params", "seal", "show", "stranded", "submit", "submit_group", "take_cleanup_order", "take_foreign",
+    "take_publish_order", "uploads_in_use", "work_keys_in_use",
 ]  # fmt: skip

@@ -12,11 +12,13 @@ from voxelworks.db import among, texts
 from voxelworks.errors import InvalidInput, NotFound, VoxelworksError
 from voxelworks.jobs._failures import Failure
 from voxelworks.jobs._locks import lock_jobs, lock_with_waiting, waiting_ids
-from voxelworks.jobs._references import JOB_REF, layer_refs, refuse_unfit_layer
+from voxelworks.jobs._provenance import note_dataset
+from voxelworks.jobs._references import JOB_REF, refuse_unfit_layers
 from voxelworks.jobs._tables import DependencyRow, JobRow
 from voxelworks.jobs._visibility import seen_by
 from voxelworks.protocol.messages import Json, SealedResult
 from voxelworks.protocol.people import Principal
+from voxelworks.protocol.places import PREVIEWS_OF
 from voxelworks.protocol.views import DatasetView
 from voxelworks.workflows import Params, Workflow, get_workflow
 
@@ -170,11 +172,12 @@ def _replaced_in(value: object, old: str, new: str) -> object:
 def _fill_in_one(session: Session, job: JobRow, other: JobRow) -> None:
     name = JOB_REF + other.id
     params = get_workflow(job.workflow).parse(job.params)
-    layers = [ref for ref in layer_refs(params) if ref.dataset == name]
     if _replaced(job.params, name, "") == job.params:
         return  # it only waits for it
     dataset = made_by(session, other)
-    for layer in layers:
-        refuse_unfit_layer(dataset, layer)
+    refuse_unfit_layers(params, {name: dataset})
     job.params = _replaced(job.params, name, dataset.name)
     job.places = {**job.places, dataset.name: dataset.place}
+    if get_workflow(job.workflow).outcome_type.kind == "previews":
+        job.places = {**job.places, PREVIEWS_OF + dataset.name: catalog.place_of_previews(dataset)}
+    note_dataset(session, job, dataset)

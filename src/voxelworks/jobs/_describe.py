@@ -7,6 +7,7 @@ or links that lead elsewhere.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -21,10 +22,11 @@ from voxelworks.errors import (
     UnsupportedFormat,
 )
 from voxelworks.protocol.places import Places, is_remote
-from voxelworks.protocol.views import DatasetSummary, LayerSummary
+from voxelworks.protocol.views import DatasetSummary, LayerPreview, LayerSummary
 from voxelworks.settings import Settings
 from voxelworks.volumes import ome
 from voxelworks.volumes.metadata import PROPERTIES_FILE, LayerProperties, read_datasource
+from voxelworks.volumes.previews import INDEX_FILE, PREVIEW_FOLDER, read_index
 
 METADATA_BYTES_MAX = 16 * 2**20
 _GONE = (403, 404, 410)
@@ -67,9 +69,26 @@ def describe_dataset(place: str, places: Places, settings: Settings | None = Non
         raise DatasetNotFound(
             f"{place} holds neither {PROPERTIES_FILE} nor an OME-Zarr image; name the folder of a dataset"
         )
-    return DatasetSummary(
+    summary = DatasetSummary(
         voxel_size=str(source.voxel_size), layers=tuple(_layer_summary(layer) for layer in source.data_layers)
     )
+    # Pictures that others have put into their datasets are not looked at.
+    return (
+        summary.with_previews(read_index(read(f"{PREVIEW_FOLDER}/{INDEX_FILE}")))
+        if place.startswith("data:")
+        else summary
+    )
+
+
+def describe_previews(place: str, places: Places) -> dict[str, LayerPreview]:
+    """Read which pictures the layers of a dataset have, by the place of the pictures.
+
+    Raises
+    ------
+    UnsafeReference, StorageFailed
+        If they must not or cannot be read.
+    """
+    return read_index(_read_file(place, Path(places.locate(place)), INDEX_FILE))
 
 
 def _read_file(place: str, folder: Path, name: str) -> bytes | None:
@@ -124,5 +143,14 @@ def _layer_summary(layer: LayerProperties) -> LayerSummary:
     return LayerSummary(
         name=layer.name, category=layer.category, dtype=layer.dtype_name, channel_count=layer.channel_count,
         box=str(layer.bounding_box), mags=tuple(str(item.mag) for item in layer.sorted_mags),
-        largest_segment_id=layer.largest_segment_id,
+        largest_segment_id=layer.largest_segment_id, attachments=tuple(_attachments(layer)),
     )  # fmt: skip
+
+
+def _attachments(layer: LayerProperties) -> Iterator[str]:
+    """Name what belongs to a layer beside its voxels: lists of files by kind, or a single one."""
+    kinds = (layer.model_extra or {}).get("attachments")
+    for kind, given in kinds.items() if isinstance(kinds, dict) else ():
+        for item in given if isinstance(given, list) else [given]:
+            if isinstance(item, dict) and isinstance(item.get("name"), str):
+                yield f"{kind}/{item['name']}"

@@ -19,7 +19,7 @@ from voxelworks.jobs._visibility import find_job, require_steering
 from voxelworks.jobs._workers import judge
 from voxelworks.protocol.messages import FinishAnswer, FinishRequest, RenewAnswer, SealedResult, SealRequest
 from voxelworks.protocol.people import Principal
-from voxelworks.protocol.places import dataset_place
+from voxelworks.protocol.places import PREVIEWS_OF, dataset_place
 from voxelworks.protocol.views import JobView
 from voxelworks.settings import Settings
 
@@ -104,6 +104,21 @@ def cancel(session: Session, job_id: str, *, by: Principal) -> JobView:
     return job_view(session, job)
 
 
+def require_cancellable(session: Session, job_id: str, *, by: Principal) -> None:
+    """Refuse what `cancel` would refuse, and a job that is cancelled already. Reads only.
+
+    Raises
+    ------
+    NotFound, NotAllowed, IllegalTransition
+    """
+    job = find_job(session, job_id, by)
+    require_steering(job, by)
+    if job.state not in ("queued", "claimed", "running"):
+        has_ended = "is being" if job.state == "cancelling" else "has already"
+        word = {"cancelling": "cancelled", "cancelled": "been cancelled"}.get(job.state, job.state)
+        raise IllegalTransition(f"job {job_id} {has_ended} {word}; there is nothing to cancel")
+
+
 def cancel_locked(session: Session, job: JobRow, *, at_ms: int, by: Principal) -> None:
     """Cancel a job whose row the caller has locked; nothing happens to one that has ended."""
     why = f"cancelled by {by.name}"
@@ -184,7 +199,7 @@ def _same_result(attempt: AttemptRow, told: SealedResult | None) -> SealedResult
 
 def _refuse_foreign_place(job: JobRow, result: SealedResult) -> None:
     # Workers are a trust boundary: they may change only what the job names, and nothing that it may only read.
-    own = dataset_place(job.organization_id, "")
+    own = dataset_place(job.organization_id, ""), f"{PREVIEWS_OF}{job.organization_id}/"
     is_allowed = result.place in job.places.values() and (result.place or "").startswith(own)
     if result.place is not None and not is_allowed:
         raise NotAllowed(f"job {job.id} does not name {result.place!r}; its result cannot be there")

@@ -20,13 +20,14 @@ from voxelworks.jobs._submission import (
     Placed,
     charge,
     digest,
+    digest_of_one,
     new_id,
     place,
     quote_params,
     require_priority,
     take_key,
 )
-from voxelworks.jobs._tables import JobRow
+from voxelworks.jobs._tables import IdempotencyKeyRow, JobRow
 from voxelworks.jobs._visibility import require_steering, seen_by
 from voxelworks.protocol.messages import NewJob
 from voxelworks.protocol.people import Principal
@@ -67,8 +68,7 @@ def submit_group(
         require_priority(by, job.priority)
     group = new_id()
     if idempotency_key is not None:
-        body = digest([job.model_dump(mode="json", exclude={"quote_id"}) for job in jobs])
-        earlier = take_key(session, by, idempotency_key, body, group)
+        earlier = take_key(session, by, idempotency_key, _digest_of(jobs), group)
         if earlier is not None:
             first = [job for job in _members(session, earlier, by) if job.retried_from is None]
             return job_views(session, first, settings=settings)
@@ -88,6 +88,23 @@ def submit_group(
     for new in placed:
         charge(session, new, settings=settings)
     return job_views(session, _members(session, group, by), settings=settings)
+
+
+def find_submitted(
+    session: Session, *, by: Principal, jobs: Sequence[NewJob], idempotency_key: str
+) -> tuple[str, ...]:
+    """Give the ids of the jobs that the same submission, alone or as a group, has made before; none if it is new."""
+    known = session.get(IdempotencyKeyRow, (by.user_id, by.organization_id, idempotency_key))
+    if known is None:
+        return ()
+    if len(jobs) > 1:
+        if known.body_sha256 != _digest_of(jobs):
+            return ()
+        return tuple(job.id for job in _members(session, known.job_id, by) if job.retried_from is None)
+    [only] = jobs
+    declared = get_workflow(only.workflow)
+    body = digest_of_one(declared, declared.parse(only.params), only.after)
+    return (known.job_id,) if known.body_sha256 == body else ()
 
 
 def quote_group(
@@ -153,6 +170,10 @@ def _members(session: Session, group: str, by: Principal) -> list[JobRow]:
     if not own and len({job.organization_id for job in members}) > 1:
         raise InvalidInput(f"several organizations have a group {group!r}; name its jobs one by one")
     return own or members
+
+
+def _digest_of(jobs: Sequence[NewJob]) -> str:
+    return digest([job.model_dump(mode="json", exclude={"quote_id"}) for job in jobs])
 
 
 def _awaited_outside(jobs: Sequence[NewJob]) -> list[str]:

@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session
 from voxelworks.db import now
 from voxelworks.errors import LeaseLost, LogGap, NotFound, StorageFailed
 from voxelworks.jobs._leases import is_revivable, lock_attempt, milliseconds
+from voxelworks.jobs._log_lines import Log
 from voxelworks.jobs._masking import CONTEXT_BYTES, mask
 from voxelworks.jobs._tables import AttemptRow, JobRow
 from voxelworks.jobs._visibility import find_job
@@ -106,6 +107,29 @@ def read_log(
     NotFound
         Also if they may not see the job.
     """
+    log = find_log(session, job_id, number, by=by, settings=settings)
+    size, limit = log.size, max(limit, 4)
+    start = max(0, size - limit) if offset is None else min(max(0, offset), size)
+    data = _read(log.path, start, min(limit, size - start))
+    if offset is None and start > 0:
+        skipped = data.find(b"\n") + 1
+        start, data = start + skipped, data[skipped:]
+    if start + len(data) < size or not log.is_complete:
+        data = _without_cut_character(data)
+    return LogChunk(
+        offset=start, text=data.decode("utf-8", errors="replace"), next_offset=start + len(data), size=size,
+        is_complete=log.is_complete,
+    )  # fmt: skip
+
+
+def find_log(session: Session, job_id: str, number: int, *, by: Principal, settings: Settings) -> Log:
+    """Find an attempt's log. It is read after the session: a long one takes its time.
+
+    Raises
+    ------
+    NotFound
+        Also if they may not see the job.
+    """
     find_job(session, job_id, by)
     attempt = session.get(AttemptRow, (job_id, number))
     if attempt is None:
@@ -113,18 +137,7 @@ def read_log(
     is_complete = attempt.ended_ms is not None and now(session) > attempt.ended_ms + milliseconds(
         settings.log_tail_s
     )
-    size, limit = attempt.log_stored, max(limit, 4)
-    start = max(0, size - limit) if offset is None else min(max(0, offset), size)
-    data = _read(log_path(settings, job_id, number), start, min(limit, size - start))
-    if offset is None and start > 0:
-        skipped = data.find(b"\n") + 1
-        start, data = start + skipped, data[skipped:]
-    if start + len(data) < size or not is_complete:
-        data = _without_cut_character(data)
-    return LogChunk(
-        offset=start, text=data.decode("utf-8", errors="replace"), next_offset=start + len(data), size=size,
-        is_complete=is_complete,
-    )  # fmt: skip
+    return Log(log_path(settings, job_id, number), attempt.log_stored, is_complete)
 
 
 def log_path(settings: Settings, job_id: str, number: int) -> Path:

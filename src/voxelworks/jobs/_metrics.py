@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import func, select
+from sqlalchemy import Text, cast, func, select
 from sqlalchemy.orm import Session
 
 from voxelworks.db import now
@@ -10,6 +10,8 @@ from voxelworks.jobs._counts import counted
 from voxelworks.jobs._order import is_held, is_queued
 from voxelworks.jobs._tables import JobRow
 from voxelworks.protocol.messages import PriorityClass
+from voxelworks.protocol.places import upload_parts
+from voxelworks.protocol.uploads import UPLOAD_REF
 from voxelworks.protocol.views import QueueDepth, QueueMetrics
 
 
@@ -52,6 +54,18 @@ def work_keys_in_use(session: Session) -> frozenset[str]:
     """Give the names of the folders of attempts that somebody still works in, or will clear up."""
     is_over = JobRow.ended_ms.is_not(None) & (JobRow.publication != "pending") & JobRow.cleanup_ms.is_(None)
     return frozenset(session.scalars(select(JobRow.id).where(~is_over)))
+
+
+def uploads_in_use(session: Session) -> frozenset[str]:
+    """Give the ids of the uploads that jobs name which have not ended, or whose result is not published yet."""
+    is_open = JobRow.ended_ms.is_(None) | (JobRow.publication == "pending")
+    names_upload = cast(JobRow.places, Text).contains(f'"{UPLOAD_REF}')
+    return frozenset(
+        upload_parts(place)[1]
+        for places in session.scalars(select(JobRow.places).where(is_open, names_upload))
+        for place in places.values()
+        if place.startswith(UPLOAD_REF)
+    )
 
 
 def _held(session: Session) -> dict[tuple[str, PriorityClass], int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from voxelworks.geometry import Box, Mag
 from voxelworks.jobs._references import Resolved
 from voxelworks.workflows import Params, Workflow
 
@@ -15,6 +16,8 @@ class Priced:
     price_name: str
     quantity: int
     """Voxels."""
+    region: tuple[Box, Mag] | None = None
+    """The box, in voxels of its mag, whose voxels they are; None if they are counted otherwise."""
 
 
 def priced(declared: Workflow, params: Params, resolved: Resolved) -> Priced | None:
@@ -27,4 +30,6 @@ def priced(declared: Workflow, params: Params, resolved: Resolved) -> Priced | N
     """
     if declared.cost.price is None:
         return None
-    return Priced(declared.cost.price, declared.cost.measure(params, resolved))
+    cost = declared.cost
+    region = None if cost.region is None else cost.region(params, resolved)
+    return Priced(declared.cost.price, cost.measure(params, resolved), region)

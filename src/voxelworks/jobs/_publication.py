@@ -13,7 +13,7 @@ from voxelworks.errors import LeaseLost, NotAllowed, VoxelworksError
 from voxelworks.jobs import _transitions
 from voxelworks.jobs._counts import count
 from voxelworks.jobs._dependencies import lock_waiting
-from voxelworks.jobs._describe import describe_dataset
+from voxelworks.jobs._describe import describe_dataset, describe_previews
 from voxelworks.jobs._ending import end_waiting, go_on
 from voxelworks.jobs._failures import Failure
 from voxelworks.jobs._leases import (
@@ -38,7 +38,8 @@ from voxelworks.protocol.messages import (
 )
 from voxelworks.protocol.people import WorkerKeyView
 from voxelworks.protocol.places import Places
-from voxelworks.protocol.views import DatasetSummary
+from voxelworks.protocol.uploads import UPLOAD_REF
+from voxelworks.protocol.views import DatasetSummary, DatasetView
 from voxelworks.settings import Settings
 
 
@@ -166,6 +167,9 @@ def published(
     else:
         job.publication, job.published_ms = "published", at_ms
         why = "the result is published" + _enter_into_catalog(session, job, result, places)
+        for place in job.places.values():
+            if place.startswith(UPLOAD_REF):
+                catalog.note_converted(session, place)
     job.reserved_place = None
     job.publish_until_ms = None
     if job.publish_session_id != attempt.session_id:
@@ -253,6 +257,8 @@ def _enter_into_catalog(session: Session, job: JobRow, result: SealedResult, pla
     """Register what was made; gives a remark for the event if its metadata cannot be read here."""
     assert result.place is not None
     known = catalog.find_by_place(session, result.place)
+    if result.kind == "previews":
+        return _enter_previews(session, known, result.place, places)
     remark = ""
     try:
         summary = describe_dataset(result.place, places)
@@ -268,6 +274,18 @@ def _enter_into_catalog(session: Session, job: JobRow, result: SealedResult, pla
         made_by_job=job.id if result.kind == "dataset" else None,
     )  # fmt: skip
     return remark
+
+
+def _enter_previews(session: Session, dataset: DatasetView | None, place: str, places: Places) -> str:
+    """Remember which pictures a dataset has; gives a remark for the event if they cannot be read here."""
+    if dataset is None:
+        return ", but the dataset is gone"
+    try:
+        previews = describe_previews(place, places)
+    except VoxelworksError as error:
+        return f", but the server cannot read it ({error})"
+    catalog.set_previews(session, dataset.id, previews)
+    return ""
 
 
 def _refund(session: Session, job: JobRow) -> None:

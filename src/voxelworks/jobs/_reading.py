@@ -14,7 +14,8 @@ from voxelworks.errors import FailureClass, InvalidInput
 from voxelworks.jobs import _progress
 from voxelworks.jobs._dependencies import awaited_by
 from voxelworks.jobs._leases import HELD_STATES, is_current
-from voxelworks.jobs._search import found_by
+from voxelworks.jobs._provenance import worked_on
+from voxelworks.jobs._search import found_by, works_on
 from voxelworks.jobs._tables import AttemptRow, EventRow, JobRow, WorkerSessionRow
 from voxelworks.jobs._totals import totals
 from voxelworks.jobs._visibility import find_job, seen_by, sight
@@ -23,6 +24,7 @@ from voxelworks.protocol.messages import JobState, Progress, SealedResult
 from voxelworks.protocol.people import Principal
 from voxelworks.protocol.views import (
     AttemptView,
+    DatasetView,
     EtaView,
     EventView,
     JobDetail,
@@ -68,10 +70,14 @@ def list_jobs(
     settings: Settings,
     states: Sequence[JobState] = (),
     workflow: str | None = None,
-    user_id: str | None = None,
+    owner: str | None = None,
     organization_id: str | None = None,
     group: str | None = None,
     failure_class: FailureClass | None = None,
+    dataset: str | None = None,
+    since_ms: int | None = None,
+    until_ms: int | None = None,
+    is_charged: bool = False,
     text: str = "",
     after: str | None = None,
     limit: int = 50,
@@ -81,6 +87,14 @@ def list_jobs(
 
     Parameters
     ----------
+    owner
+        Id or mail address of who submitted them.
+    dataset
+        Name or id of a dataset that they read, change or make.
+    since_ms, until_ms
+        Submitted then or later, and before.
+    is_charged
+        Only what was charged for, also if it was returned.
     text
         Words that must all be found in the params, the workflow, the group, the failure or the owner's name of a job,
         or begin its id.
@@ -92,18 +106,31 @@ def list_jobs(
     Raises
     ------
     InvalidInput
-        If `after` is no place in the list, or the text is too long.
+        If `after` is no place in the list, the text is too long, or what looks like a mail address is none.
     """
     filters = {
-        JobRow.workflow: workflow, JobRow.user_id: user_id, JobRow.organization_id: organization_id,
-        JobRow.group_id: group, JobRow.failure_class: failure_class,
+        JobRow.workflow: workflow, JobRow.organization_id: organization_id, JobRow.group_id: group,
+        JobRow.failure_class: failure_class,
     }  # fmt: skip
     matching = and_(seen_by(by), *(column == value for column, value in filters.items() if value))
+    if owner:
+        matching = and_(matching, JobRow.user_id == _user_id(session, owner))
+    if dataset:
+        matching = and_(matching, works_on(session, dataset, by))
+    if since_ms is not None:
+        matching = and_(matching, JobRow.created_ms >= since_ms)
+    if until_ms is not None:
+        matching = and_(matching, JobRow.created_ms < until_ms)
+    if is_charged:
+        matching = and_(matching, credits.is_charged(JobRow.id))
     if not everybody:
         matching = and_(matching, JobRow.user_id == by.user_id, JobRow.organization_id == by.organization_id)
     if text:
         matching = and_(matching, found_by(session, text))
-    same = (sight(by) if everybody else (by.organization_id, by.user_id), *filters.values(), text)
+    same = (
+        sight(by) if everybody else (by.organization_id, by.user_id), *filters.values(), owner, dataset, since_ms,
+        until_ms, is_charged, text,
+    )  # fmt: skip
     wanted = matching if not states else and_(matching, JobRow.state.in_(states))
     if after is not None:
         wanted = and_(wanted, _is_after(after))
@@ -117,6 +144,19 @@ def list_jobs(
         jobs=_views(session, page, settings, counted_max=COUNTED_MAX), counts={**totals(session, matching, same)},
         next_after=None if last is None else f"{last.created_ms}.{last.id}",
     )  # fmt: skip
+
+
+def jobs_of_dataset(
+    session: Session, dataset: DatasetView, *, by: Principal, settings: Settings, limit: int
+) -> tuple[JobView, ...]:
+    """Give the jobs that made a dataset, read it or added to it, as far as somebody may see them, newest first."""
+    newest = (
+        select(*_SHOWN)
+        .where(worked_on(dataset), seen_by(by))
+        .order_by(JobRow.created_ms.desc(), JobRow.id.desc())
+        .limit(limit)
+    )
+    return _views(session, session.execute(newest).all(), settings, counted_max=COUNTED_MAX)
 
 
 def job_view(session: Session, job: JobRow, *, settings: Settings | None = None) -> JobView:
@@ -196,6 +236,12 @@ _FINDING_ATTEMPTS = (
     .join(WorkerSessionRow, WorkerSessionRow.id == AttemptRow.session_id)
     .where(among(JobRow.id, texts("job_ids")))
 )
+
+
+def _user_id(session: Session, owner: str) -> str:
+    """Give the id of whom a list names by id or mail address. Of strangers nobody has jobs that can be seen."""
+    found = accounts.find_user_by_email(session, owner) if "@" in owner else None
+    return owner if found is None else found.id
 
 
 def _is_after(after: str) -> ColumnElement[bool]:

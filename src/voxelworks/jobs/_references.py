@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-from pydantic import BaseModel
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from voxelworks import catalog
-from voxelworks.errors import InvalidInput, LayerNotFound, SourceNotFound, TargetExists, UnsafeReference
+from voxelworks.errors import (
+    InvalidInput,
+    LayerNotFound,
+    NotFound,
+    SourceNotFound,
+    TargetExists,
+    UnsafeReference,
+)
 from voxelworks.jobs._tables import JobRow
 from voxelworks.protocol.people import Principal
-from voxelworks.protocol.places import Places, dataset_place, is_remote
+from voxelworks.protocol.places import OWN_PLACES, PREVIEWS_OF, Places, dataset_place, is_remote
+from voxelworks.protocol.uploads import UPLOAD_REF
 from voxelworks.protocol.views import DatasetView, LayerSummary
 from voxelworks.workflows import (
     DatasetRef,
@@ -27,6 +34,8 @@ from voxelworks.workflows import (
     SourceRef,
     Workflow,
     check_name,
+    check_part,
+    layer_parts,
     references,
 )
 
@@ -68,8 +77,7 @@ class Resolved:
                 f"the size of {ref} is not known before {ref.dataset} has ended, and so is the price; give the box "
                 "and the mag to work on, or submit the job when its input is there"
             )
-        refuse_unfit_layer(dataset, ref)
-        return next(item for item in dataset.summary.layers if item.name == ref.layer)
+        return fit_layer(dataset, ref)
 
     def source_bytes(self, ref: SourceRef) -> int:
         """Tell about how much a source takes without loss, in bytes; 0 if it is remote or cannot be looked at.
@@ -101,8 +109,8 @@ def resolve(
     new_place = None
     for ref in references(params):
         if isinstance(ref, SourceRef):
-            found[ref] = str(ref)
-            path = _source_path(ref, own)
+            found[ref] = place = _source_place(session, ref, by)
+            path = _source_path(ref, place, own)
             if path is not None:
                 sources[ref] = path
         elif isinstance(ref, NewDatasetRef):
@@ -114,28 +122,19 @@ def resolve(
             datasets[ref] = dataset = catalog.find(session, ref, by=by)
             if declared.outcome_type.kind == "addition":
                 catalog.require_changeable(dataset, by=by)
+            if declared.outcome_type.kind == "previews":
+                catalog.require_own(dataset, by=by)
+                found[PREVIEWS_OF + ref] = catalog.place_of_previews(dataset)
             found[ref] = dataset.place
-    for layer in layer_refs(params):
-        if layer.dataset in datasets:
-            refuse_unfit_layer(datasets[layer.dataset], layer)
+    refuse_unfit_layers(params, datasets)
     return Resolved({str(ref): place for ref, place in found.items()}, datasets, new_place, sources)
 
 
 def can_work_on(declared: Workflow, dataset: DatasetView, *, by: Principal) -> bool:
     """Whether a workflow can be given a dataset that one can see."""
+    if declared.outcome_type.kind == "previews":
+        return dataset.organization_id == by.organization_id
     return declared.outcome_type.kind != "addition" or catalog.is_changeable(dataset, by=by)
-
-
-def layer_refs(value: object) -> Iterator[LayerRef]:
-    """Yield every layer that params name."""
-    if isinstance(value, LayerRef):
-        yield value
-    elif isinstance(value, BaseModel):
-        for name in type(value).model_fields:
-            yield from layer_refs(getattr(value, name))
-    elif isinstance(value, tuple | list):
-        for item in value:
-            yield from layer_refs(item)
 
 
 def named_jobs(params: Params) -> list[str]:
@@ -147,31 +146,57 @@ def named_jobs(params: Params) -> list[str]:
     ]
 
 
-def refuse_unfit_layer(dataset: DatasetView, ref: LayerRef) -> None:
-    """Refuse a layer that the dataset does not have, or of the wrong category.
+def refuse_unfit_layers(params: Params, datasets: Mapping[str, DatasetView]) -> None:
+    """Refuse layers that their datasets do not have, boxes outside of them, and mags that they do not have.
+
+    Raises
+    ------
+    LayerNotFound, WrongCategory, InvalidGeometry, MagNotFound
+    """
+    for part in layer_parts(params):
+        dataset = datasets.get(part.layer.dataset)
+        if dataset is not None:
+            check_part(fit_layer(dataset, part.layer), part.box, part.mag)
+
+
+def fit_layer(dataset: DatasetView, ref: LayerRef) -> LayerSummary:
+    """Give a layer of a dataset.
 
     Raises
     ------
     LayerNotFound, WrongCategory
     """
-    known = {item.name: item.category for item in dataset.summary.layers}
+    known = {item.name: item for item in dataset.summary.layers}
     if ref.layer not in known:
         raise LayerNotFound(
             f"dataset {dataset.name!r} has no layer {ref.layer!r}; it has {', '.join(known) or 'none'}"
         )
-    ref.require_category(known[ref.layer])
+    ref.require_category(known[ref.layer].category)
+    return known[ref.layer]
 
 
-def _source_path(ref: SourceRef, places: Places) -> Path | None:
-    """Find a source; None if it is remote."""
-    if ref.startswith("data:"):
+def _source_place(session: Session, ref: SourceRef, by: Principal) -> str:
+    """Give the place of a source; an upload is named without its organization, which is that of the job."""
+    if not ref.startswith(UPLOAD_REF):
+        return str(ref)
+    try:
+        return catalog.place_of_upload(session, ref, by=by)
+    except NotFound as error:
+        raise SourceNotFound(error.message) from error
+
+
+def _source_path(ref: SourceRef, place: str, places: Places) -> Path | None:
+    """Find a source; None if it is remote, or is still being sent."""
+    if ref.startswith(OWN_PLACES):
         raise UnsafeReference(
             f"{ref!r} is not a source; name images below an import root, as root:NAME/folder"
         )
-    located = places.locate(ref)
+    located = places.locate(place)
     if is_remote(ref):
         return None
     path = Path(located)
+    if ref.startswith(UPLOAD_REF):
+        return path if path.exists() else None
     if not path.exists():
         raise SourceNotFound(f"there is nothing at {ref!r}; look at the folders below the import root")
     return path

@@ -1,16 +1,19 @@
-"""Finding jobs by words: of what they work on, of what they are called, of whose they are, and of why they failed."""
+"""Finding jobs by words, of what they work on, are called, whose they are and why they failed; and by their dataset."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, func, or_, true
+from sqlalchemy import ColumnElement, Text, and_, cast, func, or_, true
 from sqlalchemy.orm import Session
 
-from voxelworks import accounts
-from voxelworks.errors import InvalidInput
+from voxelworks import accounts, catalog
+from voxelworks.errors import DatasetNotFound, InvalidInput
 from voxelworks.jobs._tables import JobRow
+from voxelworks.protocol.people import Principal
+from voxelworks.protocol.places import dataset_place
 
 _TERMS_MAX = 8
 _CHARACTERS_MAX = 200
@@ -38,6 +41,15 @@ def found_by(session: Session, text: str) -> ColumnElement[bool]:
             f"the search text is too long; give at most {_TERMS_MAX} words and {_CHARACTERS_MAX} characters"
         )
     return and_(true(), *(_holds(term, accounts.find_user_ids(session, term)) for term in terms))
+
+
+def works_on(session: Session, dataset: str, by: Principal) -> ColumnElement[bool]:
+    """Match the jobs that read, change or make a dataset, named by its name or id."""
+    try:
+        place = catalog.find(session, dataset, by=by, include_trashed=True).place
+    except DatasetNotFound:  # deleted, or not made yet
+        place = dataset_place(by.organization_id, dataset)
+    return cast(JobRow.places, Text).contains(json.dumps(place), autoescape=True)
 
 
 def _holds(term: str, owners: Iterable[str]) -> ColumnElement[bool]:

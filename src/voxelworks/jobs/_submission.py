@@ -30,6 +30,7 @@ from voxelworks.jobs._dependencies import (
 from voxelworks.jobs._leases import milliseconds
 from voxelworks.jobs._locks import lock_jobs
 from voxelworks.jobs._pricing import Priced, priced
+from voxelworks.jobs._provenance import note_dataset
 from voxelworks.jobs._reading import job_view
 from voxelworks.jobs._references import Resolved, named_jobs, resolve
 from voxelworks.jobs._repeats import chain_of
@@ -40,7 +41,8 @@ from voxelworks.protocol.credits import PriceView, QuoteView
 from voxelworks.protocol.messages import Json
 from voxelworks.protocol.people import Principal
 from voxelworks.protocol.places import Places
-from voxelworks.protocol.views import JobView
+from voxelworks.protocol.uploads import UPLOAD_REF
+from voxelworks.protocol.views import JobPrice, JobView
 from voxelworks.settings import Settings
 from voxelworks.workflows import Params, Workflow, get_workflow
 
@@ -101,8 +103,7 @@ def submit(
     checked = declared.parse(params)
     job_id = new_id()
     if idempotency_key is not None:
-        body = digest([declared.name, checked.model_dump(mode="json"), *([list(after)] if after else [])])
-        earlier = take_key(session, by, idempotency_key, body, job_id)
+        earlier = take_key(session, by, idempotency_key, digest_of_one(declared, checked, after), job_id)
         if earlier is not None:
             return job_view(session, session.get_one(JobRow, earlier), settings=settings)
     order = NewOrder(
@@ -135,6 +136,29 @@ def quote(
     return quote_params(session, declared, checked, by=by, places=places, settings=settings)
 
 
+def price(
+    session: Session,
+    *,
+    by: Principal,
+    workflow: str,
+    params: Mapping[str, Any],
+    places: Places,
+    settings: Settings,
+) -> JobPrice:
+    """Say what a job would cost now, for a page: `quote` without a promise. Reads only.
+
+    Raises
+    ------
+    NotAllowed
+    InvalidInput
+        As `submit` would.
+    """
+    declared = get_workflow(workflow)
+    checked = declared.parse(params)
+    accounts.require(by, accounts.Action.SUBMIT_JOB)
+    return _price_params(session, declared, checked, by=by, places=places, settings=settings)
+
+
 def retry(
     session: Session,
     job_id: str,
@@ -143,6 +167,7 @@ def retry(
     places: Places,
     settings: Settings,
     is_free: bool = False,
+    is_first: bool = False,
     quote_id: str | None = None,
 ) -> JobView:
     """Queue a job that repeats one that failed, was cancelled, or whose result could not be published.
@@ -157,6 +182,8 @@ def retry(
         An operator repeats it at no charge, once, and its owner is not told of a second failure. This is so in any case
         for an operator who asks from another organization: nobody spends the credits of an organization from outside.
         The audit log tells of it.
+    is_first
+        Refuse a job that was repeated already.
 
     Raises
     ------
@@ -165,7 +192,7 @@ def retry(
     NotAllowed
     IllegalTransition
         If the job has not ended, or its result is there; if its owner is gone, and an operator asks from outside; or if
-        it was repeated already, and shall be at no charge.
+        it was repeated already, and shall be at no charge or for the first time.
     InvalidInput
         If what its params name is no longer there, or what it waited for will have no result.
     NotEnoughCredits, StaleQuote, QuotaExceeded
@@ -175,6 +202,7 @@ def retry(
     is_free = is_free or is_outside(job, by)
     if is_free:
         accounts.require(by, accounts.Action.OPERATE)
+    if is_free or is_first:
         _require_first_repeat(session, job, latest.values())
     may_raise = accounts.is_allowed(by, accounts.Action.STEER_ALL_JOBS)
     order = NewOrder(
@@ -196,7 +224,13 @@ def retry(
 
 
 def quote_retry(
-    session: Session, job_id: str, *, by: Principal, places: Places, settings: Settings
+    session: Session,
+    job_id: str,
+    *,
+    by: Principal,
+    places: Places,
+    settings: Settings,
+    is_first: bool = False,
 ) -> QuoteView | None:
     """Say what it would cost to repeat a job, for 15 minutes; None if it costs nothing.
 
@@ -209,6 +243,8 @@ def quote_retry(
         As `retry` would.
     """
     job, owner = _find_repeatable(session, job_id, by)
+    if is_first:
+        _refuse_repeated(session, job)
     if is_outside(job, by):
         return None
     declared, params, latest = _as_repeated(session, job)
@@ -217,33 +253,51 @@ def quote_retry(
 
 
 def price_retry(
-    session: Session, job_id: str, *, by: Principal, places: Places, settings: Settings
+    session: Session,
+    job_id: str,
+    *,
+    by: Principal,
+    places: Places,
+    settings: Settings,
+    is_first: bool = False,
 ) -> PriceView | None:
     """Say what it would cost to repeat a job now, for a page: `quote_retry` without a promise. Reads only."""
     job, owner = _find_repeatable(session, job_id, by)
+    if is_first:
+        _refuse_repeated(session, job)
     if is_outside(job, by):
         return None
     declared, params, _ = _as_repeated(session, job)
-    price = priced(declared, params, resolve(session, declared, params, by=owner, places=places))
-    if price is None:
-        return None
-    return credits.price(
-        session, organization_id=owner.organization_id, price_name=price.price_name, quantity=price.quantity,
-        settings=settings,
-    )  # fmt: skip
+    return _price_params(session, declared, params, by=owner, places=places, settings=settings).price
 
 
 def quote_params(
     session: Session, declared: Workflow, params: Params, *, by: Principal, places: Places, settings: Settings
 ) -> QuoteView | None:
     """Quote checked params. The caller has locked the jobs that they name."""
-    price = priced(declared, params, resolve(session, declared, params, by=by, places=places))
-    if price is None:
+    found = priced(declared, params, resolve(session, declared, params, by=by, places=places))
+    if found is None:
         return None
     return credits.quote(
-        session, organization_id=by.organization_id, user_id=by.user_id, price_name=price.price_name,
-        quantity=price.quantity, settings=settings,
+        session, organization_id=by.organization_id, user_id=by.user_id, price_name=found.price_name,
+        quantity=found.quantity, settings=settings,
     )  # fmt: skip
+
+
+def _price_params(
+    session: Session, declared: Workflow, params: Params, *, by: Principal, places: Places, settings: Settings
+) -> JobPrice:
+    found = priced(declared, params, resolve(session, declared, params, by=by, places=places))
+    if found is None:
+        return JobPrice(price=None, size=None, mag=None)
+    told = credits.price(
+        session, organization_id=by.organization_id, price_name=found.price_name, quantity=found.quantity,
+        settings=settings,
+    )  # fmt: skip
+    if found.region is None:
+        return JobPrice(price=told, size=None, mag=None)
+    box, mag = found.region
+    return JobPrice(price=told, size=",".join(map(str, box.size)), mag=str(mag))
 
 
 def _find_repeatable(session: Session, job_id: str, by: Principal) -> tuple[JobRow, Principal]:
@@ -267,6 +321,10 @@ def _require_first_repeat(session: Session, job: JobRow, awaited: Iterable[str])
     """Lock a job, with those that its repeat will wait for, and refuse it if it was repeated already."""
     # All at once, for the order of `_locks`. Of two that repeat it at the same time, the second one sees the first.
     lock_jobs(session, JobRow.id.in_({job.id, *awaited}))
+    _refuse_repeated(session, job)
+
+
+def _refuse_repeated(session: Session, job: JobRow) -> None:
     repeat_id = session.scalar(select(JobRow.id).where(JobRow.retried_from == job.id).limit(1))
     if repeat_id is not None:
         raise IllegalTransition(f"job {job.id} was repeated already, as job {repeat_id}; look at that one")
@@ -367,7 +425,12 @@ def place(
     )  # fmt: skip
     session.add(job)
     session.flush()
+    for upload in resolved.places.values():
+        if upload.startswith(UPLOAD_REF):
+            catalog.hold_upload(session, upload)
     _reserve(session, job, resolved)
+    for dataset in resolved.datasets.values():
+        note_dataset(session, job, dataset)
     wait_for(session, job, awaited)
     failure = fill_in(session, job, [other for other in awaited if is_done(other)])
     if failure is not None:
@@ -394,6 +457,10 @@ def charge(session: Session, placed: Placed, *, settings: Settings) -> None:
 
 def new_id() -> str:
     return secrets.token_hex(8)
+
+
+def digest_of_one(declared: Workflow, params: Params, after: Sequence[str]) -> str:
+    return digest([declared.name, params.model_dump(mode="json"), *([list(after)] if after else [])])
 
 
 def digest(body: object) -> str:
@@ -433,7 +500,7 @@ def _require_permission(declared: Workflow, by: Principal, resolved: Resolved, *
     accounts.require(by, action.SUBMIT_PAID_JOB if is_paid else action.SUBMIT_JOB)
     if resolved.new_place is not None:
         accounts.require(by, action.MAKE_DATASET)
-    elif declared.outcome_type.kind == "addition":
+    elif declared.outcome_type.kind in ("addition", "previews"):
         accounts.require(by, action.ADD_TO_DATASET)
 
 
@@ -451,7 +518,7 @@ def check_room(
     ------
     QuotaExceeded
     """
-    if declared.outcome_type.kind == "value":
+    if declared.outcome_type.kind in ("previews", "value"):
         return
     if catalog.storage_usage(session, organization_id, settings=settings).max_bytes is None:
         return  # nothing to measure for

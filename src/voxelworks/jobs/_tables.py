@@ -12,6 +12,7 @@ from sqlalchemy import (
     Index,
     Integer,
     Text,
+    UniqueConstraint,
     text,
 )
 from sqlalchemy.orm import Mapped, mapped_column, relationship
@@ -154,6 +155,15 @@ class DependencyRow(Base):
     """In the order in which they were named."""
 
 
+class JobDatasetRow(Base):
+    """The params of a job name a dataset. Not a foreign key: the record outlives the dataset."""
+
+    __tablename__ = "job_datasets"
+
+    dataset_id: Mapped[str] = mapped_column(primary_key=True)
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), primary_key=True, index=True)
+
+
 class TurnRow(Base):
     """When an organization was last given a job of a class: whoever waits long is not passed over for ever (R8)."""
 
@@ -267,3 +277,23 @@ class DatasetLeaseRow(Base):
     job_id: Mapped[str]
     attempt: Mapped[int]
     until_ms: Mapped[int]
+
+
+class SavedParamsRow(Base):
+    """Params that somebody keeps under a name."""
+
+    __tablename__ = "saved_params"
+    __table_args__ = (UniqueConstraint("organization_id", "user_id", "workflow", "name"),)
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    organization_id: Mapped[str]
+    user_id: Mapped[str]
+    workflow: Mapped[str]
+    name: Mapped[str]
+    version: Mapped[int]
+    """Of the workflow that they were checked for."""
+    params: Mapped[dict[str, Any]]
+    """Some of them; what is left out is filled in when they are used."""
+    is_shared: Mapped[bool]
+    created_ms: Mapped[int]
+    updated_ms: Mapped[int]

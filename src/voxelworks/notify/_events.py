@@ -6,7 +6,7 @@ from sqlalchemy import delete, func, select, update
 from sqlalchemy.orm import Session
 
 from voxelworks.db import now
-from voxelworks.notify._messages import UNTOLD_FOREIGN_SUCCESSES, JobEnd
+from voxelworks.notify._messages import UNTOLD, UNTOLD_FOREIGN_SUCCESSES, JobEnd
 from voxelworks.notify._outbox import add_row
 from voxelworks.notify._preferences import DIGEST_MS, preferences
 from voxelworks.notify._tables import OutboxRow, OutboxState
@@ -99,7 +99,7 @@ def _way(session: Session, end: JobEnd, *, at_ms: int) -> tuple[OutboxState, int
 
 
 def _is_mailed(end: JobEnd) -> bool:
-    if end.email is None or end.state == "cancelled":
+    if end.email is None or end.state == "cancelled" or end.workflow in UNTOLD:
         return False
     if end.state == "failed":
         return not end.is_free_rerun

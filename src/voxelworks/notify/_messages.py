@@ -87,6 +87,8 @@ SUCCESS_SUBJECTS = {
     "train_neuron_model": "Your model training is ready",
     "train_instance_model": "Your model training is ready",
 }
+UNTOLD = frozenset({"describe"})
+"""Jobs of the server itself, which takes care that datasets have pictures: pages show how that went."""
 UNTOLD_FOREIGN_SUCCESSES = frozenset(
     {
         "find_largest_segment_id", "compute_segment_index_file", "infer_nuclei", "infer_with_model",

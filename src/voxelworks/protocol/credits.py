@@ -30,15 +30,6 @@ def in_credits(millicredits: int) -> str:
 class PriceView(Message):
     """What a job would cost now. A quote promises it."""
 
-    amount: int
-    available: int
-    has_enough: bool
-
-
-class QuoteView(Message):
-    """What a job would cost. Until the quote runs out, a job that names it costs exactly this."""
-
-    id: str
     price_name: str
     quantity: int
     """Voxels."""
@@ -48,9 +39,15 @@ class QuoteView(Message):
     """Millicredits for a gigavoxel."""
     price_list_version: str
     amount: int
-    expires_ms: int
     available: int
     has_enough: bool
+
+
+class QuoteView(PriceView):
+    """What a job would cost. Until the quote runs out, a job that names it costs exactly this."""
+
+    id: str
+    expires_ms: int
 
 
 class ChargeView(Message):

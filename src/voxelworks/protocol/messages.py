@@ -18,8 +18,8 @@ PROTOCOL_OLDEST = 1
 """Oldest version that this one can work with, on either side."""
 
 JobState = Literal["queued", "claimed", "running", "cancelling", "succeeded", "failed", "cancelled"]
-ResultKind = Literal["dataset", "addition", "value"]
-"""New dataset; addition to a dataset (mag, property); a plain value that leaves no files."""
+ResultKind = Literal["dataset", "addition", "previews", "value"]
+"""New dataset; addition to a dataset (mag, property); pictures of a dataset; a plain value that leaves no files."""
 Json = dict[str, Any]
 PriorityClass = Literal["short", "long"]
 """Workers have slots for each: conversions and exports never wait behind long AI jobs."""
@@ -146,7 +146,7 @@ class SealedResult(Message):
 
     kind: ResultKind
     place: str | None = None
-    """Place of the dataset that is made or added to; None for a plain value."""
+    """Place of the dataset that is made or added to, or of the pictures; None for a plain value."""
     layer: str | None = None
     value: Json
     """What the job answers: shown on its page and printed by `--json`."""

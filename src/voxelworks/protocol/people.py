@@ -16,8 +16,9 @@ Scope = Literal["read", "submit", "manage", "admin"]
 repeats jobs; `manage` also changes datasets and annotations; `admin` also changes people, credits and settings."""
 SCOPES: tuple[Scope, ...] = get_args(Scope)
 """Each also allows what those before it allow."""
-Entrance = Literal["session", "token", "start_up", "job", "program"]
-"""Browser session, API token, start-up token, token of a running job, or a command on the server's own machine."""
+Entrance = Literal["session", "token", "start_up", "job", "share", "program"]
+"""Browser session, API token, start-up token, token of a running job, the address of a share, or a command on the
+server's own machine."""
 
 LOCAL_USER_ID = "local"
 """The user that a fresh instance has: the person who started it."""
@@ -139,6 +140,33 @@ class ApiTokenView(Message):
     expires_ms: int | None
     used_ms: int | None
     is_expired: bool
+
+
+class ShareView(Message):
+    """An address under which anybody can read one dataset for a while, without the address."""
+
+    id: str
+    hint: str
+    """First characters of the secret in the address."""
+    dataset_id: str
+    name: str
+    """What it is for."""
+    user_id: str
+    made_by: str
+    """Name of who made it; it ends when they may not read the dataset any more."""
+    created_ms: int
+    expires_ms: int
+    is_expired: bool
+
+
+class NewShare(Message):
+    """The address of a share, which is shown this once."""
+
+    address: str
+    """Of the files of the dataset, without a slash at its end: programs open layers below it."""
+    viewer: str
+    """Of the viewer: people open it in a browser."""
+    view: ShareView
 
 
 class WorkerKeyView(Message):

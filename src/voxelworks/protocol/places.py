@@ -1,8 +1,10 @@
 """Places: how server and workers name data without telling each other paths.
 
-A place is a text: ``data:ORGANIZATION/NAME`` for a dataset in the folder of datasets, ``root:NAME/relative`` below an
-import root that the operator allowed, or an ``http(s)``, ``s3`` or ``gs`` address on an allowed host and port or in an
-allowed bucket. Each side finds it below its own folders, so mounts may differ, and nothing outside can ever be named.
+A place is a text: ``data:ORGANIZATION/NAME`` for a dataset in the folder of datasets, ``previews:ORGANIZATION/NAME``
+for its pictures, ``root:NAME/relative`` below an import root that the operator allowed,
+``upload:ORGANIZATION/ID/relative`` for files that somebody sent, or an ``http(s)``, ``s3`` or ``gs`` address on an
+allowed host and port or in an allowed bucket. Each side finds it below its own folders, so mounts may differ, and
+nothing outside can ever be named.
 """
 
 from __future__ import annotations
@@ -20,10 +22,21 @@ if TYPE_CHECKING:
     from voxelworks.settings import ImportRoot, Settings
 
 REMOTE_SCHEMES = ("http", "https", "s3", "gs")
+PREVIEW_FOLDER = ".previews"
+"""Folder in a dataset with pictures of its layers; programs that look for layers pass it by."""
+PREVIEWS_OF = "previews:"
+"""Before a reference in the places of a job: where the pictures of that dataset go. Also the kind of such a place."""
+OWN_PLACES = ("data:", PREVIEWS_OF)
+"""How places begin that the server alone gives out: nobody may name them."""
 DATASET_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 """A dataset or layer name: it becomes a folder name and part of addresses."""
 ORGANIZATION_ID = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 """Short name of an organization: the name of the folder that holds its datasets."""
+UPLOAD_ID = re.compile(r"[0-9a-f]{16}")
+UPLOADS_FOLDER = ".uploads"
+"""In the folder of an organization: beside its datasets, so that workers on other machines find it too."""
+_LINKED = re.compile(r"@[0-9a-f]{16}")
+"""Id of a dataset that is only read, in the place of its pictures."""
 
 
 def is_remote(text: str) -> bool:
@@ -33,6 +46,17 @@ def is_remote(text: str) -> bool:
 def dataset_place(organization_id: str, name: str) -> str:
     """Give the place of a dataset in the folder of datasets."""
     return f"data:{organization_id}/{name}"
+
+
+def upload_place(organization_id: str, upload_id: str, relative: str = "") -> str:
+    """Give the place of the files of an upload, or of a folder among them."""
+    return f"upload:{organization_id}/{upload_id}" + (f"/{relative}" if relative else "")
+
+
+def previews_place(organization_id: str, dataset_id: str, place: str, *, is_linked: bool) -> str:
+    """Give the place of the pictures of a dataset: in it, or beside those of its organization if it is only read."""
+    name = f"@{dataset_id}" if is_linked else place.removeprefix(dataset_place(organization_id, ""))
+    return f"{PREVIEWS_OF}{organization_id}/{name}"
 
 
 @dataclass(frozen=True)
@@ -68,6 +92,12 @@ class Places:
         if kind == "data":
             organization_id, name = _dataset_parts(place, rest)
             return str(_below(self.data_dir / organization_id, name, place))
+        if kind == "upload":
+            organization_id, upload_id, relative = upload_parts(place)
+            return str(_below(self.upload_folder(organization_id, upload_id) / "files", relative, place))
+        if kind == "previews":
+            organization_id, folder = _preview_parts(place, rest)
+            return str(_below(self.data_dir / organization_id, folder, place))
         if kind == "root":
             name, _, relative = rest.partition("/")
             if name not in self.import_roots:
@@ -92,6 +122,10 @@ class Places:
         organization_id, name = _dataset_parts(place, place.removeprefix("data:"))
         return self.data_dir / organization_id / name
 
+    def upload_folder(self, organization_id: str, upload_id: str) -> Path:
+        """Give the folder of an upload: its files lie in `files`."""
+        return self.data_dir / organization_id / UPLOADS_FOLDER / upload_id
+
     def make_home(self, place: str) -> None:
         """Make the folder of an organization that has no dataset on this machine yet; other places need none.
 
@@ -101,8 +135,8 @@ class Places:
             If it is missing and cannot be made, as when the folder of datasets is not mounted.
         """
         kind, _, rest = place.partition(":")
-        if kind == "data":
-            organization_id, _ = _dataset_parts(place, rest)
+        if kind in ("data", "previews"):
+            organization_id, _ = (_dataset_parts if kind == "data" else _preview_parts)(place, rest)
             (self.data_dir / organization_id).mkdir(exist_ok=True)
 
     def _known_roots(self) -> str:
@@ -117,6 +151,24 @@ class Places:
         return address
 
 
+def upload_parts(place: str) -> tuple[str, str, str]:
+    """Give organization, upload and relative path of the place of an upload.
+
+    Raises
+    ------
+    UnsafeReference
+        If it is none.
+    """
+    organization_id, _, rest = place.removeprefix("upload:").partition("/")
+    upload_id, _, relative = rest.partition("/")
+    is_one = place.startswith("upload:") and ORGANIZATION_ID.fullmatch(organization_id)
+    if not (is_one and UPLOAD_ID.fullmatch(upload_id)):
+        raise UnsafeReference(
+            f"{place!r} is not the place of an upload; it is written upload:ORGANIZATION/ID"
+        )
+    return organization_id, upload_id, relative
+
+
 def _dataset_parts(place: str, rest: str) -> tuple[str, str]:
     """Give organization and name. Nothing above or below a dataset is a place: work folders lie there."""
     organization_id, _, name = rest.partition("/")
@@ -125,6 +177,15 @@ def _dataset_parts(place: str, rest: str) -> tuple[str, str]:
             f"{place!r} is not the place of a dataset; it is written data:ORGANIZATION/NAME"
         )
     return organization_id, name
+
+
+def _preview_parts(place: str, rest: str) -> tuple[str, str]:
+    """Give organization and folder of pictures."""
+    organization_id, _, name = rest.partition("/")
+    is_linked = _LINKED.fullmatch(name)
+    if not (ORGANIZATION_ID.fullmatch(organization_id) and (is_linked or DATASET_NAME.fullmatch(name))):
+        raise UnsafeReference(f"{place!r} is not the place of the pictures of a dataset")
+    return organization_id, f"{PREVIEW_FOLDER}-{name[1:]}" if is_linked else f"{name}/{PREVIEW_FOLDER}"
 
 
 def _below(root: Path, relative: str, place: str) -> Path:

@@ -5,10 +5,13 @@ Dates are integer milliseconds since 1970 in UTC, by the clock of the database. 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal
 
+from pydantic import Field
+
 from voxelworks.errors import FailureClass
-from voxelworks.protocol.credits import QuoteView
+from voxelworks.protocol.credits import PriceView, QuoteView
 from voxelworks.protocol.messages import JobState, Json, Message, PriorityClass, Progress, SealedResult
 
 JOB_STATES: tuple[JobState, ...] = (
@@ -135,6 +138,17 @@ class JobView(Message):
         return self.state in ("failed", "cancelled") or self.publication == "failed"
 
 
+class JobPrice(Message):
+    """What a job would cost now, and what for."""
+
+    price: PriceView | None
+    """None if it costs nothing."""
+    size: str | None
+    """Extent of the box whose voxels are counted, in voxels of `mag`: `width,height,depth`; None if they are counted
+    otherwise."""
+    mag: str | None
+
+
 class GroupQuote(Message):
     """What jobs that are submitted together would cost."""
 
@@ -145,6 +159,60 @@ class GroupQuote(Message):
     available: int | None
     """What the organization can spend, in millicredits; None if nothing costs anything."""
     has_enough: bool
+
+
+class SavedParams(Message):
+    """Params of a workflow that somebody keeps under a name."""
+
+    id: str
+    workflow: str
+    version: int
+    """Of the workflow, when they were saved."""
+    name: str
+    params: Json
+    """Some or all of them."""
+    is_shared: bool
+    """All members of the organization may use them."""
+    is_own: bool
+    """They belong to whoever asks."""
+    user_id: str
+    owner: str
+    """Name of the user, for people."""
+    created_ms: int
+    updated_ms: int
+
+
+class RefusedJob(Message):
+    """One of several jobs with which nothing was done."""
+
+    job_id: str
+    code: str
+    reason: str
+    """A sentence for people."""
+
+
+class BulkAnswer(Message):
+    """What became of several jobs, each on its own."""
+
+    jobs: tuple[JobView, ...]
+    """Those that are cancelled or about to be; or the new ones that repeat others."""
+    refused: tuple[RefusedJob, ...]
+
+
+class BulkQuote(Message):
+    """What it would cost to repeat several jobs."""
+
+    quotes: dict[str, QuoteView | None]
+    """Of each job that can be repeated, by its id; None for those that cost nothing."""
+    amount: int
+    """Of all, in millicredits."""
+    available: int | None
+    """What the organization can spend, in millicredits; None if nothing costs anything."""
+    refused: tuple[RefusedJob, ...]
+
+    @property
+    def has_enough(self) -> bool:
+        return self.available is None or self.amount <= self.available
 
 
 class AttemptView(Message):
@@ -219,6 +287,41 @@ class LogChunk(Message):
     """Bytes of log that can be read now."""
     is_complete: bool
     """No more bytes will come."""
+
+
+class LogLines(Message):
+    """Some lines of an attempt's log, as they are shown: without terminal codes, and without what was written over."""
+
+    first: int
+    """Number of the first one, from 1."""
+    lines: tuple[str, ...]
+    """Without their ends. Fewer than were asked for at the end of the log, or if they are very long."""
+    total: int
+    """Lines that the log has now."""
+    is_open: bool
+    """The last line of the log has no end yet."""
+    size: int
+    """Bytes of log that can be read now."""
+    is_complete: bool
+    """No more bytes will come."""
+
+    @property
+    def ended(self) -> int:
+        """Lines that will not change any more."""
+        return self.total - self.is_open
+
+
+class LogHits(Message):
+    """Where a text stands in an attempt's log."""
+
+    lines: tuple[int, ...]
+    """Numbers of the lines with it, from 1; of very many the first 10,000."""
+    count: int
+    """All lines with it among those that were searched."""
+    searched: int
+    """Lines that are behind, with those that were searched before: where to go on."""
+    is_whole: bool
+    """The log was searched to its end."""
 
 
 class WorkerView(Message):
@@ -311,6 +414,52 @@ class FailureGroup(Message):
     """The latest ones."""
 
 
+PICTURE_EDGE_MAX = 512
+"""Longest side of a picture, in pixels."""
+Plane = Literal["xy", "xz", "yz"]
+"""How a slice lies: its first axis goes to the right, its second downwards."""
+
+
+class PictureView(Message):
+    """A picture for people, as WebP."""
+
+    file: str = Field(pattern=r"^[0-9a-f]{32}\.webp$")
+    """Its name, made of its content: equal pictures have equal names."""
+    width: int = Field(ge=1, le=PICTURE_EDGE_MAX)
+    """In pixels."""
+    height: int = Field(ge=1, le=PICTURE_EDGE_MAX)
+    address: str = ""
+    """Where the server gives it away; it changes with the content, so that it may be kept for ever."""
+
+
+class SliceView(PictureView):
+    """A picture of a slice through a layer.
+
+    It covers its box exactly: pixel `i` of `width` shows the part from `i * w / width` to `(i + 1) * w / width` of the
+    `w` voxels that the box has on the first axis of the plane, and likewise downwards. The voxel below the middle of a
+    pixel is therefore `start + floor((i + 0.5) * w / width)`.
+    """
+
+    plane: Plane
+    box: str
+    """What it covers: mag 1, `x,y,z,width,height,depth`, one voxel thick at the position of the slice. A layer without
+    coarser mags that is too large to be read for a picture is shown in part. A slice that was taken from a coarser mag
+    shows the mean of the voxels around this position."""
+
+
+class LayerPreview(Message):
+    """The pictures of a layer.
+
+    Those of layers with the same box whose slices have the same boxes lie on each other: the pictures of a segmentation
+    are transparent where there is no segment.
+    """
+
+    slices: tuple[SliceView, ...]
+    """Through one point: `xy`, `xz`, `yz`."""
+    thumbnail: PictureView
+    """The first slice, small."""
+
+
 class LayerSummary(Message):
     """A layer, as lists show it."""
 
@@ -323,6 +472,10 @@ class LayerSummary(Message):
     mags: tuple[str, ...]
     """Finest first."""
     largest_segment_id: int | None = None
+    attachments: tuple[str, ...] = ()
+    """Kind and name of each, such as `meshes/oversegmentation`."""
+    preview: LayerPreview | None = None
+    """None if no pictures were made yet."""
 
 
 class DatasetSummary(Message):
@@ -331,6 +484,11 @@ class DatasetSummary(Message):
     voxel_size: str | None
     """Nanometres, `x,y,z`."""
     layers: tuple[LayerSummary, ...]
+
+    def with_previews(self, previews: Mapping[str, LayerPreview]) -> DatasetSummary:
+        """Put pictures, by layer, in place of those that were known; other layers have none."""
+        layers = (layer.model_copy(update={"preview": previews.get(layer.name)}) for layer in self.layers)
+        return self.model_copy(update={"layers": tuple(layers)})
 
 
 class DatasetView(Message):
@@ -411,14 +569,14 @@ class StorageView(Message):
     """How much an organization stores."""
 
     used_bytes: int
-    """Datasets and annotations, with those in the trash; linked datasets take nothing."""
+    """Datasets, annotations and uploads, with what is in the trash or still to come; linked datasets take nothing."""
     max_bytes: int | None
     """None if there is no limit."""
 
 
-LeftoverKind = Literal["dataset", "annotation", "file", "attempt"]
-"""A dataset or annotation in the trash; an annotation file that belongs to nothing, as of an upload that broke off; or
-the folder of an attempt."""
+LeftoverKind = Literal["dataset", "annotation", "upload", "file", "attempt"]
+"""A dataset or annotation in the trash; images that somebody sent, or has begun to; a file that belongs to nothing, or
+the pictures of a linked dataset that is gone; or the folder of an attempt."""
 
 
 class LeftoverView(Message):
@@ -430,4 +588,4 @@ class LeftoverView(Message):
     """Of the dataset or annotation, or the path below the server's folders."""
     size_bytes: int
     removal_ms: int | None
-    """When it is removed; None for the work of a job that has not ended or is being cleared up."""
+    """When it is removed; None for the work or the images of a job that has not ended or is being cleared up."""

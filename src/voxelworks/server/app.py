@@ -16,10 +16,14 @@ from voxelworks.server import problems
 from voxelworks.server.api import account as account_api
 from voxelworks.server.api import annotations as annotations_api
 from voxelworks.server.api import datasets as datasets_api
+from voxelworks.server.api import files as files_api
 from voxelworks.server.api import jobs as jobs_api
 from voxelworks.server.api import operator as operator_api
 from voxelworks.server.api import organization as organization_api
+from voxelworks.server.api import params as params_api
 from voxelworks.server.api import service as service_api
+from voxelworks.server.api import shares as shares_api
+from voxelworks.server.api import uploads as uploads_api
 from voxelworks.server.api import worker as worker_api
 from voxelworks.server.api import workflows as workflows_api
 from voxelworks.server.context import Context
@@ -32,9 +36,15 @@ from voxelworks.server.pages import account as account_pages
 from voxelworks.server.pages import annotations as annotations_pages
 from voxelworks.server.pages import datasets as datasets_pages
 from voxelworks.server.pages import door as door_pages
+from voxelworks.server.pages import help as help_pages
 from voxelworks.server.pages import jobs as jobs_pages
+from voxelworks.server.pages import logs as logs_pages
 from voxelworks.server.pages import operator as operator_pages
 from voxelworks.server.pages import organization as organization_pages
+from voxelworks.server.pages import previews as previews_pages
+from voxelworks.server.pages import selected as selected_pages
+from voxelworks.server.pages import uploads as uploads_pages
+from voxelworks.server.pages import viewer as viewer_pages
 from voxelworks.server.pages import workflows as workflows_pages
 from voxelworks.server.rendering import STATIC
 from voxelworks.server.security import Guard
@@ -42,13 +52,15 @@ from voxelworks.server.wk import routes as wk
 from voxelworks.settings import Settings
 
 API_ROUTERS: tuple[APIRouter, ...] = (
-    worker_api.router, jobs_api.router, jobs_api.group_router, service_api.router, workflows_api.router,
-    datasets_api.router, annotations_api.router, account_api.router, organization_api.router, operator_api.router,
+    worker_api.router, files_api.router, jobs_api.router, jobs_api.group_router, service_api.router,
+    workflows_api.router, datasets_api.router, shares_api.router, annotations_api.router, uploads_api.router,
+    params_api.router, account_api.router, organization_api.router, operator_api.router,
 )  # fmt: skip
-"""In the order in which they are tried: first what workers and lists ask again and again."""
+"""In the order in which they are tried: first what workers, viewers and lists ask again and again."""
 PAGE_ROUTERS: tuple[APIRouter, ...] = (
-    door_pages.router, jobs_pages.router, workflows_pages.router, datasets_pages.router, annotations_pages.router,
-    account_pages.router, organization_pages.router, operator_pages.router,
+    viewer_pages.router, door_pages.router, selected_pages.router, jobs_pages.router, logs_pages.router,
+    workflows_pages.router, datasets_pages.router, annotations_pages.router, uploads_pages.router,
+    account_pages.router, organization_pages.router, operator_pages.router, previews_pages.router, help_pages.router,
 )  # fmt: skip
 
 
@@ -72,6 +84,7 @@ def create_app(settings: Settings, database: Database, keys: Keys) -> FastAPI:
     app.state.context = context
     app.add_middleware(Guard, context=context)
     problems.install(app)
+    app.include_router(viewer_pages.shared_router, include_in_schema=False)
     for router in (*API_ROUTERS, workflows_api.submission_router()):
         app.include_router(router, prefix="/api/v1", responses=problems.REFUSALS)
     wk.install(app)

@@ -29,6 +29,8 @@ LOST = "voxelworks.lost"
 CLAIMS_AT_ONCE = 4
 """One that holds the turn, one that has found out meanwhile that there is something to claim, and those that find out
 that there is nothing for them."""
+PIECES_AT_ONCE = 8
+"""Requests whose pieces are written at the same time: each waits for the disk, and holds files open."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,8 @@ class Context:
     limits: Limits
     claims: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(CLAIMS_AT_ONCE))
     """Threads that give jobs away."""
+    pieces: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(PIECES_AT_ONCE))
+    """Threads that write what is uploaded."""
     reaper: Reaper = field(default_factory=Reaper)
 
 

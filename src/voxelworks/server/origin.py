@@ -8,6 +8,8 @@ from urllib.parse import urlsplit
 
 from starlette.requests import Request
 
+from voxelworks.settings import Settings
+
 BASE_PATH: ContextVar[str] = ContextVar("base_path", default="")
 """Path below which browsers find this server, such as ``/voxelworks``; empty for a host of its own.
 
@@ -35,6 +37,12 @@ def host_name(request: Request) -> str:
         return (urlsplit(f"//{request.headers.get('host', '')}").hostname or "").rstrip(".")
     except ValueError:
         return ""
+
+
+def public_address(request: Request, settings: Settings) -> str:
+    """Give the address of this server for links that are handed on, without a slash at its end."""
+    own = f"{request.url.scheme}://{request.headers.get('host', '')}"
+    return (settings.public_url or own).rstrip("/")
 
 
 def is_secure(request: Request) -> bool:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Sequence
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
@@ -19,14 +18,15 @@ from starlette.responses import HTMLResponse
 import voxelworks
 from voxelworks import accounts
 from voxelworks.accounts import Action, oidc
-from voxelworks.geometry import Box, VoxelSize
+from voxelworks.geometry import Box, Mag, VoxelSize
 from voxelworks.protocol.credits import MILLICREDITS
 from voxelworks.protocol.messages import JobState
 from voxelworks.protocol.people import LOCAL_USER_ID, Role, Scope
-from voxelworks.protocol.views import AttemptOutcome, DatasetView, JobView
+from voxelworks.protocol.places import is_remote
+from voxelworks.protocol.views import AttemptOutcome, JobView
 from voxelworks.server.context import context_of, principal_of
 from voxelworks.server.origin import BASE_PATH, is_from_here
-from voxelworks.workflows import ParamField, Workflow
+from voxelworks.workflows import Workflow
 
 HERE = Path(__file__).parent
 STATIC = HERE / "static"
@@ -48,6 +48,14 @@ FAILURE_WORDS = {
 }  # fmt: skip
 
 
+FAILURE_ADVICE: dict[str, str] = {
+    "user_input": "The job asks for something that cannot be done. Run it again with other parameters.",
+    "resources": "It needed more than its worker could give. Take a smaller box, or ask the operator for more.",
+    "infrastructure": "The machines are to blame, not the job. Run it again later.",
+    "program_error": "The program met something that it was not made for. The log says where; ask for help with it.",
+    "timed_out": "It took longer than it may. Take a smaller box.",
+}  # fmt: skip
+"""What a failure of each class means, and what to do next."""
 ROLE_WORDS: dict[Role, str] = {
     "owner": "Owner", "admin": "Admin", "dataset_manager": "Dataset manager", "member": "Member",
 }  # fmt: skip
@@ -55,6 +63,7 @@ SCOPE_WORDS: dict[Scope, str] = {
     "read": "look", "submit": "look, and run jobs", "manage": "that, and change datasets and annotations",
     "admin": "everything that you may",
 }  # fmt: skip
+SHARE_LIFETIMES = {1: "1 day", 7: "7 days", 30: "30 days", 90: "90 days", 365: "1 year"}
 
 
 def page(request: Request, template: str, *, status: int = 200, **values: Any) -> HTMLResponse:
@@ -148,7 +157,12 @@ def bytes_text(count: int | None) -> str:
 
 def count_text(count: int, one: str, several: str) -> str:
     """Say how many there are, such as ``1 tree``."""
-    return f"{count:,} {one if count == 1 else several}".replace(",", "\u202f")
+    return f"{number_text(count)} {one if count == 1 else several}"
+
+
+def number_text(count: int) -> str:
+    """Write a number in groups of three digits."""
+    return f"{count:,}".replace(",", "\u202f")
 
 
 def credits_text(millicredits: int) -> str:
@@ -222,6 +236,12 @@ def physical_text(box: str, voxel_size: str | None) -> str:
     return " × ".join(f"{value / unit_nm:.3g}" for value in size_nm) + f" {unit}"
 
 
+def mag_text(mag: str, voxel_size: str) -> str:
+    """Say the size of the voxels of a mag."""
+    size_nm = VoxelSize.parse(voxel_size).in_mag(Mag.parse(mag)).xyz
+    return " × ".join(f"{value:.4g}" for value in size_nm) + " nm"
+
+
 def iso(at_ms: int) -> str:
     return datetime.fromtimestamp(at_ms / 1000, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
 
@@ -247,21 +267,9 @@ def worked_s(job: JobView) -> float | None:
     return ((job.ended_ms if job.ended_ms is not None else job.as_of_ms) - job.started_ms) / 1000
 
 
-def layer_beside(workflow: Workflow, dataset: ParamField) -> str:
-    """Name the layer field that belongs to a dataset field; empty if it has none."""
-    for field in workflow.fields:
-        if field.kind == "layer" and field.path[:-1] == dataset.path[:-1]:
-            return field.name
-    return ""
-
-
 def layer_name_of(workflow: Workflow) -> str:
     """Name the first layer field of a workflow."""
     return next(field.name for field in workflow.fields if field.kind == "layer")
-
-
-def is_known_dataset(datasets: Sequence[DatasetView], ref: str) -> bool:
-    return any(ref in (dataset.name, dataset.id) for dataset in datasets)
 
 
 def _python_text(text: str) -> str:
@@ -294,14 +302,15 @@ def _environment() -> Environment:
     )  # fmt: skip
     environment.globals |= {
         "static_url": static_url, "base_path": BASE_PATH.get, "version": voxelworks.__version__,
-        "state_words": STATE_WORDS,
-        "outcome_words": OUTCOME_WORDS, "failure_words": FAILURE_WORDS, "eta": eta, "size_text": size_text,
-        "physical_text": physical_text, "layer_beside": layer_beside, "layer_name_of": layer_name_of,
-        "is_known_dataset": is_known_dataset, "role_words": ROLE_WORDS, "scope_words": SCOPE_WORDS,
+        "state_words": STATE_WORDS, "outcome_words": OUTCOME_WORDS, "failure_words": FAILURE_WORDS,
+        "failure_advice": FAILURE_ADVICE, "eta": eta, "size_text": size_text, "physical_text": physical_text,
+        "layer_name_of": layer_name_of, "role_words": ROLE_WORDS, "scope_words": SCOPE_WORDS,
+        "share_lifetimes": SHARE_LIFETIMES, "is_remote": is_remote, "mag_text": mag_text,
     }  # fmt: skip
     environment.filters |= {
         "duration": duration, "bytes": bytes_text, "ago": ago_tag, "ticking": ticking_tag,
         "moment": moment, "date": date_text, "credits": credits_text, "change": change_text, "count_of": count_text,
+        "number": number_text,
         "iso": iso, "sentence": sentence, "wait_text": wait_text, "percent": percent, "worked_s": worked_s,
         "python": _python_text,
     }  # fmt: skip

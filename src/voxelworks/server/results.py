@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from urllib.parse import urlencode
 
 from voxelworks import catalog
 from voxelworks.protocol.messages import SealedResult
+from voxelworks.protocol.people import Principal
 from voxelworks.protocol.views import DatasetView, JobView
 from voxelworks.server.context import Context
+from voxelworks.server.pictures import ShownLayer, shown_layers
 from voxelworks.server.rendering import bytes_text
+
+LAYERS_MAX = 3
+"""Layers of which the page of a job shows pictures."""
 
 
 @dataclass(frozen=True)
@@ -20,6 +26,8 @@ class ResultView:
     dataset: DatasetView | None
     """Where it can be opened; None if it is gone, or the job made no files."""
     size_bytes: int
+    view: str | None
+    """Path of the viewer, looking at the box of the job; None if there is nothing to look at."""
 
 
 def describe_result(context: Context, job: JobView) -> ResultView | None:
@@ -30,7 +38,18 @@ def describe_result(context: Context, job: JobView) -> ResultView | None:
     values = tuple(
         (key.replace("_", " ").capitalize(), _text(value)) for key, value in job.result.value.items()
     )
-    return ResultView(values, dataset, job.result.size_bytes)
+    return ResultView(values, dataset, job.result.size_bytes, view_of(job, dataset))
+
+
+def result_pictures(result: ResultView | None, job: JobView, who: Principal) -> tuple[ShownLayer, ...]:
+    """Give the pictures of what a job made or added to, for those who may see its dataset."""
+    if result is None or result.dataset is None or job.result is None:
+        return ()
+    if not (result.dataset.organization_id == who.organization_id or result.dataset.is_public):
+        return ()
+    layer = job.result.layer
+    names = [layer] if layer is not None else [item.name for item in result.dataset.summary.layers]
+    return shown_layers(result.dataset, names[:LAYERS_MAX])
 
 
 def result_line(result: SealedResult) -> str:
@@ -43,6 +62,15 @@ def result_line(result: SealedResult) -> str:
     size = [bytes_text(result.size_bytes)] if result.size_bytes else []
     line = " · ".join(parts + size)
     return line[:1].upper() + line[1:]
+
+
+def view_of(job: JobView, dataset: DatasetView | None) -> str | None:
+    """Give the path of the viewer for the result of a job; None if there is nothing to look at."""
+    if dataset is None or dataset.trashed_ms is not None or not dataset.summary.layers:
+        return None
+    box = job.params.get("box")
+    query = urlencode({"box": box}) if isinstance(box, str) else ""
+    return f"/datasets/{dataset.id}/view" + (f"?{query}" if query else "")
 
 
 def _dataset(context: Context, place: str | None) -> DatasetView | None:

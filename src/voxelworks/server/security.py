@@ -16,7 +16,6 @@ import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from http.cookies import CookieError, SimpleCookie
-from typing import Literal
 from urllib.parse import urlencode, urlsplit
 
 from starlette.concurrency import run_in_threadpool
@@ -54,16 +53,27 @@ OPEN_PATHS = (
 """Reached without being let in: they show nothing of the jobs."""
 SELF_PROVING_PATHS = ("/unsubscribe/",)
 """A signed token in the address says it all; mail programs send it without cookie and origin."""
+SHARED_PATHS = "/shared/"
+"""The address itself is the key, whoever asks. Its route looks at it."""
 WORKER_PATHS = "/api/v1/worker/"
 LOOK_AGAIN_S = 30.0
 """How often a stream that stays open looks whether its user is still let in, in seconds."""
+NAMED_BY_CONTENT = "/static/vendor/neuroglancer-"
+"""Here lie the files of the viewer, which load each other by names that change with the content."""
 HSTS = "max-age=31536000"
+FOR_EVER = "private, max-age=31536000, immutable"
+"""For what only some may see, below an address that changes with the content."""
 
+_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; font-src 'self'; "
+    "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+)
+VIEWER_POLICY = f"{_POLICY}; worker-src 'self'".replace(
+    "script-src 'self'", "script-src 'self' 'wasm-unsafe-eval'"
+)
+"""The page of the viewer decodes images in workers, with compiled code. It loads nothing else than other pages do."""
 SECURITY_HEADERS = {
-    "Content-Security-Policy": (
-        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; font-src 'self'; "
-        "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
-    ),
+    "Content-Security-Policy": _POLICY,
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
     # Not `no-referrer`: with that, browsers send forms with the origin `null`.
@@ -128,7 +138,7 @@ class Guard:
         _require_own_page(request)
         _require_small(request)
         path = request.url.path
-        if path.startswith("/static/") or wk_paths.is_for_workers(path):
+        if path.startswith(("/static/", SHARED_PATHS)) or wk_paths.is_for_workers(path):
             # Workers written for WEBKNOSSOS carry their key in the query; their routes look at it.
             return None
         if path.startswith(WORKER_PATHS):
@@ -351,13 +361,21 @@ def token_of(request: Request) -> str:
 
 
 def _secure(headers: MutableHeaders, request: Request) -> None:
+    path = request.url.path
+    if path.startswith(SHARED_PATHS):
+        # Nobody else shall get to know the address: not the next site, not a search engine.
+        headers["Referrer-Policy"] = "no-referrer"
+        headers["X-Robots-Tag"] = "noindex"
+    if path.startswith(NAMED_BY_CONTENT):
+        # A worker has the policy that its script came with.
+        headers["Content-Security-Policy"] = VIEWER_POLICY
     for name, value in SECURITY_HEADERS.items():
-        headers[name] = value
+        headers.setdefault(name, value)
     if is_secure(request):
         headers["Strict-Transport-Security"] = HSTS
-    kind: Literal["no-store", "public, max-age=31536000, immutable"] = "no-store"
-    if request.url.path.startswith("/static/") and "v" in request.query_params:
-        kind = "public, max-age=31536000, immutable"
-    headers["Cache-Control"] = kind
+    if path.startswith("/static/") and ("v" in request.query_params or path.startswith(NAMED_BY_CONTENT)):
+        headers["Cache-Control"] = "public, max-age=31536000, immutable"
+    # Pictures and files of datasets say themselves how long they are good for.
+    headers.setdefault("Cache-Control", "no-store")
     if headers.get("location", "").startswith("/"):
         headers["location"] = BASE_PATH.get() + headers["location"]

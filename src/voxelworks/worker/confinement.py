@@ -158,7 +158,7 @@ class _View:
         home = self.remember(folder.home)[0]
         if not home.is_dir():
             return
-        if target == home:
+        if target == home or home in self.readable:  # it is an input too
             self.read(home)
         else:
             self.folders.append(home)

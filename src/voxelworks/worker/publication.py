@@ -17,7 +17,7 @@ from voxelworks.protocol.messages import (
     PublishedRequest,
     PublishOrder,
 )
-from voxelworks.protocol.places import Places
+from voxelworks.protocol.places import PREVIEWS_OF, Places
 from voxelworks.worker.lease import may_pass, until_answered
 from voxelworks.workflows import NewDatasetRef, Params, Workflow, get_workflow, references
 from voxelworks.workflows.publishing import AttemptFolder, publish
@@ -134,7 +134,7 @@ class Publisher:
         if kind == "value" or not refs:
             return None, None
         ref = next((ref for ref in refs if isinstance(ref, NewDatasetRef)), refs[0])
-        place = order.places[str(ref)]
+        place = order.places[PREVIEWS_OF + ref if kind == "previews" else str(ref)]
         folder = AttemptFolder.for_target(kind, self._places.locate(place), order.work_key, order.attempt)
         return place, folder
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import inspect
 import types
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import (
     TYPE_CHECKING,
@@ -25,7 +25,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from voxelworks.errors import InvalidParams, VoxelworksError
+from voxelworks.errors import InvalidGeometry, InvalidParams, MagNotFound, VoxelworksError
 from voxelworks.geometry import Box, Mag, VoxelSize
 from voxelworks.protocol.messages import Json, PriorityClass, ResultKind
 from voxelworks.workflows._refs import DatasetRef, LayerRef, NewDatasetRef, SourceRef
@@ -67,6 +67,31 @@ class LayerAddition(Outcome):
     """The layer that was added to."""
 
 
+class DatasetPreviews(Outcome):
+    """The job made pictures of a dataset, and left the dataset as it is."""
+
+    kind = "previews"
+    dataset: str
+    """Name of the dataset."""
+
+
+class Mark:
+    """Says something about a param that its type does not, in `Annotated`."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __repr__(self) -> str:
+        return self.name
+
+
+ADVANCED = Mark("ADVANCED")
+"""Of a param with a default: forms fold it away."""
+_OF_LAYER = Mark("OF_LAYER")
+LayerMag = Annotated[Mag, _OF_LAYER]
+"""A mag that the layer beside it has: forms offer no others, and servers refuse them at once."""
+
+
 class Inputs(Protocol):
     """What a server knows of the data that params name, before a job runs."""
 
@@ -88,6 +113,8 @@ class Cost:
     price: str | None = None
     """Name of the price in the price list."""
     quantity: Measure | None = None
+    region: Callable[[Any, Inputs], tuple[Box, Mag]] | None = None
+    """Gives the box, in voxels of its mag, whose voxels are the quantity; None if they are counted otherwise."""
 
     @property
     def is_free(self) -> bool:
@@ -113,22 +140,33 @@ def PerGigavoxel(price: str, *, of: str | Measure | None = None) -> Cost:  # noq
         the layer. Counted is the param `box`, if there is one and it is given, otherwise the whole param `layer`.
         Or a function that counts.
     """
-    return Cost(price, of if callable(of) else partial(_voxels_in_mag, of))
+    if callable(of):
+        return Cost(price, of)
+    return Cost(price, partial(_voxels_in_mag, of), partial(_region_in_mag, of))
 
 
 def _voxels_in_mag(mag_param: str | None, params: Any, inputs: Inputs) -> int:
+    box, _ = _region_in_mag(mag_param, params, inputs)
+    return box.voxel_count
+
+
+def _region_in_mag(mag_param: str | None, params: Any, inputs: Inputs) -> tuple[Box, Mag]:
     box: Box | None = getattr(params, "box", None)
     mag: Mag | None = getattr(params, mag_param) if mag_param is not None else None
     if box is None or mag is None:
         layer = inputs.layer(params.layer)
         box = box or Box.parse(layer.box)
-        mag = mag or Mag.parse(layer.mags[0] if layer.mags else "1")
-    return box.in_mag(mag).voxel_count
+        mag = mag or finest_mag(layer)
+    return box.in_mag(mag), mag
+
+
+def finest_mag(layer: LayerSummary) -> Mag:
+    return Mag.parse(layer.mags[0] if layer.mags else "1")
 
 
 def raw_bytes(layer: LayerSummary) -> int:
     """Give the size of the finest voxels of a layer before compression, in bytes."""
-    mag = Mag.parse(layer.mags[0] if layer.mags else "1")
+    mag = finest_mag(layer)
     bits = int("".join(filter(str.isdigit, layer.dtype)) or 8)
     return Box.parse(layer.box).in_mag(mag).voxel_count * layer.channel_count * bits // 8
 
@@ -158,6 +196,8 @@ FieldKind = Literal[
     "voxel_size",
     "box",
 ]
+DATA_KINDS: frozenset[FieldKind] = frozenset({"dataset", "layer", "source", "new_dataset", "box"})
+"""Fields that name what one job works on, or what it makes."""
 _KINDS: dict[type, FieldKind] = {
     DatasetRef: "dataset", NewDatasetRef: "new_dataset", SourceRef: "source",
     bool: "flag", int: "int", float: "float", str: "text", Mag: "mag", VoxelSize: "voxel_size", Box: "box",
@@ -185,6 +225,10 @@ class ParamField:
     is_repeated: bool = False
     category: str | None = None
     """Of a layer: the only category that will do."""
+    of: str | None = None
+    """Of a box, or a mag that must be there: name of the layer field that it is a part of."""
+    is_advanced: bool = False
+    """Few people need it; it has a default."""
 
     @property
     def option(self) -> str:
@@ -221,6 +265,14 @@ class ForeignName:
 
 
 @dataclass(frozen=True)
+class MadeLayer:
+    """A layer of a dataset that a job will make."""
+
+    name: str
+    category: Literal["color", "segmentation"]
+
+
+@dataclass(frozen=True)
 class Workflow:
     """A kind of work, with all that its surfaces need to know."""
 
@@ -248,6 +300,8 @@ class Workflow:
     """Time that a cancelled job has to stop by itself, in seconds; by default what the server's setting says."""
     result_bytes: Measure | None = None
     """Estimates how much a job's result takes, in bytes, before it runs: compared with the quota."""
+    makes: Callable[[Any], Sequence[MadeLayer]] | None = None
+    """Tells from params which layers the new dataset will have: offered to a job that goes on with it."""
 
     @property
     def title(self) -> str:
@@ -289,22 +343,54 @@ class Workflow:
 
     def flatten(self, params: Params) -> dict[str, str | list[str]]:
         """Give the flat text values that `collect` turns back into equal params; defaults are left out."""
+        lists = {field.path[0] for field in self.fields if field.is_repeated}
+        whole = params.model_dump(mode="json")
         raw = params.model_dump(mode="json", exclude_defaults=True)
+        return self.flatten_raw(raw | {name: whole[name] for name in lists if name in whole})
+
+    def flatten_raw(self, raw: Json) -> dict[str, str | list[str]]:
+        """Do the same for raw params, of which some may be missing."""
         flat: dict[str, str | list[str]] = {}
         for field in self.fields:
             if field.is_repeated:
-                rows = [
-                    item.get(field.path[1]) for item in params.model_dump(mode="json").get(field.path[0], [])
-                ]
+                rows = [item.get(field.path[1]) for item in raw.get(field.path[0]) or []]
                 if rows and any(row is not None for row in rows):
                     flat[field.name] = [_text(row) or "" for row in rows]
                 continue
             value: Any = raw
             for part in field.path:
+                if isinstance(value, str):  # DATASET/LAYER
+                    value = dict(zip(("dataset", "layer"), value.rpartition("/")[::2], strict=True))
                 value = value.get(part) if isinstance(value, dict) else None
             if value is not None:
                 flat[field.name] = _text(value) or ""
         return flat
+
+    def without_data(self, raw: Mapping[str, Any]) -> Json:
+        """Give raw params without what names data: datasets, layers, boxes, sources."""
+        flat = self.flatten_raw(dict(raw))
+        return self.collect(
+            {
+                field.name: flat[field.name]
+                for field in self.fields
+                if field.kind not in DATA_KINDS and field.name in flat
+            }
+        )
+
+    def check_some(self, raw: Mapping[str, Any]) -> None:
+        """Check params of which some may be missing.
+
+        Raises
+        ------
+        InvalidParams
+            Naming each wrong value and its place.
+        """
+        try:
+            self.params_type.model_validate(dict(raw))
+        except ValidationError as error:
+            wrong = [item for item in error.errors(include_url=False) if item["type"] != "missing"]
+            if wrong:
+                raise InvalidParams("; ".join(map(_problem, wrong))) from error
 
 
 def parse_model(model: type[_P], raw: Mapping[str, Any]) -> _P:
@@ -332,6 +418,7 @@ def workflow(
     needs: Needs = Needs(),
     cancel_grace_s: float | None = None,
     result_bytes: Measure | None = None,
+    makes: Callable[[Any], Sequence[MadeLayer]] | None = None,
 ) -> Callable[[_F], _F]:
     """Declare the decorated function as a workflow and return it unchanged.
 
@@ -349,7 +436,7 @@ def workflow(
             example=example, summary=description.split("\n\n")[0].replace("\n", " "), description=description,
             group=group, run=function, aliases=aliases, upgrade=upgrade, foreign=tuple(foreign),
             priority_class=priority_class, needs=needs, cancel_grace_s=cancel_grace_s,
-            result_bytes=result_bytes,
+            result_bytes=result_bytes, makes=makes,
         )  # fmt: skip
         return function
 
@@ -395,9 +482,79 @@ def _fields(
                     _default(info),
                     choices,
                     is_repeated,
+                    is_advanced=ADVANCED in info.metadata,
                 )
             )
-    return found
+    layers = [field.name for field in found if field.kind == "layer" and field.path[:-2] == prefix]
+    return [
+        replace(field, of=layers[0]) if layers and _is_of_layer(model, field, prefix) else field
+        for field in found
+    ]
+
+
+def _is_of_layer(model: type[BaseModel], field: ParamField, prefix: tuple[str, ...]) -> bool:
+    if field.path[:-1] != prefix:
+        return False
+    return field.kind == "box" or _is_layer_mag(model.model_fields[field.path[-1]])
+
+
+def _is_layer_mag(info: FieldInfo) -> bool:
+    # Where `None` is possible too, the mark stands inside the union.
+    parts = (info.annotation, *get_args(info.annotation))
+    return _OF_LAYER in info.metadata or any(
+        _OF_LAYER in get_args(part)[1:] for part in parts if get_origin(part) is Annotated
+    )
+
+
+@dataclass(frozen=True)
+class LayerPart:
+    """A layer that params name, with the box and the mag of it that stand beside it."""
+
+    layer: LayerRef
+    box: Box | None = None
+    """Mag 1."""
+    mag: Mag | None = None
+
+
+def layer_parts(params: BaseModel) -> Iterator[LayerPart]:
+    """Yield every layer that params name, nested ones too, in order of declaration."""
+    box: Box | None = None
+    mag: Mag | None = None
+    layers: list[LayerRef] = []
+    for name, info in type(params).model_fields.items():
+        value: object = getattr(params, name)
+        if isinstance(value, LayerRef):
+            layers.append(value)
+        elif isinstance(value, Box):
+            box = value
+        elif isinstance(value, Mag) and _is_layer_mag(info):
+            mag = value
+        else:
+            for item in value if isinstance(value, tuple) else (value,):
+                if isinstance(item, BaseModel):
+                    yield from layer_parts(item)
+    for position, layer in enumerate(layers):
+        yield LayerPart(layer, box, mag) if position == 0 else LayerPart(layer)
+
+
+def check_part(layer: LayerSummary, box: Box | None, mag: Mag | None = None) -> None:
+    """Refuse a box that leaves a layer, and a mag that it does not have.
+
+    Raises
+    ------
+    InvalidGeometry, MagNotFound
+    """
+    whole = Box.parse(layer.box)
+    if box is not None and box.is_empty:
+        raise InvalidGeometry(f"box {str(box)!r} is empty; each side must be 1 voxel or more")
+    if box is not None and not whole.contains(box):
+        inside = whole.intersect(box)
+        remedy = "choose one inside it" if inside.is_empty else f"the part inside it is {inside}"
+        raise InvalidGeometry(f"box {str(box)!r} leaves layer {layer.name}, which is {whole}; {remedy}")
+    if mag is not None and str(mag) not in layer.mags:
+        raise MagNotFound(
+            f"layer {layer.name} has no mag {str(mag)!r}; it has {', '.join(layer.mags) or 'none'}"
+        )
 
 
 def _plain_type(annotation: Any) -> Any:

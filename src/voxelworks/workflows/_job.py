@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, Literal, Protocol, TypeVar
 
-from voxelworks.errors import TargetExists, UnsafeReference, VoxelworksError
+from voxelworks.errors import (
+    Cancelled,
+    Interrupted,
+    TargetExists,
+    TimedOut,
+    UnsafeReference,
+    VoxelworksError,
+)
 from voxelworks.geometry import VoxelSize
 from voxelworks.protocol.messages import Progress, SealedResult
+from voxelworks.protocol.views import LayerPreview
 from voxelworks.settings import Settings
-from voxelworks.volumes.metadata import PROPERTIES_FILE
+from voxelworks.volumes.metadata import PROPERTIES_FILE, MagProperties
 from voxelworks.workflows._declare import Outcome, Params, Workflow
 from voxelworks.workflows._refs import DatasetRef, LayerRef, NewDatasetRef, Resolver, SourceRef
 from voxelworks.workflows.publishing import AttemptFolder, LayerChange, seal
@@ -22,6 +31,7 @@ if TYPE_CHECKING:
     from voxelworks.blocks.checkpoints import Checkpoints
     from voxelworks.blocks.executor import Executor
     from voxelworks.volumes.dataset import Dataset, Layer
+    from voxelworks.workflows._previews import Drawable
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -163,6 +173,13 @@ class Job:
         folder.require_writable()
         self._begin("addition", target, self._resolver.place(ref.dataset), ref.layer, inputs)
         return self.folder.result
+
+    def start_previews(self, ref: DatasetRef, *, inputs: Sequence[object]) -> None:
+        """Begin the pictures of a dataset, which are all that the job leaves; see `draw_previews`."""
+        place, target = self._resolver.previews(ref)
+        folder = AttemptFolder.for_target("previews", target, self._work_key, self._attempt)
+        folder.require_writable()
+        self._begin("previews", target, place, None, inputs)
 
     def change(self, change: LayerChange) -> None:
         """Note what the addition changes in the properties of the dataset."""
@@ -308,6 +325,41 @@ class Job:
         """Keep size and checksum of result files that blocks have just written, so that the seal need not read them."""
         self._facts.update(facts)
 
+    def draw_previews(self, layers: Sequence[Drawable]) -> dict[str, Exception]:
+        """Draw the pictures of layers into the result; give the layers that cannot be drawn, and why.
+
+        One unit of the work that `expect` announced is counted for each layer.
+        """
+        from voxelworks.volumes.previews import PREVIEW_FOLDER, save_index
+        from voxelworks.workflows._previews import MEMORY_BYTES, draw
+
+        folder = self.folder.result / PREVIEW_FOLDER
+        shutil.rmtree(folder, ignore_errors=True)  # of an attempt that was stopped meanwhile
+        folder.mkdir()
+        drawn: dict[str, LayerPreview] = {}
+        failures: dict[str, Exception] = {}
+        for layer in layers:
+            self.check()
+            progress = Progress(
+                phase="pictures", done=self._units_done, total=self._units_total, text=layer.name
+            )
+            self._reporter.progress(progress)
+            try:
+                self.require_memory(MEMORY_BYTES, item="picture", remedy="wait until less runs here")
+                preview = draw(layer, folder)
+            except Exception as error:
+                self.log(f"{layer.name}: no pictures: {error}")
+                failures[layer.name] = error
+                preview = None
+            if preview is not None:
+                drawn[layer.name] = preview
+            self._units_done = min(self._units_done + 1, self._units_total)
+        if drawn:
+            save_index(folder, drawn)
+        else:
+            shutil.rmtree(folder)
+        return failures
+
     # Ending
 
     def seal(self, outcome: Outcome) -> SealedResult:
@@ -318,6 +370,8 @@ class Job:
             return SealedResult(kind="value", value=value)
         assert self._target is not None
         place, layer = self._target
+        if outcome.kind != "previews":
+            self._draw_what_is_new(outcome.kind)
         self._reporter.progress(
             Progress(
                 phase="sealing", done=self._units_total, total=self._units_total, text="checking every file"
@@ -328,6 +382,44 @@ class Job:
         return SealedResult(
             kind=kind, place=place, layer=layer, value=value, manifest_sha256=digest, size_bytes=size
         )
+
+    def _draw_what_is_new(self, kind: Literal["dataset", "addition"]) -> None:
+        """Draw the layers that the job made or added mags to. Nothing that goes wrong here harms the job."""
+        try:
+            layers = self._new_layers() if kind == "dataset" else self._changed_layers()
+            if layers:
+                self.draw_previews(layers)
+        except (Cancelled, Interrupted, TimedOut):
+            raise
+        except Exception as error:
+            self.log(f"no pictures: {error}")
+
+    def _new_layers(self) -> list[Drawable]:
+        from voxelworks.volumes.dataset import Dataset
+        from voxelworks.workflows._previews import Drawable
+
+        return [Drawable.of(layer) for layer in Dataset.open(self.folder.result).layers]
+
+    def _changed_layers(self) -> list[Drawable]:
+        added = [change for change in self._changes if change.mags]
+        if not added:
+            return []
+        from voxelworks.volumes.arrays import MagArray
+        from voxelworks.volumes.dataset import Dataset
+        from voxelworks.workflows._previews import Drawable
+
+        def staged(layer: Layer, item: MagProperties) -> MagArray:
+            assert item.path is not None
+            location = str(self.folder.result / item.path)
+            box = layer.box.in_mag(item.mag)
+            return MagArray(location, item.mag, box, layer.dtype, layer.channel_count, axes=item.axes)
+
+        dataset = Dataset.open(self.folder.home, may_leave_folder=self._resolver.is_trusting)
+        layers = {change.layer: dataset.layer(change.layer) for change in added}
+        return [
+            Drawable.of(layers[change.layer], [staged(layers[change.layer], item) for item in change.mags])
+            for change in added
+        ]
 
     def discard_refused(self, error: BaseException) -> None:
         """After a refusal leave nothing behind, not even the attempt's folder."""

@@ -1,7 +1,7 @@
 """References in params: what a workflow works on, without saying where it lies.
 
 The same params run on a laptop and on a server: *locally* a reference is a path or an address, on a *server* it is the
-name of a dataset or ``root:NAME/relative`` below an import root. Only a `Resolver` knows which.
+name of a dataset, ``root:NAME/relative`` below an import root, or ``upload:ID``. Only a `Resolver` knows which.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pydantic import (
 from pydantic_core import CoreSchema, core_schema
 
 from voxelworks.errors import InvalidParams, WrongCategory
-from voxelworks.protocol.places import DATASET_NAME
+from voxelworks.protocol.places import DATASET_NAME, PREVIEW_FOLDER, PREVIEWS_OF
 
 
 class Ref(str):
@@ -62,7 +62,7 @@ class NewDatasetRef(Ref):
 
 
 class SourceRef(Ref):
-    """Images to read: `root:NAME/relative` on a server, a file or folder locally."""
+    """Images to read: `root:NAME/relative` or `upload:ID` on a server, a file or folder locally."""
 
     __slots__ = ()
     label = "Source"
@@ -156,6 +156,9 @@ class Resolver(Protocol):
     def place(self, ref: Ref) -> str:
         """Give the place that is written into the result: it means the same on every machine of the server."""
 
+    def previews(self, ref: DatasetRef) -> tuple[str, str]:
+        """Give the place, and the path here, of the folder for the pictures of a dataset."""
+
 
 class LocalResolver:
     """On the command line and in Python a reference is a path or an address."""
@@ -167,6 +170,10 @@ class LocalResolver:
 
     def place(self, ref: Ref) -> str:
         return str(ref)
+
+    def previews(self, ref: DatasetRef) -> tuple[str, str]:
+        folder = f"{ref.rstrip('/')}/{PREVIEW_FOLDER}"
+        return folder, folder
 
 
 class PlacesResolver:
@@ -180,6 +187,10 @@ class PlacesResolver:
 
     def place(self, ref: Ref) -> str:
         return self._places[str(ref)]
+
+    def previews(self, ref: DatasetRef) -> tuple[str, str]:
+        place = self._places[PREVIEWS_OF + ref]
+        return place, self._locate(place)
 
     def locate(self, ref: Ref) -> str:
         return self._locate(self._places[str(ref)])

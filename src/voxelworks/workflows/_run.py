@@ -13,7 +13,7 @@ from voxelworks.protocol.messages import Json, Progress, SealedResult
 from voxelworks.settings import Settings
 from voxelworks.workflows._declare import Params, Workflow
 from voxelworks.workflows._job import Job, Reporter, StopFlag
-from voxelworks.workflows._refs import LocalResolver, NewDatasetRef, Resolver, references
+from voxelworks.workflows._refs import DatasetRef, LocalResolver, NewDatasetRef, Resolver, references
 from voxelworks.workflows._registry import get_workflow
 from voxelworks.workflows.publishing import (
     AttemptFolder,
@@ -192,11 +192,14 @@ def _complete_earlier(folder: AttemptFolder, target: str, reporter: Reporter) ->
 
 
 def _target(workflow: Workflow, params: Params) -> tuple[str, str | None]:
-    """Find the dataset that the workflow makes or adds to."""
+    """Find what the workflow makes or adds to."""
     kind = workflow.outcome_type.kind
     refs = list(references(params))
     if kind == "dataset":
         return kind, next(str(ref) for ref in refs if isinstance(ref, NewDatasetRef))
+    if kind == "previews":
+        (ref,) = (ref for ref in refs if isinstance(ref, DatasetRef))
+        return kind, LocalResolver().previews(ref)[1]
     return kind, str(refs[0]) if kind == "addition" else None
 
 

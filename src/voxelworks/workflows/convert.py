@@ -11,11 +11,13 @@ from voxelworks.errors import InvalidParams, UnsupportedDtype
 from voxelworks.geometry import MAG1, Box
 from voxelworks.protocol.messages import Json
 from voxelworks.workflows import (
+    ADVANCED,
     FREE,
     ForeignName,
     ForeignResult,
     Inputs,
     Job,
+    MadeLayer,
     Mag,
     NewDataset,
     NewDatasetRef,
@@ -37,7 +39,7 @@ class LayerSource(Params):
     """Images that become one layer."""
 
     source: SourceRef
-    """Folder of TIFF, PNG or JPEG sections, or one multi-page TIFF or OME-TIFF."""
+    """Folder of TIFF, PNG or JPEG sections, or one multi-page TIFF or OME-TIFF; on a server also `upload:ID`."""
 
     layer_name: str = "color"
     """Name of the layer."""
@@ -69,7 +71,7 @@ class ConvertParams(Params):
     pyramid: bool = True
     """Also make the coarser magnifications."""
 
-    coarsest_mag: Mag | None = None
+    coarsest_mag: Annotated[Mag | None, ADVANCED] = None
     """Last magnification to make, such as `16-16-4`; by default until the layer fits into 256 voxels."""
 
     @field_validator("layers")
@@ -98,6 +100,10 @@ def _result_bytes(params: ConvertParams, inputs: Inputs) -> int:
     return images_bytes * 8 // 7 if params.pyramid else images_bytes
 
 
+def _makes(params: ConvertParams) -> list[MadeLayer]:
+    return [MadeLayer(layer.layer_name, layer.category) for layer in params.layers]
+
+
 def _args_of(params: ConvertParams) -> Json:
     # Not where the images are: workers of WEBKNOSSOS look for them at a place of their own.
     return {
@@ -123,6 +129,7 @@ def _outcome_of(params: ConvertParams, result: ForeignResult) -> ConvertedDatase
     cost=FREE,
     priority_class="short",
     result_bytes=_result_bytes,
+    makes=_makes,
     example={"layers": [{"source": "root:demo/raw"}], "target": "my-dataset", "voxel_size": "10,10,10"},
     foreign=[ForeignName("convert_to_wkw", args_of=_args_of, outcome_of=_outcome_of)],
 )

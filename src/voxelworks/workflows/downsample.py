@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from voxelworks.errors import InvalidParams
-from voxelworks.workflows import FREE, Inputs, Job, LayerAddition, LayerRef, Mag, Params, raw_bytes, workflow
+from voxelworks.workflows import (
+    ADVANCED,
+    FREE,
+    Inputs,
+    Job,
+    LayerAddition,
+    LayerRef,
+    Mag,
+    Params,
+    raw_bytes,
+    workflow,
+)
 from voxelworks.workflows.publishing import LayerChange
 
 
@@ -18,7 +29,7 @@ class DownsampleParams(Params):
     coarsest_mag: Mag | None = None
     """Last magnification to make, such as `16-16-4`; by default until the layer fits into 256 voxels."""
 
-    method: Literal["auto", "mean", "median", "mode"] = "auto"
+    method: Annotated[Literal["auto", "mean", "median", "mode"], ADVANCED] = "auto"
     """`auto` takes the mean for images and the mode for labels."""
 
 

@@ -19,6 +19,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import hashlib
+import logging
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
@@ -48,11 +49,15 @@ from voxelworks.volumes.metadata import (
     save_datasource,
     save_groups,
 )
+from voxelworks.volumes.previews import PREVIEW_FOLDER, adopt
 
 WORK_FOLDER = ".voxelworks"
 LOCK_FILE = "lock"
 """Beside the attempts, where no server keeps two of them apart."""
 _T = TypeVar("_T")
+_logger = logging.getLogger(__name__)
+FileKind = Literal["dataset", "addition", "previews"]
+"""Kinds of results that leave files."""
 FileFacts = dict[str, tuple[int, str]]
 """Path below the result -> size in bytes and SHA-256."""
 
@@ -79,7 +84,7 @@ class Manifest(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    kind: Literal["dataset", "addition"]
+    kind: FileKind
     files: FileFacts
     changes: tuple[LayerChange, ...] = ()
 
@@ -94,7 +99,7 @@ class AttemptFolder:
 
     @classmethod
     def for_target(cls, kind: str, target: str, work_key: str, attempt: int) -> AttemptFolder:
-        """Find the folder for a new dataset at `target`, or for an addition to the dataset `target`.
+        """Find the folder for a new dataset at `target`, an addition to the dataset `target`, or pictures at `target`.
 
         Raises
         ------
@@ -106,7 +111,7 @@ class AttemptFolder:
                 f"{target} is remote and can only be read; choose a target on this machine"
             )
         path = Path(target).absolute()
-        return cls(path.parent if kind == "dataset" else path, work_key, attempt)
+        return cls(path if kind == "addition" else path.parent, work_key, attempt)
 
     @property
     def work(self) -> Path:
@@ -267,11 +272,11 @@ def require_writable_folder(folder: Path) -> None:
 def seal(
     folder: AttemptFolder,
     *,
-    kind: Literal["dataset", "addition"],
+    kind: FileKind,
     known: Mapping[str, tuple[int, str]],
     changes: tuple[LayerChange, ...] = (),
 ) -> tuple[str, int]:
-    """Write the manifest of a finished result and give its SHA-256 and the result's size in bytes.
+    """Write the manifest of a finished result and give its SHA-256 and the result's size in bytes, without pictures.
 
     Parameters
     ----------
@@ -293,7 +298,9 @@ def seal(
     # Without unset fields: what is merged into the properties shall hold only what was said.
     text = Manifest(kind=kind, files=files, changes=changes).model_dump_json(exclude_unset=True)
     replace_file(folder.manifest_path, text)
-    return hashlib.sha256(text.encode()).hexdigest(), sum(size for size, _ in files.values())
+    # Without pictures: making them anew takes no more room.
+    counted = (size for name, (size, _) in files.items() if not name.startswith(f"{PREVIEW_FOLDER}/"))
+    return hashlib.sha256(text.encode()).hexdigest(), sum(counted)
 
 
 def file_facts(path: Path) -> tuple[int, str]:
@@ -356,9 +363,12 @@ def publish(result: SealedResult, target: str, *, work_key: str, attempt: int) -
     try:
         if manifest.kind == "dataset":
             _publish_dataset(folder, Path(target).absolute(), manifest)
-        else:
+        elif manifest.kind == "addition":
             with _dataset_lock(folder.home):
                 _publish_addition(folder, folder.home, manifest)
+        else:
+            with _dataset_lock(folder.home):
+                adopt(folder.result / PREVIEW_FOLDER, Path(target).absolute(), is_complete=True)
     except OSError as error:
         raise StorageFailed(f"publishing {target} failed: {error}; it is tried again") from error
 
@@ -394,6 +404,10 @@ def _publish_addition(folder: AttemptFolder, dataset: Path, manifest: Manifest) 
         save_datasource(dataset, merged)  # replaces the properties in one step: the commit point
     else:
         save_groups(dataset, merged)  # an earlier try may have died between the two
+    try:
+        adopt(folder.result / PREVIEW_FOLDER, dataset / PREVIEW_FOLDER, is_complete=False)
+    except OSError as error:
+        _logger.warning("the pictures of %s stay as they are: %s", dataset, error)
 
 
 def _still_staged(folder: AttemptFolder, dataset: Path, manifest: Manifest, source: DataSource) -> list[str]:

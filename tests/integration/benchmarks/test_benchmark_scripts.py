@@ -105,6 +105,39 @@ def test_tables_show_medians_and_name_missed_limits(tmp_path):
     assert "| convert | image | 2 | 2.50 | 4.00 | 3.00 | 3.00 | 1 | 0.00 |" in lines
 
 
+def test_the_table_of_the_pages_shows_medians_and_names_missed_limits(tmp_path):
+    item = {
+        "list_ms": [900, 1100, 1001], "filter_ms": {"a": [10, 20, 30], "b": [200, 299, 800]}, "log_ms": [1600, 50, 60],
+        "line_ms": [1, 2, 3], "search_ms": [70, 70, 70], "live_share": {"job": 0.051, "list": 0.012},
+        "layout_shift": {"list": 0.0, "log": 0.051},
+    }  # fmt: skip
+    figures = {
+        "command": "python benchmarks/pages.py", "date": "2030-01-02T03:04:05+00:00", "commit": "abc", "versions": {},
+        "machine": {"processor": "P", "cores": 2, "memory_gib": 4.0, "system": "Linux", "file_system": "ext4"},
+        "load": [0.1, 0.2, 0.3], "jobs": 10_000, "lines": 1_000_000, "rounds": 3,
+        "values": [item | {"database": "SQLite"}],
+    }  # fmt: skip
+    (tmp_path / "figures.json").write_text(json.dumps(figures))
+
+    code = "import json, sys, table; print(table.page_tables(json.load(open(sys.argv[1]))))"
+    lines = run(
+        [sys.executable, "-c", code, tmp_path / "figures.json"], tmp_path, PYTHONPATH=str(BENCHMARKS)
+    ).splitlines()
+
+    assert "medians of 3 rounds, with 10,000 jobs and 1,000,000 lines." in lines[0]
+    assert [line for line in lines if line.startswith("| ")][2:] == [
+        "| First paint of the list | 1000 ms | 1001 ms (missed) |",
+        "| Slowest filter, painted | 300 ms | 299 ms |",
+        "| A log opens at its end | 1500 ms | 60 ms |",
+        "| A log that nobody opened before | 1500 ms | 1600 ms (missed) |",
+        "| A line in the middle, by its address | 1500 ms | 2 ms |",
+        "| A search through the whole log | – | 70 ms |",
+        "| Browser, live page of a job | 5 % of a core | 5.1 (missed) |",
+        "| Browser, live list | 5 % of a core | 1.2 |",
+        "| Largest layout shift | 0.05 | 0.051 (missed) |",
+    ]
+
+
 def call(tmp_path: Path, script: str, *arguments: object) -> str:
     return run([sys.executable, BENCHMARKS / script, *arguments], tmp_path)
 

@@ -167,6 +167,11 @@ def _link(stock, by=ADA, name="linked", place="root:scope/run1"):
     return stock.call(catalog.link_dataset, by=by, name=name, place=place, summary=SMALL, places=stock.places)
 
 
+def test_pictures_are_no_dataset_to_link(stock):
+    with pytest.raises(UnsafeReference, match="link what lies below an import root"):
+        _link(stock, place="previews:neuro/cortex")
+
+
 def test_a_dataset_is_linked_in_place_and_can_only_be_read(stock):
     linked = _link(stock, place="root:scope//run1/")
     assert (linked.place, linked.is_linked, linked.size_bytes, linked.user_id) == (

@@ -5,7 +5,7 @@ import time
 
 from voxelworks import catalog
 
-from .catalog_stock import ADA, BOB
+from .catalog_stock import ADA, BOB, SMALL
 
 DAY_S = 86_400
 
@@ -54,6 +54,20 @@ def test_what_takes_room_is_listed_with_its_end_soonest_first(stock):
     assert days_left == [1, 5, 6, 30, None]
     assert listed[3].removal_ms == trashed.purge_ms
     assert {item.organization_id for item in listed} == {"neuro"}
+
+
+def test_pictures_of_linked_datasets_that_are_gone_are_removed(stock):
+    linked = stock.call(
+        catalog.link_dataset, by=ADA, name="linked", place="root:scope/a", summary=SMALL, places=stock.places
+    )
+    data = stock.settings.datasets_dir / "neuro"
+    for dataset_id in (linked.id, "0" * 16):
+        _write(data / f".previews-{dataset_id}" / "index.json", 10, 8)
+    stock.register()
+    _write(data / "cortex" / ".previews" / "index.json", 10, 8)
+    assert [(item.kind, item.name) for item in _list(stock)] == [("file", f"neuro/.previews-{'0' * 16}")]
+    assert _remove(stock) == 1
+    assert sorted(path.name for path in data.iterdir()) == [f".previews-{linked.id}", "cortex"]
 
 
 def test_each_organization_sees_its_own_and_the_operator_all(stock):

@@ -7,7 +7,14 @@ from sqlalchemy import select
 
 from paid_work import PRICE, available, books_differ, installed, with_credits
 from voxelworks import catalog, credits, jobs
-from voxelworks.errors import IllegalTransition, InvalidInput, NotAllowed, NotEnoughCredits, StaleQuote
+from voxelworks.errors import (
+    IllegalTransition,
+    InvalidInput,
+    NotAllowed,
+    NotEnoughCredits,
+    NotFound,
+    StaleQuote,
+)
 from voxelworks.notify._tables import OutboxRow
 from voxelworks.protocol.messages import NewJob
 from voxelworks.testing.queues import DEMO, at_once
@@ -303,3 +310,44 @@ def test_every_failure_is_refunded_once_however_often_it_is_reported(paying, rec
     record_property("refunds", refunds)
     record_property("lost", 0)
     record_property("doubled", 0)
+
+
+def test_jobs_that_were_charged_for_are_listed_alone(paying):
+    paying.submit()
+    paid = paying.submit(**SEGMENT).id
+    returned = paying.submit(**SEGMENT).id
+    paying.cancel(returned)
+    assert {job.id for job in paying.list_jobs(is_charged=True).jobs} == {paid, returned}
+
+
+def test_a_job_is_repeated_once_where_that_is_asked_for(paying):
+    job = paying.submit(**SEGMENT)
+    paying.cancel(job.id)
+    assert paying.call(jobs.quote_retry, job.id, by=paying.principal("ada"), is_first=True).amount == PRICE
+    again = paying.retry(job.id, is_first=True)
+    for call in (jobs.retry, jobs.quote_retry, jobs.price_retry):
+        with pytest.raises(IllegalTransition, match=f"was repeated already, as job {again.id}"):
+            paying.call(call, job.id, by=paying.principal("ada"), is_first=True)
+    assert paying.retry(job.id).retried_from == job.id, "one by one it may be repeated again"
+
+
+@pytest.mark.parametrize("state", ["queued", "running", "cancelling", "cancelled", "failed"])
+def test_what_cannot_be_cancelled_is_known_before(paying, state):
+    job = paying.submit(**SEGMENT)
+    if state != "queued":
+        claim = paying.claim_and_start(paying.open_worker())
+    if state in ("cancelling", "cancelled"):
+        paying.cancel(job.id)
+    if state == "cancelled":
+        paying.finish(claim, outcome="cancelled")
+    if state == "failed":
+        paying.fail(claim, "user_input")
+    assert paying.state(job.id) == state
+    ask = lambda name: paying.call(jobs.require_cancellable, job.id, by=paying.principal(name))  # noqa: E731
+    if state in ("queued", "running"):
+        ask("ada")
+    else:
+        with pytest.raises(IllegalTransition, match="there is nothing to cancel"):
+            ask("ada")
+    with pytest.raises(NotFound):
+        ask("cleo")

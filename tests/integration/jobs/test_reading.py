@@ -4,7 +4,7 @@ from weakref import WeakKeyDictionary
 import pytest
 from sqlalchemy import select
 
-from voxelworks import jobs
+from voxelworks import catalog, jobs
 from voxelworks.errors import InvalidInput, NotFound
 from voxelworks.jobs import _totals
 from voxelworks.jobs._tables import AttemptRow, JobRow
@@ -151,7 +151,7 @@ def test_a_list_is_filtered_and_counts_all_states(queue):
     waiting, stopped = queue.submit().id, queue.submit().id
     queue.cancel(stopped)
     queue.submit_convert("cortex")
-    page = _list(queue, states=["queued"], workflow="find_largest_segment_id", user_id="ada")
+    page = _list(queue, states=["queued"], workflow="find_largest_segment_id", owner="ada")
     assert [job.id for job in page.jobs] == [waiting]
     assert page.counts == {"queued": 1, "cancelled": 1}
     assert _list(queue, states=["queued", "cancelled"]).counts == {"queued": 3, "cancelled": 1}
@@ -343,3 +343,42 @@ def test_polling_keeps_a_worker_online(queue):
     with queue.database.read_session() as session:
         (view,) = jobs.list_workers(session, settings=queue.settings)
     assert view.is_online
+
+
+def test_a_list_is_filtered_by_owner_dataset_time_and_reason(queue):
+    worker = queue.open_worker()
+    old = queue.submit_convert("made").id
+    queue.fail(queue.claim_and_start(worker), "user_input")
+    queue.advance(100)
+    bens = queue.submit(by=queue.principal("ben")).id
+    queue.advance(100)
+    new = queue.submit(group="night").id
+    at_ms = queue.show(bens).job.created_ms
+
+    def found(**filters):
+        page = _list(queue, **filters)
+        assert sum(page.counts.values()) == len(page.jobs)
+        return {job.id for job in page.jobs}
+
+    assert found(owner="ben") == found(owner="ben@example.org") == {bens}
+    assert found(owner="nobody@example.org") == found(owner="nobody") == set()
+    assert found(dataset="demo") == {bens, new}
+    assert found(dataset="made") == {old}, "also what is not there yet, or not any more"
+    assert found(dataset="mad") == found(dataset="convert") == set()
+    assert found(failure_class="user_input") == {old}
+    assert found(since_ms=at_ms) == {bens, new}
+    assert found(until_ms=at_ms) == {old}
+    assert found(since_ms=at_ms, until_ms=at_ms + 1, dataset="demo") == {bens}
+    assert found(is_charged=True) == set()
+
+
+def test_the_jobs_of_a_renamed_dataset_are_found_by_its_new_name(queue):
+    job_id = queue.submit().id
+    by = queue.principal("ada")
+    queue.call(catalog.rename_dataset, queue.call(catalog.find, "demo", by=by).id, "cortex", by=by)
+    assert [job.id for job in _list(queue, dataset="cortex").jobs] == [job_id]
+
+
+def test_a_text_that_is_no_mail_address_is_no_owner(queue):
+    with pytest.raises(InvalidInput, match="is not an e-mail address"):
+        _list(queue, owner="a@b@c")

@@ -5,6 +5,7 @@ from notify_helpers import Post
 
 from voxelworks import notify
 from voxelworks.db import SecretBox
+from voxelworks.protocol.messages import SealedResult
 from voxelworks.testing.mail import HOST, text_of
 
 
@@ -44,6 +45,20 @@ def test_automatic_retries_are_silent_until_the_end(queue, sender, inbox):
     assert sender.run_round() == 1
     assert _subjects(inbox) == ["Find largest segment id failed: demo"]
     assert "the disk went away" in text_of(inbox.stored[0])
+
+
+def test_that_pictures_were_made_or_not_is_seen_on_pages_and_not_told(queue, sender, inbox):
+    worker = queue.open_worker()
+    for _ in range(2):
+        queue.submit(workflow="describe", params={"dataset": "demo"})
+    queue.fail(queue.claim_and_start(worker), "user_input", "no ink")
+    claim = queue.claim_and_start(worker)
+    queue.succeed(
+        claim, SealedResult(kind="previews", place="previews:local/demo", value={"dataset": "demo"})
+    )
+    queue.publish(claim)
+    assert sender.run_round() == 0
+    assert inbox.stored == []
 
 
 def test_a_cancelled_job_is_not_told(queue, sender, inbox):

@@ -98,7 +98,8 @@ def test_the_form_that_is_offered_has_chosen_that_dataset(site: Site, which, val
 
 def test_a_form_that_adds_lists_only_datasets_that_can_be_added_to(site: Site):
     page = site.browser.get(f"/workflows/segment/new?dataset={site.ids['public']}").text
-    offered = re.findall(r'<option value="([^"]*)"[^>]*>[^<]*</option>', page)
+    picker = re.search(r'(?s)<select id="input-dataset".*?</select>', page)
+    offered = re.findall(r'<option value="([^"]*)"[^>]*>[^<]*</option>', picker[0])
     assert [value for value in offered if value] == ["demo", site.ids["public"]]
     assert f"{site.ids['public']} (not in the list)" in page
 

@@ -9,6 +9,7 @@ import re
 import pytest
 
 from voxelworks.protocol.messages import Progress
+from voxelworks.server import rendering
 from voxelworks.server.pages import jobs as jobs_pages
 from voxelworks.workflows import workflows
 
@@ -19,6 +20,25 @@ def text_of(page: str) -> str:
     assert main is not None
     body = re.sub(r"(?s)<(script|svg)\b.*?</\1>", " ", main[1])
     return re.sub(r"\s+", " ", re.sub(r"<[^>]*>", " ", body)).replace("&#39;", "'").replace("&#34;", '"')
+
+
+def test_an_address_opens_a_form_whatever_its_fields_are_called(served):
+    opened = served.browser.get("/workflows/downsample?dataset=demo&layer=em&coarsest_mag=4")
+    assert (opened.status_code, opened.headers["location"]) == (
+        303,
+        "/workflows/downsample/new?dataset=demo&layer=em&coarsest_mag=4",
+    )
+    form = served.browser.get(opened.headers["location"]).text
+    assert 'value="em"' in form
+    assert 'value="4"' in form
+    assert served.browser.get("/workflows/downsample").headers["location"] == "/workflows/downsample/new"
+    assert served.browser.get("/workflows/nope").status_code == 404
+
+
+def test_the_workflows_are_grouped_by_what_they_are_for(served):
+    words = text_of(served.browser.get("/workflows").text)
+    assert words.index("Data") < words.index("Convert image stacks to a chunked, multiscale dataset.")
+    assert "AI analysis" not in words, "no group is shown without a workflow"
 
 
 def test_every_workflow_has_a_form_with_all_its_fields(served):
@@ -154,8 +174,9 @@ def test_two_jobs_are_compared(served):
         | {"target": "two", "layers": [*params["layers"], {"source": "root:scope/run1", "layer_name": "b"}]},
     ).id
     served.client.cancel(two)
-    page = served.browser.get(f"/jobs/{one}").text
-    assert f'<option value="{two}">two: cancelled' in page
+    assert f'href="/jobs/{one}/compare"' in served.browser.get(f"/jobs/{one}").text
+    offered = served.browser.get(f"/jobs/{one}/compare").text
+    assert f'<a href="/jobs/{one}/compare?other={two}">two</a>' in offered
     differences = _table_of(served.browser.get(f"/jobs/{one}/compare?other={two}").text)
     assert differences["Target"] == ("one", "two")
     assert differences["Layer 2: layer name"] == ("–", "b")
@@ -239,25 +260,72 @@ def test_the_list_filters_by_the_address(served):
     assert "No job matches" in text_of(served.browser.get("/jobs?state=cancelled&workflow=downsample").text)
 
 
-def test_the_log_is_downloaded_whole_and_read_backwards(served):
+@pytest.fixture(scope="module")
+def logged(served):
+    """A running job with a log of 60,000 lines."""
     job_id = served.convert("logged")
     worker = served.worker("logger", convert=1)
     while worker.claim().job_id != job_id:
         worker.fail("user_input", "x", "not wanted")
-    text = "".join(f"line {number}\n" for number in range(60000))
+    text = "".join(f"line {number} <b>\n" for number in range(1, 60_001))
     worker.log(text)
-    page = served.browser.get(f"/jobs/{job_id}").text
-    shown = page.partition('<pre id="log-text">')[2].partition("</pre>")[0]
-    assert 0 < len(shown) <= 128 * 2**10
-    assert text.endswith(shown)
-    start = int(re.search(r'data-start="(\d+)"', page)[1])
-    piece = served.browser.get(f"/jobs/{job_id}/log?attempt=1&before={start}").json()
-    assert text.endswith(piece["text"] + shown)
+    return job_id, text
+
+
+def lines_of(page: str) -> list[str]:
+    found = re.findall(r'<div class="log-line[^>]*id="L(\d+)">.*?<span class="log-text">(.*?)</span>', page)
+    return [f"{number}: {re.sub('<[^>]*>', '', text)}" for number, text in found]
+
+
+def test_a_log_is_downloaded_whole(served, logged):
+    job_id, text = logged
     file = served.browser.get(f"/jobs/{job_id}/log.txt?attempt=1")
     assert (file.text, file.headers["content-disposition"]) == (
         text, f'attachment; filename="{job_id}-attempt-1.log"',
     )  # fmt: skip
     assert served.browser.get(f"/jobs/{job_id}/log.txt?attempt=7").status_code == 404
+
+
+def test_the_page_of_a_job_shows_the_end_of_a_long_log(served, logged):
+    lines = lines_of(served.browser.get(f"/jobs/{logged[0]}").text)
+    assert (lines[0], lines[-1], len(lines)) == (
+        "59801: line 59801 &lt;b&gt;", "60000: line 60000 &lt;b&gt;", 200,
+    )  # fmt: skip
+
+
+def test_the_page_of_a_log_shows_it_part_by_part(served, logged):
+    address = f"/jobs/{logged[0]}/log?attempt=1"
+    first = served.browser.get(f"{address}&line=1").text
+    assert lines_of(first)[0] == "1: line 1 &lt;b&gt;"
+    assert "Earlier lines" not in first
+    later = re.search(r'href="([^"]*)">Later lines', first)[1].replace("&amp;", "&").partition("#")[0]
+    second = lines_of(served.browser.get(later).text)
+    assert (second[0], second[-1]) == ("501: line 501 &lt;b&gt;", "1000: line 1000 &lt;b&gt;")
+    end = served.browser.get(address).text
+    assert lines_of(end)[-1] == "60000: line 60000 &lt;b&gt;"
+    assert "Later lines" not in end
+    assert 'class="log-line is-present" id="L30000"' in served.browser.get(f"{address}&line=30000").text
+
+
+def test_a_log_is_searched_without_a_script(served, logged):
+    address = f"/jobs/{logged[0]}/log?attempt=1"
+    page = served.browser.get(f"{address}&find=LINE+5999").text
+    assert "1 of 11 lines" in text_of(page)
+    assert 'class="log-line is-present" id="L5999"' in page
+    assert "<mark>line 5999</mark>" in page
+    step = re.search(r'href="([^"]*)" data-log-hit="1"', page)[1].replace("&amp;", "&").partition("#")[0]
+    assert "2 of 11 lines" in text_of(served.browser.get(step).text)
+    assert "Not found" in text_of(served.browser.get(f"{address}&find=nowhere").text)
+    refused = served.browser.get(f"{address}&find={'x' * 300}")
+    assert (refused.status_code, "cannot be looked for" in text_of(refused.text)) == (422, True)
+
+
+def test_programs_read_and_search_the_lines_of_a_log(served, logged):
+    found = served.client.search_log(logged[0], "line 5999")
+    assert (found.lines[:2], found.count, found.searched, found.is_whole) == ((5999, 59990), 11, 60_000, True)
+    lines = served.client.read_lines(logged[0], first=59_990, limit=2)
+    assert lines.lines == ("line 59990 <b>", "line 59991 <b>")
+    assert served.client.read_lines(logged[0], first=None, limit=1).first == 60_000
 
 
 @pytest.mark.parametrize("path", ["/jobs/nope", "/datasets/nope", "/workflows/nope/new", "/nowhere"])
@@ -282,3 +350,11 @@ def problem_of(page: str, input_id: str) -> str:
     found = re.search(rf'(?s)id="{input_id}-error">(.*?)</p>', page)
     assert found is not None, f"no problem beside {input_id}"
     return text_of(f"<main>{found[1]}</main>").strip()
+
+
+def test_the_help_page_says_what_failures_mean_and_how_programs_reach_the_server(served):
+    html = served.browser.get("/help").text
+    assert all(advice in html for advice in rendering.FAILURE_ADVICE.values())
+    assert f"--server {served.info.url} --token TOKEN" in html
+    assert "Ask whoever runs this server" in html
+    assert 'href="/help" aria-current="page"' in html

@@ -15,7 +15,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from paid_work import CREDITS_ON, PRICE, installed
-from voxelworks import catalog, credits, jobs
+from voxelworks import accounts, catalog, credits, jobs
 from voxelworks.cli import main
 from voxelworks.client import Client, ServerInfo
 from voxelworks.credits._tables import QuoteRow
@@ -23,7 +23,7 @@ from voxelworks.db import open_database
 from voxelworks.protocol.places import Places, dataset_place
 from voxelworks.protocol.views import DatasetSummary, LayerSummary
 from voxelworks.settings import Settings
-from voxelworks.testing.people import make_organization
+from voxelworks.testing.people import make_member, make_organization
 from voxelworks.testing.server import running_server
 
 LABELS = LayerSummary(
@@ -38,6 +38,18 @@ def site(tmp_path: Path) -> Iterator[tuple[ServerInfo, httpx.Client]]:
     with installed(), served(settings) as (info, browser):
         with stored(settings) as session:
             add_demo(session, "local", "local")
+        yield info, browser
+
+
+@pytest.fixture
+def big_site(tmp_path: Path) -> Iterator[tuple[ServerInfo, httpx.Client]]:
+    """The same with two datasets of 2 gigavoxels."""
+    big = LABELS.model_copy(update={"box": "0,0,0,2000,1000,1000", "mags": ("1", "2-2-1")})
+    settings = Settings(home=tmp_path, port=0, **CREDITS_ON)
+    with installed(), served(settings) as (info, browser):
+        with stored(settings) as session:
+            for name in ("demo", "other"):
+                add_demo(session, "local", "local", name=name, layer=big)
         yield info, browser
 
 
@@ -59,11 +71,12 @@ def stored(settings: Settings) -> Iterator[Session]:
         yield session
 
 
-def add_demo(session: Session, organization_id: str, user_id: str) -> None:
+def add_demo(
+    session: Session, organization_id: str, user_id: str, *, name: str = "demo", layer: LayerSummary = LABELS
+) -> None:
     catalog.register(
-        session, organization_id=organization_id, user_id=user_id, name="demo",
-        place=dataset_place(organization_id, "demo"),
-        summary=DatasetSummary(voxel_size="4,4,40", layers=(LABELS,)),
+        session, organization_id=organization_id, user_id=user_id, name=name,
+        place=dataset_place(organization_id, name), summary=DatasetSummary(voxel_size="4,4,40", layers=(layer,)),
     )  # fmt: skip
 
 
@@ -87,30 +100,151 @@ def said(answer: httpx.Response) -> str:
     return html.unescape(re.sub(r"\s+", " ", re.sub(r"<[^>]*>", " ", body)))
 
 
+def amount_of(answer: httpx.Response) -> str:
+    """Give the price that a dialog shows."""
+    found = re.search(r'name="amount" value="([^"]+)"', answer.text)
+    assert found is not None, "no price is shown"
+    return found[1]
+
+
 def grant(browser: httpx.Client, credits: int) -> None:
     values = {"organization_id": "local", "credits": str(credits)}
     assert browser.post("/operator/grants", data=values).status_code == 303
 
 
-def test_nothing_is_submitted_before_somebody_has_agreed_to_the_price(site):
+def test_nothing_is_submitted_before_somebody_has_agreed_to_the_price(site, tmp_path):
     _, browser = site
     assert PRICE == 2000
-    shown = browser.get("/workflows/segment/new?dataset=demo&layer=labels")
-    assert "Show the price" in said(shown)
-    assert "Submit for" not in said(shown)
+    empty = said(browser.get("/workflows/segment/new"))
+    assert "The price is shown when everything above is filled in and can be used." in empty
+    assert "Check, and show the price" in empty
     poor = browser.post("/workflows/segment/new", data=FORM)
-    assert (poor.status_code, "There are not enough credits" in said(poor)) == (200, True)
+    assert (poor.status_code, "2 credits are missing. Order credits" in said(poor)) == (200, True)
     assert "Submit for" not in said(poor)
     grant(browser, 5)
     offered = browser.post("/workflows/segment/new", data=FORM)
     assert "Submit for 2 credits" in said(offered)
     assert browser.get("/api/v1/jobs").json()["jobs"] == []
-    quote = re.search(r'name="quote" value="([^"]+)"', offered.text)
-    assert quote is not None
-    agreed = browser.post("/workflows/segment/new", data={**FORM, "quote": quote[1]})
+    with stored(Settings(home=tmp_path, **CREDITS_ON)) as session:
+        assert session.scalar(select(func.count()).select_from(QuoteRow)) == 0, "who looks writes nothing"
+    agreed = browser.post("/workflows/segment/new", data={**FORM, "amount": amount_of(offered)})
     job = browser.get(agreed.headers["location"])
     assert "2 credits , held" in said(job) or "2 credits, held" in said(job)
     assert browser.get("/api/v1/organization/credits").json()["available"] == 3000
+
+
+MAKE = {"dataset": "demo", "layer": "labels", "target": "cells", "mag": "", "box": ""}
+
+
+def test_the_credit_information_follows_what_is_filled_in(big_site):
+    _, browser = big_site
+    grant(browser, 5)
+
+    def card(**values: str) -> str:
+        return said(browser.post("/workflows/make_segmented/quote", data=MAKE | values))
+
+    whole = card()
+    for words in (
+        "cells 2 000 000 000 voxels 2000 × 1000 × 1000 in mag 1",
+        "Price 1 credit a gigavoxel price list 2026-1", "Balance 5 credits", "Total 2 credits", "Remains 3 credits",
+        "Submit for 2 credits", "The whole layer: 2000 × 1000 × 1000 voxels in mag 1, 8 × 4 × 40 µm",
+    ):  # fmt: skip
+        assert words in whole, words
+    coarse = card(mag="2-2-1")
+    assert "1000 × 500 × 1000 in mag 2-2-1" in coarse
+    assert "Submit for 0.5 credits" in coarse
+    assert "Submit for 0.1 credits" in card(box="0,0,0,1000,1000,100")
+    outside = card(box="0,0,0,3000,1000,100")
+    assert (
+        "leaves layer labels, which is 0,0,0,2000,1000,1000; the part inside it is 0,0,0,2000,1000,100"
+        in outside
+    )
+    assert "Submit for" not in outside
+    assert "fill" in card(target="")
+
+
+def test_the_price_that_was_shown_is_charged_or_asked_for_again(big_site):
+    _, browser = big_site
+    grant(browser, 5)
+    shown = browser.get("/workflows/make_segmented/new", params={**MAKE, "mag": "2-2-1"})
+    assert amount_of(shown) == "500"
+    press = {**MAKE, "action": "submit", "amount": "500"}
+    asked = browser.post("/workflows/make_segmented/new", data=press)
+    assert (asked.status_code, amount_of(asked)) == (200, "2000")
+    assert "The price is another one now, and nothing was submitted" in said(asked)
+    assert browser.get("/api/v1/jobs").json()["jobs"] == []
+    made = browser.post("/workflows/make_segmented/new", data=press | {"mag": "2-2-1", "key": "k"})
+    job = browser.get(f"/api/v1{made.headers['location']}").json()["job"]
+    assert (job["charge_millicredits"], job["params"]["mag"], job["group"]) == (500, "2-2-1", None)
+    again = browser.post("/workflows/make_segmented/new", data=press | {"mag": "2-2-1", "key": "k"})
+    assert again.headers["location"] == made.headers["location"], "a second click makes no second job"
+
+
+SEVERAL = {
+    "dataset": ["demo", "other"], "layer": ["labels", "labels"], "mag": ["", "2-2-1"], "box": ["", ""],
+    "target": ["cells", "cells"], "rows:runs": "2",
+}  # fmt: skip
+
+
+def test_several_datasets_have_one_price_and_come_together_or_not_at_all(big_site):
+    _, browser = big_site
+    grant(browser, 5)
+    card = said(browser.post("/workflows/make_segmented/quote", data=SEVERAL))
+    for words in ("2 credits", "0.5 credits", "Total 2.5 credits", "Submit 2 jobs for 2.5 credits"):
+        assert words in card
+    press = SEVERAL | {"action": "submit", "amount": "2500"}
+    unknown = browser.post("/workflows/make_segmented/new", data=press | {"dataset": ["demo", "gone"]})
+    assert unknown.status_code == 422
+    assert re.search(r"(?s)id=\"input-dataset-1-error\">.*?there is no dataset &#39;gone&#39;", unknown.text)
+    taken = browser.post("/workflows/make_segmented/new", data=press)
+    assert (taken.status_code, "the name 'cells' is taken" in said(taken)) == (422, True)
+    assert browser.get("/api/v1/jobs").json()["jobs"] == []
+    assert browser.get("/api/v1/organization/credits").json()["available"] == 5000, "nothing was charged"
+    both = press | {"target": ["cells", "others"], "key": "k"}
+    made = browser.post("/workflows/make_segmented/new", data=both)
+    listed = browser.get("/api/v1/jobs").json()["jobs"]
+    assert made.headers["location"] == f"/jobs?group={listed[0]['group']}"
+    assert {job["group"] for job in listed} == {listed[0]["group"]}
+    assert sorted(job["charge_millicredits"] for job in listed) == [500, 2000]
+    again = browser.post("/workflows/make_segmented/new", data=both)
+    assert again.headers["location"] == made.headers["location"]
+    assert len(browser.get("/api/v1/jobs").json()["jobs"]) == 2
+
+
+def test_boxes_that_were_drawn_in_annotations_are_offered(big_site):
+    _, browser = big_site
+    nml = (
+        '<things><parameters><experiment name="demo"/><scale x="4" y="4" z="40"/>'
+        '<userBoundingBox topLeftX="1" topLeftY="2" topLeftZ="3" width="40" height="50" depth="5000"/></parameters>'
+        '<thing id="1" name="t"><nodes/><edges/></thing></things>'
+    )
+    sent = browser.post(
+        "/api/v1/annotations", data={"name": "soma", "dataset": "demo"}, files={"file": ("soma.nml", nml)}
+    )
+    assert sent.status_code in (200, 201), sent.text
+    page = browser.get("/workflows/make_segmented/new", params=MAKE)
+    assert "Box 1 of annotation soma, 40 × 50 × 997" in said(page)
+    action = "box:box:0:1,2,3,40,50,997"
+    assert f'name="action" value="{action}"' in page.text
+    filled = browser.post("/workflows/make_segmented/new", data={**MAKE, "action": action})
+    assert re.search(r'id="input-box"[^>]* value="1,2,3,40,50,997"', filled.text)
+    assert "Box 1 of" not in said(
+        browser.get("/workflows/make_segmented/new", params=MAKE | {"dataset": "other"})
+    )
+
+
+def test_who_may_not_spend_credits_is_told_whom_to_ask(big_site, tmp_path):
+    info, _ = big_site
+    with stored(Settings(home=tmp_path, **CREDITS_ON)) as session:
+        member = make_member(session, "ben", "local")
+        cookie = accounts.open_login_session(session, user_id=member.user_id, address="127.0.0.1", agent="x")
+    port = httpx.URL(info.url).port
+    headers = {"Origin": info.url, "Cookie": f"voxelworks-{port}={cookie}"}
+    with httpx.Client(base_url=info.url, headers=headers, trust_env=False) as browser:
+        page = said(browser.post("/workflows/make_segmented/quote", data=MAKE))
+        assert "are submitted by the owner, admins and dataset managers of the organization" in page
+        assert "Ask the owner of your organization for more" in page
+        assert "Submit for" not in page
 
 
 def test_a_cancelled_job_returns_its_charge_and_says_so(site):

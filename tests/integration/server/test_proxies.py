@@ -92,8 +92,17 @@ def test_what_a_client_claims_about_itself_is_not_passed_on(proxied):
 
 def test_every_address_on_a_page_leads_somewhere(proxied):
     path = proxied.example.path
-    for page in ("/jobs", "/workflows", "/workflows/convert", "/datasets", "/organization", "/operator"):
-        html = proxied.browser.get(page).text
+    for page in (
+        "/jobs",
+        "/uploads/new",
+        "/workflows/convert/new",
+        "/datasets",
+        "/organization",
+        "/operator",
+    ):
+        answer = proxied.browser.get(page)
+        assert answer.status_code == 200
+        html = answer.text
         found = set(re.findall(r'(?:href|src|hx-get|sse-connect)="([^"#]+)"', html))
         own = {address for address in found if address.startswith("/")}
         assert len(own) > 5

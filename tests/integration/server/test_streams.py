@@ -57,23 +57,41 @@ def test_a_job_page_hears_parts_that_changed_and_the_log_from_where_it_is(served
     worker = served.worker("liver", convert=1)
     worker.claim()
     worker.log("one\n")
-    with stream(served, f"/jobs/{job_id}/live?since=1:2") as heard:
+    with stream(served, f"/jobs/{job_id}/live?since=1:0") as heard:
         first = [next(heard) for _ in range(7)]
         assert {name for name, _, _ in first} == {
             "status", "actions", "result", "attempts", "events", "announcement", "log",
         }  # fmt: skip
-        assert json.loads(first[-1][1]) == {"attempt": 1, "text": "e\n"}
-        assert first[-1][2] == "1:4"
+        assert json.loads(first[-1][1]) == {
+            "attempt": 1, "first": 1, "lines": ["one"], "total": 1, "is_open": False,
+        }  # fmt: skip
+        assert first[-1][2] == "1:1"
         worker.renew(Progress(phase="halfway", done=1, total=2))
         name, html, _ = next(heard)
         assert (name, "halfway" in html, "50 %" in html) == ("status", True, True)
-        worker.log("two\n", offset=4)
-        assert next(identity for name, _, identity in heard if name == "log") == "1:8"
-    with stream(served, f"/jobs/{job_id}/live", **{"Last-Event-ID": "1:4"}) as again:
+        worker.log("two\nthr", offset=4)
+        assert next(identity for name, _, identity in heard if name == "log") == "1:2"
+        worker.log("ee\n", offset=11)
+        last = next(json.loads(data) for name, data, _ in heard if name == "log")
+        assert (last["first"], last["lines"]) == (3, ["three"]), "a line that had no end comes again"
+    with stream(served, f"/jobs/{job_id}/live", **{"Last-Event-ID": "1:2"}) as again:
         logs = [
-            json.loads(data)["text"] for name, data, _ in (next(again) for _ in range(7)) if name == "log"
+            json.loads(data)["lines"] for name, data, _ in (next(again) for _ in range(7)) if name == "log"
         ]
-        assert logs == ["two\n"]
+        assert logs == [["three"]]
+
+
+def test_a_burst_of_lines_comes_to_a_page_as_its_end(served):
+    job_id = served.convert("bursting")
+    worker = served.worker("burster", convert=1)
+    while worker.claim().job_id != job_id:
+        worker.fail("user_input", "x", "not wanted")
+    worker.log("".join(f"line {number}\n" for number in range(1, 5001)))
+    with stream(served, f"/jobs/{job_id}/live?since=1:10") as heard:
+        lines = next(json.loads(data) for name, data, _ in heard if name == "log")
+    assert (lines["first"], lines["lines"][0], lines["lines"][-1], lines["total"]) == (
+        4001, "line 4001", "line 5000", 5000,
+    )  # fmt: skip
 
 
 def test_a_page_of_an_ended_job_closes_its_stream(served):

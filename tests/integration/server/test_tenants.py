@@ -5,6 +5,7 @@ The table says what is expected, independently of the matrix in `accounts.permis
 
 from __future__ import annotations
 
+import hashlib
 import io
 import secrets
 from collections.abc import Callable, Iterator
@@ -23,13 +24,15 @@ from voxelworks.db import Database, SecretBox, open_database
 from voxelworks.jobs._tables import WorkerSessionRow
 from voxelworks.protocol.messages import SessionRequest
 from voxelworks.protocol.people import Principal
-from voxelworks.protocol.places import Places, dataset_place
-from voxelworks.protocol.views import DatasetSummary, LayerSummary
+from voxelworks.protocol.places import PREVIEW_FOLDER, Places, dataset_place
+from voxelworks.protocol.uploads import NewFile, NewUpload, Piece, pack
+from voxelworks.protocol.views import DatasetSummary, LayerPreview, LayerSummary, SliceView
 from voxelworks.server.app import PAGE_ROUTERS
-from voxelworks.server.wk.datasets import links_router
+from voxelworks.server.pages.viewer import shared_router
 from voxelworks.settings import Settings
 from voxelworks.testing.people import make_member, make_organization
 from voxelworks.testing.server import running_server
+from voxelworks.volumes.metadata import PROPERTIES_FILE
 
 from .conftest import make_scope
 
@@ -50,6 +53,7 @@ NML = (
 )
 
 
+PIECES = pack([(Piece(number=0, offset=0, size_bytes=3, sha256=hashlib.sha256(b"one").hexdigest()), b"one")])
 READY = (
     '{"id": {"name": "r", "team": ""}, "scale": {"factor": [4, 4, 40], "unit": "nanometer"}, "dataLayers": [{'
     '"name": "color", "category": "color", "elementClass": "uint8", "dataFormat": "zarr3", "numChannels": 1,'
@@ -68,6 +72,7 @@ class Case:
     json: Any = None
     form: dict[str, Any] | None = None
     files: bool = False
+    content: bytes | None = None
     query: str = ""
     ok: frozenset[int] = DONE
     """Answers to those who may."""
@@ -108,6 +113,7 @@ API = {
     "GET /workflows": case(ALL),
     "GET /workflows/{name}": case(ALL, "workflow"),
     "POST /workflows/convert/jobs": case(ALL, "new", json=CONVERT),
+    "POST /workflows/describe/jobs": case(ALL, "dataset", json={"dataset": "{ref}"}),
     "POST /workflows/downsample/jobs": case(ALL, "dataset", json=LAYER, ok={201, 422}),
     "POST /workflows/find_largest_segment_id/jobs": case(ALL, "dataset", json=LAYER, ok={201, 422}),
     "POST /jobs": case(ALL, "new", json=JOB),
@@ -119,7 +125,12 @@ API = {
     "POST /jobs/{job_id}/retry/quote": own_job("ended_job"),
     "POST /jobs/{job_id}/help": own_job("failed_job", json={}),
     "GET /jobs/{job_id}/log": own_job("failed_job"),
+    "GET /jobs/{job_id}/log/lines": own_job("failed_job"),
+    "GET /jobs/{job_id}/log/search": own_job("failed_job", query="?text=line"),
     "GET /jobs/{job_id}/events": own_job(),
+    "POST /jobs/cancel": case(ALL, "job", json={"jobs": ["{job_id}"]}, foreign=200),
+    "POST /jobs/retry": case(ALL, "ended_job", json={"jobs": ["{job_id}"]}, foreign=200),
+    "POST /jobs/retry/quote": case(ALL, "ended_job", json={"jobs": ["{job_id}"]}, foreign=200),
     "POST /groups": case(ALL, "new", json={"jobs": [JOB]}),
     "POST /groups/quote": case(ALL, "new", json={"jobs": [JOB]}),
     "POST /groups/{group}/cancel": own_job("group"),
@@ -130,6 +141,10 @@ API = {
     "DELETE /datasets/{ref}": case(MANAGERS, "dataset"),
     "POST /datasets/{dataset_id}/restore": case(MANAGERS, "trashed_dataset"),
     "POST /datasets/{dataset_id}/delete-now": case(MANAGERS, "trashed_dataset"),
+    "GET /datasets/{dataset_id}/files/{path}": case(ALL, "stored_dataset"),
+    "GET /datasets/{ref}/shares": case(ALL, "dataset"),
+    "POST /datasets/{ref}/shares": case(ALL, "dataset", json={"name": "for Fiji"}),
+    "DELETE /datasets/{ref}/shares/{share_id}": case(ALL, "share", colleague=MANAGERS),
     "GET /roots": case(ALL),
     "GET /folders": case(ALL, query="?place=root:scope"),
     "GET /storage": case(ALL),
@@ -142,6 +157,18 @@ API = {
     "DELETE /annotations/{annotation_id}": case(ALL, "annotation", colleague=MANAGERS),
     "POST /annotations/{annotation_id}/restore": case(ALL, "trashed_annotation", colleague=MANAGERS),
     "POST /annotations/{annotation_id}/delete-now": case(ALL, "trashed_annotation", colleague=MANAGERS),
+    "GET /uploads": case(ALL),
+    "POST /uploads": case(ALL, json={"files": [{"path": "s1.tif", "size_bytes": 1}]}),
+    "GET /uploads/{upload_id}": case(ALL, "upload", colleague=NOBODY),
+    "GET /uploads/{upload_id}/missing": case(ALL, "upload", colleague=NOBODY),
+    "PUT /uploads/{upload_id}/pieces": case(ALL, "upload", colleague=NOBODY, content=PIECES),
+    "POST /uploads/{upload_id}/finish": case(ALL, "upload", colleague=NOBODY, ok={409}),
+    "DELETE /uploads/{upload_id}": case(ALL, "upload", colleague=NOBODY),
+    "GET /params": case(ALL),
+    "POST /params": case(ALL, "new", json={"workflow": "downsample", "name": "{new}", "params": {}}),
+    "GET /params/{set_id}": case(ALL, "params", colleague=NOBODY),
+    "PATCH /params/{set_id}": case(ALL, "params", colleague=NOBODY, json={"is_shared": True}),
+    "DELETE /params/{set_id}": case(ALL, "params", colleague=NOBODY),
     "GET /account": case(ALL),
     "PATCH /account": case(ALL, json={"name": "Somebody"}),
     "POST /account/password": case(ALL, json={"old": "x", "new": "y"}, ok={401, 403, 422}),
@@ -236,26 +263,37 @@ PAGES = {
     "POST /unsubscribe/{token}": case(ALL, "nothing", is_open=True, ok={404}),
     "GET /favicon.ico": case(ALL, is_open=True),
     "GET /jobs": case(ALL),
+    "GET /help": case(ALL),
     "GET /jobs.csv": case(ALL),
     "GET /jobs/live": case(ALL),
+    "GET /jobs/selected": case(ALL, "job", query="?deed=retry&job={job_id}&owner={job_id}", foreign=200),
+    "POST /jobs/selected": case(ALL, "job", form={"deed": "cancel", "job": "{job_id}"}, foreign=200),
     "GET /jobs/{job_id}": own_job(),
     "GET /jobs/{job_id}/compare": own_job(query="?other={job_id}"),
     "GET /jobs/{job_id}/live": own_job(),
-    "GET /jobs/{job_id}/log": own_job("failed_job", query="?attempt=1&before=10"),
+    "GET /jobs/{job_id}/log": own_job("failed_job", query="?attempt=1&find=line"),
     "GET /jobs/{job_id}/log.txt": own_job("failed_job", query="?attempt=1"),
     "POST /jobs/{job_id}/cancel": own_job(),
     "POST /jobs/{job_id}/retry": own_job("ended_job", is_repeat=True),
     "POST /jobs/{job_id}/help": own_job("failed_job"),
     "GET /workflows": case(ALL),
+    "GET /workflows/{name}": case(ALL, "workflow"),
     "GET /workflows/{name}/new": case(ALL, "workflow"),
     "POST /workflows/{name}/new": case(ALL, "workflow", form=CONVERT_FORM),
-    "GET /workflows/{name}/layer": case(ALL, "downsample", query="?field=layer"),
+    "POST /workflows/{name}/quote": case(ALL, "workflow", form=CONVERT_FORM),
     "GET /browse": case(ALL, query="?target=x&place=root:scope"),
     "GET /datasets": case(ALL, query="?public=true"),
     "POST /datasets/link": case(ALL, "ready", form={"name": "{new}", "place": "root:scope/{new}"}),
     "GET /trash": case(ALL),
     "GET /datasets/{ref}": case(ALL, "dataset"),
-    "GET /datasets/{ref}/view": case(ALL, "dataset", foreign=303),
+    "GET /datasets/{ref}/view": case(ALL, "stored_dataset"),
+    "POST /datasets/{dataset_id}/shares": case(ALL, "dataset", form={"name": "for Ada", "lifetime_days": "7"}),
+    "POST /datasets/{dataset_id}/shares/{share_id}/revoke": case(ALL, "share", colleague=MANAGERS),
+    "GET /shared/{token}/view": case(ALL, "share", is_open=True, foreign=200),
+    "GET /shared/{token}/files/{path:path}": case(ALL, "share", is_open=True, foreign=200),
+    "HEAD /shared/{token}/files/{path:path}": case(ALL, "share", is_open=True, foreign=200),
+    "GET /datasets/{dataset_id}/preview/{layer}/{plane}.webp": case(ALL, "drawn_dataset"),
+    "POST /datasets/{dataset_id}/preview": case(ALL, "dataset"),
     "POST /datasets/{dataset_id}/name": case(MANAGERS, "dataset", form={"name": "{new}"}),
     "POST /datasets/{dataset_id}/public": case(MANAGERS, "dataset", form={"is_public": "false"}),
     "POST /datasets/{dataset_id}/trash": case(MANAGERS, "dataset"),
@@ -267,6 +305,8 @@ PAGES = {
     "POST /annotations/{annotation_id}/trash": case(ALL, "annotation", colleague=MANAGERS),
     "POST /annotations/{annotation_id}/restore": case(ALL, "trashed_annotation", colleague=MANAGERS),
     "POST /annotations/{annotation_id}/delete-now": case(ALL, "trashed_annotation", colleague=MANAGERS),
+    "GET /uploads/new": case(ALL),
+    "POST /uploads/{upload_id}/remove": case(ALL, "upload", colleague=NOBODY),
     "GET /account": case(ALL),
     "POST /account/name": case(ALL, form={"name": "Somebody"}),
     "POST /account/password": case(ALL, form={"old": "x", "new": "y"}, ok={401, 403, 422}),
@@ -322,6 +362,7 @@ PAGES = {
 COLOR = LayerSummary(
     name="color", category="color", dtype="uint8", channel_count=1, box="0,0,0,8,8,8", mags=("1",)
 )
+PICTURE = SliceView(file=f"{'0' * 32}.webp", width=8, height=8, plane="xy", box="0,0,4,8,8,1")
 GET_COST = "?command=convert_to_wkw&boundingBoxInMag=0,0,0,8,8,8"
 FACE = {
     "GET /buildinfo": case(ALL, is_open=True),
@@ -416,23 +457,27 @@ def make(world: World, session: Session, kind: str, by: Principal, *, prefix: st
         "new": dict,
         "ready": lambda: _ready(world, new),
         "workflow": lambda: {"name": "convert"},
-        "downsample": lambda: {"name": "downsample"},
         "organization": lambda: {"organization_id": by.organization_id},
         "job": lambda: {"job_id": _job(world, session, by, new)},
         "ended_job": lambda: {"job_id": _ended(world, session, by, new)},
         "failed_job": lambda: {"job_id": _failed(world, session, by, new)},
         "group": lambda: {"group": _group(world, session, by, new)},
         "dataset": lambda: _dataset(world, session, by, new),
+        "stored_dataset": lambda: _stored_dataset(world, session, by, new),
+        "share": lambda: _share(world, session, by, new),
+        "drawn_dataset": lambda: _drawn_dataset(world, session, by, new),
         "trashed_dataset": lambda: _dataset(world, session, by, new, is_trashed=True),
         "annotation": lambda: {"annotation_id": _annotation(world, session, by, new)},
         "trashed_annotation": lambda: {
             "annotation_id": _annotation(world, session, by, new, is_trashed=True)
         },
+        "upload": lambda: {"upload_id": _upload(world, session, by, new)},
         "member": lambda: {"user_id": make_member(session, new, by.organization_id).user_id},
         "invitation": lambda: {"invitation_id": _invite(world, session, by, new)[1]},
         "invitation_token": lambda: {"token": _invite(world, session, by, new)[0]},
         "webhook": lambda: {"webhook_id": _webhook(world, session, by, new)},
         "session": lambda: {"session_id": _session(world, session, by)},
+        "params": lambda: {"set_id": _params(session, by, new)},
         "token": lambda: {"token_id": accounts.create_api_token(session, by, new, ["read"], 1)[1].id},
         "key": lambda: {"key_id": accounts.create_worker_key(session, by, new)[1].id},
         "worker": lambda: {"name": _worker(world, session)},
@@ -519,12 +564,43 @@ def _dataset(
     }  # fmt: skip
 
 
+def _stored_dataset(world: World, session: Session, by: Principal, new: str) -> dict[str, str]:
+    """Make a dataset whose metadata lie in its folder, and name that file."""
+    folder = world.settings.datasets_dir / by.organization_id / new
+    folder.mkdir(parents=True)
+    (folder / PROPERTIES_FILE).write_text(READY)
+    return _dataset(world, session, by, new) | {"path": PROPERTIES_FILE, "path:path": PROPERTIES_FILE}
+
+
+def _share(world: World, session: Session, by: Principal, new: str) -> dict[str, str]:
+    values = _stored_dataset(world, session, by, new)
+    token, view = accounts.create_share(session, by, values["dataset_id"], new, 7)
+    return values | {"token": token, "share_id": view.id}
+
+
+def _drawn_dataset(world: World, session: Session, by: Principal, new: str) -> dict[str, str]:
+    """Register a dataset with a picture, whose content says whose it is."""
+    made = _dataset(world, session, by, new)
+    folder = world.settings.datasets_dir / by.organization_id / new / PREVIEW_FOLDER
+    folder.mkdir(parents=True)
+    (folder / PICTURE.file).write_text(new)
+    catalog.set_previews(
+        session, made["dataset_id"], {"color": LayerPreview(slices=(PICTURE,), thumbnail=PICTURE)}
+    )
+    return {**made, "layer": "color", "plane": "xy"}
+
+
 def _annotation(world: World, session: Session, by: Principal, new: str, *, is_trashed: bool = False) -> str:
     stored = catalog.store_annotation(io.BytesIO(NML), by=by, settings=world.settings)
     view = catalog.add_annotation_file(session, stored, by=by, name=new, settings=world.settings)
     if is_trashed:
         catalog.trash_annotation(session, view.id, by=by, settings=world.settings)
     return view.id
+
+
+def _upload(world: World, session: Session, by: Principal, new: str) -> str:
+    files = NewUpload(files=(NewFile(path=f"{new}.tif", size_bytes=3),))
+    return catalog.begin_upload(session, files, by=by, places=world.places, settings=world.settings).id
 
 
 def _invite(world: World, session: Session, by: Principal, new: str) -> tuple[str, str]:
@@ -545,6 +621,10 @@ def _session(world: World, session: Session, by: Principal) -> str:
     world.cookie(session, by)
     [made] = {view.id for view in accounts.list_sessions(session, by, settings=world.settings)} - before
     return made
+
+
+def _params(session: Session, by: Principal, new: str) -> str:
+    return jobs.save_params(session, by=by, workflow="downsample", name=new, params={}).id
 
 
 def _worker(world: World, session: Session) -> str:
@@ -600,8 +680,9 @@ def test_who_may(world, name, prefix, expected):
         told = answer.text
         for value in values.values():
             told = told.replace(value, "")
-        # Who holds an invitation may see who invites.
-        if SECRET in told and role != "operator" and expected.things != "invitation_token":
+        # Who holds an invitation may see who invites, and who holds an address may see what it opens.
+        is_key = expected.is_open and expected.things in ("invitation_token", "share")
+        if SECRET in told and role != "operator" and not is_key:
             wrong.append((role, relation, "leaks", told[max(0, told.index(SECRET) - 200) :][:300]))
     _calm(world)
     assert wrong == []
@@ -636,7 +717,7 @@ def _strayed(world: World, job_id: str, role: str, relation: str) -> list[tuple[
 
 def _relations(expected: Case) -> tuple[str, ...]:
     """Say whose things are asked about; one's own come last, as a success may change what one is."""
-    if expected.things in ("", "new", "ready", "workflow", "downsample", "nothing"):
+    if expected.things in ("", "new", "ready", "workflow", "nothing"):
         return ("mine",)
     return ("foreign", "mine") if expected.colleague is None else ("foreign", "colleague", "mine")
 
@@ -650,7 +731,7 @@ def _cast(world: World, session: Session, *, is_kept: bool) -> tuple[dict[str, P
         return world.kept
     people = _people(world, session)
     cookies = {role: world.cookie(session, who) for role, who in people.items()}
-    for kind in ("dataset", "job", "annotation", "member", "webhook", "order", "token"):
+    for kind in ("dataset", "job", "annotation", "upload", "member", "webhook", "order", "token"):
         make(world, session, kind, people["stranger"], prefix=SECRET)
     if is_kept:
         world.kept = people, cookies
@@ -686,8 +767,8 @@ def _allowed(expected: Case, role: str, relation: str) -> frozenset[int]:
             return expected.ok
         return frozenset({expected.foreign})
     if role not in may:
-        # Jobs, sessions and tokens of others do not exist for whoever may not see them; an annotation is seen by all.
-        return frozenset({403}) if "annotation" in expected.things else frozenset({404})
+        # Jobs, sessions and tokens of others do not exist for whoever may not see them; annotations, shares do.
+        return frozenset({403 if "annotation" in expected.things or expected.things == "share" else 404})
     return expected.ok
 
 
@@ -710,7 +791,7 @@ def _ask(
             return httpx.Response(answer.status_code, content=b"")
     return world.client.request(
         method, address, headers=headers, json=_filled(expected.json, values), data=_filled(expected.form, values),
-        files={"file": ("a.nml", NML)} if expected.files else None,
+        files={"file": ("a.nml", NML)} if expected.files else None, content=expected.content,
     )  # fmt: skip
 
 
@@ -817,7 +898,7 @@ def test_every_route_has_an_entry(world):
     served = {f"{method.upper()} {path}" for path, methods in openapi["paths"].items() for method in methods}
     pages = {
         f"{method} {route.path}"  # type: ignore[attr-defined]
-        for router in (*PAGE_ROUTERS, links_router)
+        for router in (*PAGE_ROUTERS, shared_router)
         for route in router.routes
         for method in route.methods  # type: ignore[attr-defined]
     }

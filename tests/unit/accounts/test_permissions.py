@@ -9,7 +9,7 @@ from voxelworks.protocol.people import ROLES, SCOPES, Principal
 # Written down a second time, by hand: a change of the matrix has to be meant.
 EVERYBODY = {
     "see_dataset", "make_dataset", "add_to_dataset", "make_annotation", "submit_job", "see_own_jobs", "steer_own_jobs",
-    "see_members", "see_balance", "manage_tokens_own", "manage_account_own",
+    "see_members", "see_balance", "manage_tokens_own", "manage_account_own", "share_dataset",
 }  # fmt: skip
 MANAGERS = {
     "change_dataset", "delete_dataset", "publish_dataset", "delete_annotation", "submit_paid_job",
@@ -26,7 +26,7 @@ SCOPES_NEEDED = {
         "make_dataset", "add_to_dataset", "make_annotation", "submit_job", "submit_paid_job", "steer_own_jobs",
         "steer_all_jobs",
     },
-    "manage": {"change_dataset", "delete_dataset", "publish_dataset", "delete_annotation"},
+    "manage": {"change_dataset", "delete_dataset", "publish_dataset", "share_dataset", "delete_annotation"},
     "admin": {
         "manage_members", "manage_owner", "manage_organization", "order_credits", "manage_webhooks", "see_audit",
         "manage_tokens_own", "manage_account_own", "operate",

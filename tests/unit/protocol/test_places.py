@@ -4,7 +4,7 @@ import pytest
 from pydantic import ValidationError
 
 from voxelworks.errors import UnsafeReference
-from voxelworks.protocol.places import Places, dataset_place
+from voxelworks.protocol.places import Places, dataset_place, previews_place, upload_place
 from voxelworks.settings import ImportRoot, Settings
 
 
@@ -31,6 +31,28 @@ def test_a_dataset_lies_in_the_folder_of_its_organization(places, tmp_path):
 def test_nothing_but_a_dataset_is_the_place_of_one(places, rest):
     with pytest.raises(UnsafeReference, match="it is written data:ORGANIZATION/NAME"):
         places.locate(f"data:{rest}")
+
+
+def test_pictures_lie_in_their_dataset_or_beside_those_of_its_organization(places, tmp_path):
+    home = tmp_path / "datasets" / "neuro"
+    own = previews_place("neuro", "0123456789abcdef", "data:neuro/cortex", is_linked=False)
+    linked = previews_place("neuro", "0123456789abcdef", "root:scope/brain", is_linked=True)
+    assert (own, linked) == ("previews:neuro/cortex", "previews:neuro/@0123456789abcdef")
+    assert places.locate(own) == str(home / "cortex" / ".previews")
+    assert places.locate(linked) == str(home / ".previews-0123456789abcdef")
+    assert not home.exists()
+    places.make_home(linked)
+    assert home.is_dir()
+
+
+@pytest.mark.parametrize(
+    "rest",
+    ["cortex", "", "neuro/", "neuro/.voxelworks", "neuro/@..", "neuro/@0123", "neuro/a/b", "../x",
+     "neuro/@0123456789ABCDEF", "Neuro/a", "neuro/@0123456789abcdef/x"],
+)  # fmt: skip
+def test_nothing_else_is_a_place_of_pictures(places, rest):
+    with pytest.raises(UnsafeReference, match="is not the place of the pictures"):
+        places.locate(f"previews:{rest}")
 
 
 def test_a_dataset_that_is_a_link_out_of_its_organization_is_refused(places, tmp_path):
@@ -126,3 +148,33 @@ def test_the_folder_of_an_organization_is_made_when_it_is_needed(places, tmp_pat
     (tmp_path / "datasets").rmdir()
     with pytest.raises(OSError, match="No such file"):  # not mounted: another worker may do better
         places.make_home("data:neuro/cortex")
+
+
+def test_the_files_of_an_upload_lie_beside_the_datasets_of_its_organization(places, tmp_path):
+    files = tmp_path / "datasets" / "neuro" / ".uploads" / ("0" * 16) / "files"
+    assert places.locate(upload_place("neuro", "0" * 16)) == str(files)
+    assert places.locate(upload_place("neuro", "0" * 16, "raw/s1.tif")) == str(files / "raw" / "s1.tif")
+
+
+@pytest.mark.parametrize(
+    "rest",
+    [
+        "",
+        "neuro",
+        "neuro/",
+        "neuro/..",
+        "../" + "0" * 16,
+        "neuro/" + "0" * 15,
+        "Neuro/" + "0" * 16,
+        "neuro/.x",
+    ],
+)
+def test_nothing_but_an_upload_is_the_place_of_one(places, rest):
+    with pytest.raises(UnsafeReference, match="it is written upload:ORGANIZATION/ID"):
+        places.locate(f"upload:{rest}")
+
+
+@pytest.mark.parametrize("relative", ["..", "../other", "a/../../packed.zip", "/etc/passwd", "a\\b"])
+def test_a_source_in_an_upload_stays_among_its_files(places, relative):
+    with pytest.raises(UnsafeReference, match="leaves its root"):
+        places.locate(f"upload:neuro/{'0' * 16}/{relative}")

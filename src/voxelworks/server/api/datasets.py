@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Annotated
 
 from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict, Field
+from sqlalchemy.orm import Session
 
 from voxelworks import accounts, catalog, jobs
 from voxelworks.accounts import Action
 from voxelworks.client import FolderView, RootView
+from voxelworks.errors import VoxelworksError
 from voxelworks.protocol.people import Principal
 from voxelworks.protocol.views import DatasetView, LeftoverView, StorageView
 from voxelworks.server import browse
 from voxelworks.server.context import Context, Here, Who
 
 router = APIRouter(tags=["datasets"])
+_logger = logging.getLogger(__name__)
 
 
 class DatasetLink(BaseModel):
@@ -59,14 +63,22 @@ def link_dataset(context: Here, who: Who, link: DatasetLink) -> DatasetView:
     # Metadata may come from a slow disk or a far host: no transaction waits for that.
     summary = jobs.describe_dataset(link.place, places, context.settings)
     with context.database.session() as session:
-        return catalog.link_dataset(
+        linked = catalog.link_dataset(
             session, by=who, name=link.name, place=link.place, summary=summary, places=places
         )
+        _ask_for_previews(context, session, who, linked)
+        return linked
 
 
 @router.get("/datasets/{ref}")
 def show_dataset(context: Here, who: Who, ref: str) -> DatasetView:
-    """Show a dataset by its name or id."""
+    """Show a dataset by its name or id.
+
+    The `preview` of a layer says at which `address` each slice is seen (WebP; the same token opens it) and which `box`
+    of voxels it covers exactly: pixel (i, j) of a slice `xy` of `width` x `height` pixels with the box x,y,z,w,h,1
+    shows the voxel x + floor((i + 0.5) w / width), y + floor((j + 0.5) h / height), z of mag 1, and voxel v of the
+    first axis lies below pixel floor((v + 0.5 - x) width / w). In `xz` and `yz` the second axis is z.
+    """
     accounts.require(who, Action.SEE_DATASET)
     return find_dataset(context, who, ref)
 
@@ -144,10 +156,22 @@ def list_leftovers(context: Here, who: Who) -> tuple[LeftoverView, ...]:
     """List what lies in the trash or was left behind, with the day on which it is removed."""
     accounts.require(who, Action.SEE_DATASET)
     with context.database.read_session() as session:
-        in_use = jobs.work_keys_in_use(session)
         return catalog.leftovers(
-            session, by=who, places=context.places, settings=context.settings, work_keys_in_use=in_use
-        )
+            session, by=who, places=context.places, settings=context.settings,
+            work_keys_in_use=jobs.work_keys_in_use(session), uploads_in_use=jobs.uploads_in_use(session),
+        )  # fmt: skip
+
+
+def _ask_for_previews(context: Context, session: Session, who: Principal, dataset: DatasetView) -> None:
+    """Submit the job that makes the pictures of a dataset. It is linked in any case."""
+    try:
+        with session.begin_nested():
+            jobs.submit(
+                session, by=who, workflow="describe", params={"dataset": dataset.name}, places=context.places,
+                settings=context.settings,
+            )  # fmt: skip
+    except VoxelworksError as error:
+        _logger.warning("dataset %s has no pictures: %s", dataset.id, error)
 
 
 def find_dataset(context: Context, who: Principal, ref: str) -> DatasetView:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import AsyncIterator
-from typing import Annotated
+from collections.abc import AsyncIterator, Callable, Iterable
+from typing import Annotated, TypeVar
 
 from fastapi import APIRouter, Query
 from pydantic import BaseModel, ConfigDict, Field
+from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import StreamingResponse
@@ -17,13 +18,25 @@ from voxelworks import accounts, jobs
 from voxelworks import notify as notifications
 from voxelworks.accounts import Action
 from voxelworks.client import is_settled
-from voxelworks.errors import IllegalTransition, NotFound
+from voxelworks.errors import IllegalTransition, NotFound, VoxelworksError
 from voxelworks.protocol.credits import QuoteView
 from voxelworks.protocol.messages import PRIORITY_MAX, JobState, Json, Message, NewJob
 from voxelworks.protocol.people import Principal
-from voxelworks.protocol.views import GroupQuote, JobDetail, JobPage, JobView, LogChunk
+from voxelworks.protocol.views import (
+    BulkAnswer,
+    BulkQuote,
+    GroupQuote,
+    JobDetail,
+    JobPage,
+    JobView,
+    LogChunk,
+    LogHits,
+    LogLines,
+    RefusedJob,
+)
 from voxelworks.server.api.workflows import IdempotencyKey
 from voxelworks.server.context import Context, Here, Who
+from voxelworks.server.job_filters import Filters
 from voxelworks.server.security import still_in
 from voxelworks.server.sse import Frame, event_stream
 from voxelworks.server.subjects import workflow_title
@@ -32,13 +45,18 @@ router = APIRouter(prefix="/jobs", tags=["jobs"])
 
 LOG_BYTES_MAX = 4 * 2**20
 """Most log that one answer carries, in bytes."""
+LOG_LINES_MAX = 5000
+"""Most lines of a log that one answer carries."""
 HELP_LOG_BYTES = 16 * 2**10
 """How much of the end of a log goes to the support address."""
 GROUP_MAX = 200
 """Most jobs of one group."""
+BULK_MAX = 200
+"""Most jobs that one request cancels or repeats: more would take too long for an answer."""
 
 
-SearchText = Annotated[str, Query(max_length=1000, description="Words that must all be found in a job.")]
+_T = TypeVar("_T")
+AttemptNumber = Annotated[int | None, Query(ge=1, description="By default the current or last one.")]
 
 
 class Estimate(BaseModel):
@@ -80,6 +98,22 @@ class Repetition(BaseModel):
     quote_id: str | None = None
     is_free: bool = False
     """At no charge and without a second failure mail; for operators. From outside its organization it is so anyway."""
+
+
+class Several(BaseModel):
+    """Several jobs, of which each is looked at on its own."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    jobs: Annotated[tuple[str, ...], Field(min_length=1, max_length=BULK_MAX)]
+    """Their ids."""
+
+
+class SeveralRepetitions(Several):
+    """Several jobs to repeat."""
+
+    quotes: dict[str, str] = Field(default_factory=dict)
+    """Id of the quote that was agreed to, by the id of the job; the others cost the present price."""
 
 
 class HelpRequest(BaseModel):
@@ -127,20 +161,61 @@ def quote(context: Here, who: Who, estimate: Estimate) -> Price:
 def list_jobs(
     context: Here,
     who: Who,
+    filters: Filters,
     state: Annotated[list[JobState] | None, Query()] = None,
-    workflow: str | None = None,
-    group: str | None = None,
-    text: SearchText = "",
-    mine: bool = False,
     after: str | None = None,
     limit: Annotated[int, Query(ge=1, le=500)] = 50,
 ) -> JobPage:
     """List the jobs that you may see, newest first. `next_after` of one page is `after` of the next."""
-    with context.database.read_session() as session:
-        return jobs.list_jobs(
-            session, by=who, settings=context.settings, states=tuple(state or ()), workflow=workflow, group=group,
-            text=text, after=after, limit=limit, everybody=not mine,
+    return filters.list(context, who, states=tuple(state or ()), after=after, limit=limit)
+
+
+@router.post("/cancel")
+def cancel_several(context: Here, who: Who, several: Several) -> BulkAnswer:
+    """Cancel several jobs. One that cannot be cancelled is no reason against the others."""
+    accounts.require(who, Action.STEER_OWN_JOBS)
+
+    def cancel_one(session: Session, job_id: str) -> JobView:
+        jobs.require_cancellable(session, job_id, by=who)
+        return jobs.cancel(session, job_id, by=who)
+
+    done, refused = _each(context, several.jobs, cancel_one)
+    return BulkAnswer(jobs=tuple(done.values()), refused=refused)
+
+
+@router.post("/retry")
+def retry_several(context: Here, who: Who, several: SeveralRepetitions) -> BulkAnswer:
+    """Submit several jobs anew, except those that were repeated already."""
+    accounts.require(who, Action.STEER_OWN_JOBS)
+    context.limits.count_for("submission", who)
+
+    def retry_one(session: Session, job_id: str) -> JobView:
+        return jobs.retry(
+            session, job_id, by=who, places=context.places, settings=context.settings, is_first=True,
+            quote_id=several.quotes.get(job_id),
         )  # fmt: skip
+
+    done, refused = _each(context, several.jobs, retry_one)
+    return BulkAnswer(jobs=tuple(done.values()), refused=refused)
+
+
+@router.post("/retry/quote")
+def quote_several(context: Here, who: Who, several: Several) -> BulkQuote:
+    """Ask what it would cost to repeat several jobs. The quotes are binding for 15 minutes; nothing is submitted."""
+    accounts.require(who, Action.STEER_OWN_JOBS)
+    context.limits.count_for("estimate", who)
+
+    def quote_one(session: Session, job_id: str) -> QuoteView | None:
+        return jobs.quote_retry(
+            session, job_id, by=who, places=context.places, settings=context.settings, is_first=True
+        )
+
+    quotes, refused = _each(context, several.jobs, quote_one)
+    known = [found for found in quotes.values() if found is not None]
+    return BulkQuote(
+        quotes=quotes, amount=sum(found.amount for found in known),
+        available=min((found.available for found in known), default=None), refused=refused,
+    )  # fmt: skip
 
 
 @router.get("/{job_id}")
@@ -202,18 +277,42 @@ def read_log(
     context: Here,
     who: Who,
     job_id: str,
-    attempt: Annotated[int | None, Query(ge=1, description="By default the current or last one.")] = None,
+    attempt: AttemptNumber = None,
     offset: Annotated[int | None, Query(ge=0, description="By default the end is read.")] = None,
     limit: Annotated[int, Query(ge=1, le=LOG_BYTES_MAX)] = 65536,
 ) -> LogChunk:
     """Read a part of an attempt's log."""
     with context.database.read_session() as session:
-        number = attempt or jobs.show(session, job_id, by=who, settings=context.settings).job.attempt
-        if number == 0:
-            raise NotFound(f"job {job_id} has no log: no worker has taken it yet")
+        number = attempt or _last_attempt(context, session, who, job_id)
         return jobs.read_log(
             session, job_id, number, by=who, settings=context.settings, offset=offset, limit=limit
         )
+
+
+@router.get("/{job_id}/log/lines")
+def read_log_lines(
+    context: Here,
+    who: Who,
+    job_id: str,
+    attempt: AttemptNumber = None,
+    first: Annotated[int | None, Query(ge=1, description="By default the last lines are read.")] = None,
+    limit: Annotated[int, Query(ge=1, le=LOG_LINES_MAX)] = 1000,
+) -> LogLines:
+    """Read some lines of an attempt's log, wherever they are in it."""
+    return find_log(context, who, job_id, attempt).lines(first, limit)
+
+
+@router.get("/{job_id}/log/search")
+def search_log(
+    context: Here,
+    who: Who,
+    job_id: str,
+    text: Annotated[str, Query(max_length=1000, description="Small and capital letters are alike.")],
+    attempt: AttemptNumber = None,
+    after: Annotated[int, Query(ge=0, description="Lines that were searched before.")] = 0,
+) -> LogHits:
+    """Find the lines of an attempt's log in which a text stands. Go on at `searched` where it is not whole."""
+    return find_log(context, who, job_id, attempt).search(text, after=after)
 
 
 @router.get("/{job_id}/events", response_class=StreamingResponse)
@@ -236,6 +335,20 @@ async def follow(context: Here, who: Who, request: Request, job_id: str) -> Stre
     return event_stream(frames())
 
 
+def _each(
+    context: Context, job_ids: Iterable[str], work: Callable[[Session, str], _T]
+) -> tuple[dict[str, _T], tuple[RefusedJob, ...]]:
+    """Do something with each job, in a transaction of its own."""
+    done, refused = {}, []
+    for job_id in dict.fromkeys(job_ids):
+        try:
+            with context.database.session() as session:
+                done[job_id] = work(session, job_id)
+        except VoxelworksError as error:
+            refused.append(RefusedJob(job_id=job_id, code=error.code, reason=error.message))
+    return done, tuple(refused)
+
+
 def _help_facts(context: Context, who: Principal, detail: JobDetail, question: str) -> dict[str, object]:
     job = detail.job
     what = job.failure_class or "not published"
@@ -256,6 +369,20 @@ def _log_tail(context: Context, who: Principal, job: JobView) -> str:
         return jobs.read_log(
             session, job.id, job.attempt, by=who, settings=context.settings, offset=None, limit=HELP_LOG_BYTES
         ).text
+
+
+def find_log(context: Context, who: Principal, job_id: str, attempt: int | None) -> jobs.Log:
+    """Find the log of an attempt; None: of the current or last one."""
+    with context.database.read_session() as session:
+        number = attempt or _last_attempt(context, session, who, job_id)
+        return jobs.find_log(session, job_id, number, by=who, settings=context.settings)
+
+
+def _last_attempt(context: Context, session: Session, who: Principal, job_id: str) -> int:
+    number = jobs.show(session, job_id, by=who, settings=context.settings).job.attempt
+    if number == 0:
+        raise NotFound(f"job {job_id} has no log: no worker has taken it yet")
+    return number
 
 
 def show_job(context: Context, who: Principal, job_id: str) -> JobDetail:

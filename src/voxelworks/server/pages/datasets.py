@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import Annotated
 
 from fastapi import APIRouter, Form
@@ -10,14 +13,21 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from voxelworks import accounts, catalog, jobs
 from voxelworks.accounts import Action
-from voxelworks.errors import DatasetNotFound, InvalidInput
-from voxelworks.protocol.people import Principal
+from voxelworks.errors import DatasetNotFound, InvalidInput, VoxelworksError
+from voxelworks.protocol.people import NewShare, Principal
 from voxelworks.protocol.places import is_remote
-from voxelworks.protocol.views import DatasetView, LayerSummary
+from voxelworks.protocol.views import DatasetView, JobView, LayerSummary
 from voxelworks.server import rendering
 from voxelworks.server.api import datasets as api
+from voxelworks.server.api import shares as shares_api
 from voxelworks.server.context import Context, Here, Who
+from voxelworks.server.opening import openings
 from voxelworks.server.pages.acting import act, read
+from voxelworks.server.pictures import shown_slices, thumbnail
+from voxelworks.server.rendering import layer_name_of
+from voxelworks.server.subjects import describe_params, workflow_title
+from voxelworks.server.viewing import read_source
+from voxelworks.volumes.metadata import DataSource
 from voxelworks.workflows import Workflow, workflows
 
 router = APIRouter()
@@ -30,8 +40,30 @@ DONE = {
     "restored": "The dataset is back in the list.",
     "trashed": "The dataset is in the trash.",
     "deleted": "The files are deleted within the hour.",
+    "revoked": "The address opens nothing any more.",
 }
+JOBS_MAX = 20
+"""Jobs that the page of a dataset shows."""
+PREVIEWS_WORKFLOW = "describe"
 Text = Annotated[str, Form(max_length=2000)]
+VIEW_CHARACTERS_MAX = 50_000
+
+
+@dataclass(frozen=True)
+class Offer:
+    """Workflows that can be given a layer of a dataset, or the dataset as a whole."""
+
+    dataset: DatasetView
+    layer: LayerSummary | None
+    workflows: tuple[Workflow, ...]
+
+    def values(self, workflow: Workflow) -> dict[str, str]:
+        """Give what the form of a workflow is filled in with."""
+        field = next(item.name for item in workflow.fields if item.kind == "dataset")
+        values = {field: self.dataset.id}
+        if self.layer is not None:
+            values[layer_name_of(workflow)] = self.layer.name
+        return values
 
 
 @router.get("/datasets", response_class=HTMLResponse)
@@ -66,16 +98,16 @@ def trash_page(context: Here, request: Request, who: Who, done: str = "") -> Res
     with context.database.read_session() as session:
         datasets = catalog.list_datasets(session, by=who, include_trashed=True)
         annotations = catalog.list_annotations(session, by=who, include_trashed=True)
-        in_use = jobs.work_keys_in_use(session)
         leftovers = catalog.leftovers(
-            session, by=who, places=context.places, settings=context.settings, work_keys_in_use=in_use
-        )
+            session, by=who, places=context.places, settings=context.settings,
+            work_keys_in_use=jobs.work_keys_in_use(session), uploads_in_use=jobs.uploads_in_use(session),
+        )  # fmt: skip
         storage = catalog.storage_usage(session, who.organization_id, settings=context.settings)
     return rendering.page(
         request, "trash.html", note=DONE.get(done, ""), storage=storage,
         datasets=[dataset for dataset in datasets if dataset.trashed_ms is not None],
         annotations=[annotation for annotation in annotations if annotation.trashed_ms is not None],
-        leftovers=[item for item in leftovers if item.kind in ("file", "attempt")],
+        leftovers=[item for item in leftovers if item.kind in ("upload", "file", "attempt")],
     )  # fmt: skip
 
 
@@ -107,6 +139,51 @@ def set_public(
             context, request, who, dataset, problem=problem, status=status
         ),
         back=f"/datasets/{dataset.id}", done="public" if is_public else "private",
+    )  # fmt: skip
+
+
+@router.post("/datasets/{dataset_id}/shares", response_class=HTMLResponse)
+def share(
+    context: Here,
+    request: Request,
+    who: Who,
+    dataset_id: str,
+    name: Text = "",
+    lifetime_days: Text = "",
+    view: Annotated[str, Form(max_length=VIEW_CHARACTERS_MAX)] = "",
+) -> Response:
+    """Make an address and show it, this once.
+
+    `view` is what of an open viewer's address says where it looks; it is handed on and not stored.
+    """
+    dataset = api.find_dataset(context, who, dataset_id)
+    made: list[NewShare] = []
+
+    def create() -> None:
+        wanted = read(shares_api.ShareRequest, {"name": name, "lifetime_days": lifetime_days})
+        new = shares_api.create_share(context, request, who, dataset.id, wanted)
+        is_view = view.startswith("#!")
+        made.append(new.model_copy(update={"viewer": new.viewer + view}) if is_view else new)
+
+    answer = act(
+        create,
+        show=lambda problem, status: _dataset_page(
+            context, request, who, dataset, problem=problem, status=status
+        ),
+        back=f"/datasets/{dataset.id}", done="shared",
+    )  # fmt: skip
+    return _dataset_page(context, request, who, dataset, new_share=made[0]) if made else answer
+
+
+@router.post("/datasets/{dataset_id}/shares/{share_id}/revoke")
+def revoke_share(context: Here, request: Request, who: Who, dataset_id: str, share_id: str) -> Response:
+    dataset = api.find_dataset(context, who, dataset_id)
+    return act(
+        lambda: shares_api.revoke_share(context, who, dataset.id, share_id),
+        show=lambda problem, status: _dataset_page(
+            context, request, who, dataset, problem=problem, status=status
+        ),
+        back=f"/datasets/{dataset.id}", done="revoked",
     )  # fmt: skip
 
 
@@ -142,10 +219,13 @@ def _list_page(
     accounts.require(who, Action.SEE_DATASET)
     with context.database.read_session() as session:
         found = catalog.list_datasets(session, by=who, include_public=public)
+        storage = catalog.storage_usage(session, who.organization_id, settings=context.settings)
     places = context.places.for_organization(who.organization_id)
     return rendering.page(
         request, "datasets.html", status=status, datasets=found, shows_public=public, note=note, problem=problem,
-        link=link or {"name": "", "place": ""}, has_roots=bool(places.import_roots or places.remote_hosts),
+        storage=storage, own_count=sum(dataset.organization_id == who.organization_id for dataset in found),
+        thumbnail=thumbnail, link=link or {"name": "", "place": ""},
+        has_roots=bool(places.import_roots or places.remote_hosts),
     )  # fmt: skip
 
 
@@ -158,22 +238,63 @@ def _dataset_page(
     note: str = "",
     problem: str = "",
     status: int = 200,
+    new_share: NewShare | None = None,
 ) -> Response:
     accounts.require(who, Action.SEE_DATASET)
     is_own = dataset.organization_id == who.organization_id
     location = context.places.locate(dataset.place) if is_own else None
+    source = _source(context, who, dataset)
     offered = [workflow for workflow in workflows().values() if jobs.can_work_on(workflow, dataset, by=who)]
-    workflows_of = {
-        layer.name: [workflow for workflow in offered if _takes(workflow, layer)]
-        for layer in dataset.summary.layers
-    }
+    with context.database.read_session() as session:
+        known_jobs = jobs.jobs_of_dataset(session, dataset, by=who, settings=context.settings, limit=JOBS_MAX)
+        annotations = catalog.list_annotations(session, by=who)
     return rendering.page(
         request, "dataset.html", status=status, dataset=dataset, location=location, is_own=is_own,
-        is_remote=location is not None and is_remote(location), workflows_of=workflows_of, note=note, problem=problem,
+        is_remote=location is not None and is_remote(location), note=note, problem=problem,
+        offers=_offers(offered, dataset) if accounts.is_allowed(who, Action.SUBMIT_JOB) else [],
+        slices_of={layer.name: shown_slices(dataset, layer) for layer in dataset.summary.layers},
+        has_pictures=any(layer.preview for layer in dataset.summary.layers),
+        previews_job=next((job for job in known_jobs if job.workflow == PREVIEWS_WORKFLOW), None),
+        jobs=known_jobs, workflow_title=workflow_title, params_text=_params_text,
+        annotations=[item for item in annotations if item.dataset_id == dataset.id],
+        has_viewer=source is not None, openings=openings(source, location) if location else (),
+        shares=shares_api.list_shares(context, who, dataset.id) if is_own else (), new_share=new_share,
+        shared_openings=openings(source, new_share.address) if new_share else (),
     )  # fmt: skip
+
+
+def _source(context: Context, who: Principal, dataset: DatasetView) -> DataSource | None:
+    """Read what the dataset says of itself; None if that cannot be read here, as when it lies elsewhere."""
+    try:
+        with context.database.glance() as session:
+            folder = catalog.folder_of(session, dataset.id, by=who, places=context.places)
+        return read_source(partial(catalog.read_metadata, folder), dataset.name)
+    except VoxelworksError:
+        return None
+
+
+def _offers(offered: Sequence[Workflow], dataset: DatasetView) -> list[Offer]:
+    """Group the workflows that can work on a dataset by what they work on: its layers, then the dataset as a whole."""
+    of_layers = [
+        Offer(dataset, layer, tuple(workflow for workflow in offered if _takes(workflow, layer)))
+        for layer in dataset.summary.layers
+    ]
+    of_whole = tuple(
+        workflow
+        for workflow in offered
+        if not any(field.kind == "layer" for field in workflow.fields)
+        and any(field.kind == "dataset" for field in workflow.fields)
+    )
+    return [offer for offer in (*of_layers, Offer(dataset, None, of_whole)) if offer.workflows]
 
 
 def _takes(workflow: Workflow, layer: LayerSummary) -> bool:
     return any(
         field.kind == "layer" and field.category in (None, layer.category) for field in workflow.fields
     )
+
+
+def _params_text(job: JobView) -> str:
+    """Say in one line what a job was told beside the defaults."""
+    params = [param for group in describe_params(job.workflow, job.params) for param in group.params]
+    return ", ".join(f"{param.label.lower()} {param.value}" for param in params if not param.is_default)

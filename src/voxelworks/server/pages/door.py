@@ -15,7 +15,7 @@ from voxelworks.errors import NotAllowed, NotFound, NotLetIn, VoxelworksError
 from voxelworks.protocol.people import LOCAL_USER_ID, InvitationView, Principal
 from voxelworks.server import rendering
 from voxelworks.server.context import Context, Here, Visitor, Who
-from voxelworks.server.origin import client_address, client_agent, is_from_here, is_secure
+from voxelworks.server.origin import client_address, client_agent, is_from_here, is_secure, public_address
 from voxelworks.server.rendering import STATIC
 from voxelworks.server.security import let_in, let_out, open_session, session_cookie
 
@@ -251,8 +251,7 @@ def _require_oidc(context: Context) -> None:
 
 
 def _redirect_uri(context: Context, request: Request) -> str:
-    base = context.settings.public_url or f"{request.url.scheme}://{request.headers.get('host', '')}"
-    return f"{base.rstrip('/')}/login/oidc/callback"
+    return f"{public_address(request, context.settings)}/login/oidc/callback"
 
 
 def _require_bare(context: Context, request: Request, who: Principal) -> None:

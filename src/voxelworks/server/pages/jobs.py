@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import json
+import re
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal
@@ -23,20 +23,24 @@ from voxelworks.errors import InvalidInput, NotFound, StaleQuote, VoxelworksErro
 from voxelworks.protocol.credits import PriceView, QuoteView
 from voxelworks.protocol.messages import JobState
 from voxelworks.protocol.people import Principal
-from voxelworks.protocol.views import JobDetail, JobPage, JobView, LogChunk
+from voxelworks.protocol.views import JobDetail, JobPage, JobView
 from voxelworks.server import rendering
-from voxelworks.server.api.jobs import HelpRequest, Repetition, SearchText, show_job
+from voxelworks.server.api.jobs import HelpRequest, Repetition, find_log, show_job
 from voxelworks.server.api.jobs import ask_for_help as send_help_request
 from voxelworks.server.api.jobs import cancel as cancel_job
 from voxelworks.server.api.jobs import retry as retry_job
 from voxelworks.server.comparing import compare
 from voxelworks.server.context import Context, Here, Who
 from voxelworks.server.copies import copies_of
+from voxelworks.server.job_filters import Filters, JobFilters, Period
 from voxelworks.server.job_table import job_lines
-from voxelworks.server.results import describe_result, result_line
+from voxelworks.server.origin import public_address
+from voxelworks.server.pages.logs import log_frame, new_lines, tail_of
+from voxelworks.server.results import describe_result, result_line, result_pictures
 from voxelworks.server.security import still_in
 from voxelworks.server.sse import PING_S, Frame, event_stream
 from voxelworks.server.subjects import describe_params, find_workflow, is_priced, subject, workflow_title
+from voxelworks.server.timelines import SPAN_WORDS, timeline
 from voxelworks.workflows import workflows
 
 router = APIRouter()
@@ -54,53 +58,40 @@ PAGE_SIZE = 50
 TABLE_PIECE = 500
 """Jobs that are read at once for a table of all."""
 OTHERS_MAX = 20
-"""Jobs that the page of a job offers to compare with."""
-LOG_TAIL_BYTES = 128 * 2**10
-"""How much of the end of a log a page shows at first, in bytes."""
-LOG_PIECE_BYTES = 256 * 2**10
+"""Jobs that are offered to compare one with."""
 FOLLOW_EVERY_S = 1.0
 """How often a page that is open looks for new log lines, in seconds."""
 WAITS_EVERY_S = 10.0
 """How often an open list shows new places in the queue, at most, in seconds: each claim changes all of them."""
 
 
+PERIOD_WORDS: dict[Period, str] = {"today": "Today", "7d": "Last 7 days", "30d": "Last 30 days"}
+
+
 @dataclass(frozen=True)
 class ListQuery:
-    """Filters of the list of jobs, as they stand in the address."""
+    """The list of jobs that somebody looks at, as it stands in the address."""
 
-    state: Shown | None
-    workflow: str | None
-    after: str | None
-    mine: bool = False
-    group: str | None = None
-    text: str = ""
+    filters: JobFilters
+    state: Shown | None = None
+    after: str | None = None
 
     @property
     def is_filtered(self) -> bool:
-        return bool(self.state or self.workflow or self.after or self.mine or self.group or self.text)
+        return bool(self.state or self.after or self.filters.given)
 
     @property
     def states(self) -> tuple[JobState, ...]:
         return SHOWN_STATES[self.state] if self.state else ()
 
-    def address(self, path: str = "/jobs", **changed: str | None) -> str:
-        values = {
-            "state": self.state, "workflow": self.workflow, "group": self.group, "mine": "true" if self.mine else None,
-            "text": self.text, "after": self.after,
-        } | changed  # fmt: skip
+    def address(self, path: str = "/jobs", /, **changed: str | None) -> str:
+        values = {"state": self.state, **self.filters.given, "after": self.after} | changed
         query = urlencode({key: value for key, value in values.items() if value})
         return f"{path}?{query}" if query else path
 
 
-def _asked(
-    state: Shown | None = None,
-    workflow: str | None = None,
-    group: str | None = None,
-    text: SearchText = "",
-    mine: bool = False,
-    after: str | None = None,
-) -> ListQuery:
-    return ListQuery(state, workflow or None, after or None, mine, group or None, text.strip())
+async def _asked(filters: Filters, state: Shown | None = None, after: str | None = None) -> ListQuery:
+    return ListQuery(filters, state, after or None)
 
 
 Asked = Annotated[ListQuery, Depends(_asked)]
@@ -109,14 +100,21 @@ Asked = Annotated[ListQuery, Depends(_asked)]
 @router.get("/jobs", response_class=HTMLResponse)
 def list_page(context: Here, request: Request, who: Who, query: Asked) -> Response:
     found = _list(context, who, query)
-    return rendering.page(request, "jobs.html", **_list_values(who, query, found))
+    owners = _owners(context, who)
+    return rendering.page(
+        request, "jobs.html", **_list_values(who, query, found), owners=owners, chosen=_chosen(query, owners),
+        period_words=PERIOD_WORDS, has_charges=context.settings.credits_enabled,
+    )  # fmt: skip
 
 
 @router.get("/jobs.csv")
 def download_list(context: Here, who: Who, query: Asked) -> StreamingResponse:
     """Give all jobs of a list as a table for spreadsheets, newest first."""
     headers = {"Content-Disposition": 'attachment; filename="jobs.csv"'}
-    lines = job_lines(_all_jobs(context, who, replace(query, after=None)))
+    query = replace(query, after=None)
+    # Read before the answer begins: a filter that cannot be read is refused, not a table that breaks off.
+    first = _list(context, who, query, limit=TABLE_PIECE)
+    lines = job_lines(_all_jobs(context, who, query, first))
     return StreamingResponse(lines, media_type="text/csv; charset=utf-8", headers=headers)
 
 
@@ -128,6 +126,8 @@ async def list_live(
 
     `seen` is the stamp of what the page shows already.
     """
+    # Asked before the stream begins, so that a filter that cannot be read is a plain answer.
+    await run_in_threadpool(_list, context, who, query, limit=1)
     return event_stream(_list_frames(context, request, who, query, seen))
 
 
@@ -144,20 +144,17 @@ def job_page(
     """Show a job. `repriced` says that its repeat was refused, because its price was out of date."""
     detail = show_job(context, who, job_id)
     shown = attempt if attempt is not None else detail.job.attempt
-    log = _read_log(context, who, job_id, shown, None, LOG_TAIL_BYTES) if shown else None
     values = {
         **_job_values(context, who, detail),
         "params": describe_params(detail.job.workflow, detail.job.params),
-        "log": log,
+        "log": tail_of(context, who, job_id, shown),
         "log_attempt": shown,
         "follows_last": attempt is None,
         "workflow": find_workflow(detail.job.workflow),
         "stamp": _stamp(detail),
         "has_asked": asked,
         "is_repriced": repriced,
-        "others": _others(context, who, detail),
-        "subject_of": subject,
-        "copies": copies_of(detail.job, (context.settings.public_url or str(request.base_url)).rstrip("/")),
+        "copies": copies_of(detail.job, public_address(request, context.settings)),
     }
     return rendering.page(request, "job.html", **values)
 
@@ -175,7 +172,7 @@ async def job_live(
     """Stream what changed of a job's page, and the new lines of the log.
 
     `seen` is the stamp of what the page shows already; `since` or the header `Last-Event-ID` says what of the log it
-    has, as ``ATTEMPT:OFFSET``.
+    has, as ``ATTEMPT:LINES``.
     """
     await run_in_threadpool(show_job, context, who, job_id)
     log_at = _log_position(request.headers.get("last-event-id") or since)
@@ -184,9 +181,15 @@ async def job_live(
 
 @router.get("/jobs/{job_id}/compare", response_class=HTMLResponse)
 def compare_page(
-    context: Here, request: Request, who: Who, job_id: str, other: str, everything: bool = False
+    context: Here, request: Request, who: Who, job_id: str, other: str = "", everything: bool = False
 ) -> Response:
-    """Show what is different between two jobs of the same workflow, or everything."""
+    """Show what is different between two jobs of the same workflow, or everything; without another, offer some."""
+    if not other.strip():
+        detail = show_job(context, who, job_id)
+        return rendering.page(
+            request, "compare_with.html", job=detail.job, others=_others(context, who, detail), subject_of=subject,
+            title=workflow_title(detail.job.workflow), subject=subject(detail.job.workflow, detail.job.params),
+        )  # fmt: skip
     left, right = (show_job(context, who, ref).job for ref in (job_id, other.strip()))
     if left.workflow != right.workflow:
         raise InvalidInput(
@@ -199,37 +202,6 @@ def compare_page(
         request, "compare.html", left=left, right=right, shown=shown, shows_all=everything,
         groups=list(dict.fromkeys(row.group for row in shown)), title=workflow_title(left.workflow),
     )  # fmt: skip
-
-
-@router.get("/jobs/{job_id}/log")
-def log_piece(
-    context: Here,
-    who: Who,
-    job_id: str,
-    attempt: Annotated[int, Query(ge=1)],
-    before: Annotated[int, Query(ge=0)],
-) -> Response:
-    """Give the lines of a log before an offset, for reading back."""
-    start = max(0, before - LOG_PIECE_BYTES)
-    piece = _read_log(context, who, job_id, attempt, start, before - start)
-    return Response(piece.model_dump_json(), media_type="application/json")
-
-
-@router.get("/jobs/{job_id}/log.txt")
-def download_log(
-    context: Here, who: Who, job_id: str, attempt: Annotated[int, Query(ge=1)]
-) -> StreamingResponse:
-    """Give the whole log of an attempt as a file."""
-    first = _read_log(context, who, job_id, attempt, 0, LOG_PIECE_BYTES)
-
-    def pieces() -> Any:
-        piece = first
-        while piece.text:
-            yield piece.text
-            piece = _read_log(context, who, job_id, attempt, piece.next_offset, LOG_PIECE_BYTES)
-
-    headers = {"Content-Disposition": f'attachment; filename="{_safe(job_id)}-attempt-{attempt}.log"'}
-    return StreamingResponse(pieces(), media_type="text/plain; charset=utf-8", headers=headers)
 
 
 @router.post("/jobs/{job_id}/cancel")
@@ -270,27 +242,53 @@ def ask_for_help(
 
 
 def _list(context: Context, who: Principal, query: ListQuery, *, limit: int = PAGE_SIZE) -> JobPage:
+    return query.filters.list(context, who, states=query.states, after=query.after, limit=limit)
+
+
+def _owners(context: Context, who: Principal) -> dict[str, str]:
+    """Give those whose jobs somebody may see beside their own, by id."""
+    if not accounts.is_allowed(who, Action.SEE_ALL_JOBS):
+        return {}
     with context.database.read_session() as session:
-        return jobs.list_jobs(
-            session, by=who, settings=context.settings, states=query.states, workflow=query.workflow, group=query.group,
-            text=query.text, after=query.after, limit=limit, everybody=not query.mine,
-        )  # fmt: skip
+        members = accounts.list_members(session, who.organization_id)
+    return {member.user.id: member.user.name for member in members}
 
 
-def _all_jobs(context: Context, who: Principal, query: ListQuery) -> Iterator[JobView]:
-    """Read page by page: whoever takes the table slowly must not keep a transaction open."""
+def _chosen(query: ListQuery, owners: Mapping[str, str]) -> list[tuple[str, str]]:
+    """Say which filters of those that are not seen at once are set, each with the address without it."""
+    filters = query.filters
+    words = {
+        "owner": f"Of {owners.get(filters.owner, filters.owner)}",
+        "dataset": f"Dataset {filters.dataset}",
+        "failure": rendering.FAILURE_WORDS.get(filters.failure, ""),
+        "period": PERIOD_WORDS[filters.period] if filters.period else "",
+        "since": f"From {filters.since}",
+        "until": f"Until {filters.until}",
+        "charged": "With a cost",
+        "group": f"Group {filters.group}",
+    }
+    given = filters.given
+    return [
+        (text, query.address("/jobs", **{name: None, "after": None}))
+        for name, text in words.items()
+        if name in given
+    ]
+
+
+def _all_jobs(context: Context, who: Principal, query: ListQuery, page: JobPage) -> Iterator[JobView]:
+    """Read on page by page: whoever takes the table slowly must not keep a transaction open."""
     while True:
-        page = _list(context, who, query, limit=TABLE_PIECE)
         yield from page.jobs
         if page.next_after is None:
             return
-        query = replace(query, after=page.next_after)
+        page = _list(context, who, replace(query, after=page.next_after), limit=TABLE_PIECE)
 
 
 def _list_values(who: Principal, query: ListQuery, found: JobPage) -> dict[str, Any]:
     return {
         "viewer": who, "sees_others": accounts.is_allowed(who, Action.SEE_ALL_JOBS),
-        "query": query, "found": found, "workflows": workflows(), "counts": _shown_counts(found),
+        "query": query, "filters": query.filters, "found": found, "workflows": workflows(),
+        "counts": _shown_counts(found),
         "subject": subject, "workflow_title": workflow_title, "result_line": result_line, "stamp": _stamp(found),
     }  # fmt: skip
 
@@ -356,6 +354,7 @@ def _render_list(
 def _job_values(context: Context, who: Principal, detail: JobDetail) -> dict[str, Any]:
     job = detail.job
     workflow = find_workflow(job.workflow)
+    result = describe_result(context, job)
     is_own = job.user_id == who.user_id
     may_steer = accounts.is_allowed(who, Action.STEER_OWN_JOBS if is_own else Action.STEER_ALL_JOBS)
     return {
@@ -367,9 +366,9 @@ def _job_values(context: Context, who: Principal, detail: JobDetail) -> dict[str
         "has_help": context.settings.support_email is not None,
         "detail": detail, "job": job, "title": workflow_title(job.workflow),
         "subject": subject(job.workflow, job.params),
-        "result": describe_result(context, job), "settings": context.settings,
+        "result": result, "pictures": result_pictures(result, job, who), "settings": context.settings,
         "cancel_grace_s": jobs.cancel_grace_s(job.workflow, context.settings),
-        "is_known": workflow is not None,
+        "is_known": workflow is not None, "spans": timeline(detail), "span_words": SPAN_WORDS,
     }  # fmt: skip
 
 
@@ -400,7 +399,7 @@ def _has_price(context: Context, job: JobView) -> bool:
 def _others(context: Context, who: Principal, detail: JobDetail) -> list[JobView]:
     """Give jobs to compare with: what this one repeats, what repeats it, and the newest of its workflow."""
     job = detail.job
-    newest = _list(context, who, ListQuery(None, job.workflow, None), limit=OTHERS_MAX + 1).jobs
+    newest = _list(context, who, ListQuery(JobFilters(workflow=job.workflow)), limit=OTHERS_MAX + 1).jobs
     others = [other for other in newest if other.id != job.id][:OTHERS_MAX]
     known = {other.id for other in others}
     for related in (job.retried_from, *detail.retries):
@@ -412,6 +411,8 @@ def _others(context: Context, who: Principal, detail: JobDetail) -> list[JobView
 
 JOB_PARTS = ("status", "actions", "result", "attempts", "events", "announcement")
 """Parts of a job's page that are sent anew when they change: each has its template `_job_NAME.html`."""
+_AGES = re.compile(r'(data-(?:running|ago|left)-s=")[^"]*"[^>]*>[^<]*')
+"""What a page lets run on by itself."""
 
 
 async def _job_frames(
@@ -425,26 +426,28 @@ async def _job_frames(
 ) -> AsyncIterator[Frame | None]:
     known: dict[str, str] = {}
     quiet_s = 0.0
+    log_seen: tuple[int, int] | None = None
     # The log grows without a change of the job, so it is looked at in any case.
     async for _ in still_in(context, request, context.live.pulse(at_least_every_s=FOLLOW_EVERY_S)):
         detail = await run_in_threadpool(show_job, context, who, job_id)
         frames: list[Frame] = []
         if (stamp := _stamp(detail)) != seen:
             parts = await run_in_threadpool(_render_parts, context, who, detail)
-            frames += [Frame(html, event=name) for name, html in parts.items() if known.get(name) != html]
-            known, seen = parts, stamp
+            still = {name: _AGES.sub(r"\1", html) for name, html in parts.items()}
+            frames += [
+                Frame(html, event=name) for name, html in parts.items() if known.get(name) != still[name]
+            ]
+            known, seen = still, stamp
         number = attempt if attempt is not None else detail.job.attempt
-        piece = None
-        if number:
-            offset = log_at[1] if log_at is not None and log_at[0] == number else 0
-            piece = await run_in_threadpool(_read_log, context, who, job_id, number, offset, LOG_PIECE_BYTES)
-            log_at = (number, piece.next_offset)
-            frames += [_log_frame(number, piece)] if piece.text else []
+        log = await run_in_threadpool(find_log, context, who, job_id, number) if number else None
+        if log is not None and (number, log.size) != log_seen:
+            shown = log_at[1] if log_at is not None and log_at[0] == number else 0
+            lines = await run_in_threadpool(new_lines, log, shown)
+            log_at, log_seen = (number, lines.ended), (number, log.size)
+            frames += [log_frame(number, lines)] if lines.lines else []
         for frame in frames:
             yield frame
-        if is_settled(detail.job) and (
-            piece is None or (piece.is_complete and piece.next_offset >= piece.size)
-        ):
+        if is_settled(detail.job) and (log is None or log.is_complete):
             yield Frame("", event="end")
             return
         quiet_s = 0.0 if frames else quiet_s + FOLLOW_EVERY_S
@@ -469,28 +472,8 @@ def _stamp(view: JobView | JobPage | JobDetail) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _log_frame(attempt: int, piece: LogChunk) -> Frame:
-    data = json.dumps({"attempt": attempt, "text": piece.text})
-    return Frame(data, event="log", id=f"{attempt}:{piece.next_offset}")
-
-
 def _log_position(text: str | None) -> tuple[int, int] | None:
     parts: Sequence[str] = (text or "").split(":")
     if len(parts) == 2 and all(part.isdecimal() and len(part) < 20 for part in parts):
         return int(parts[0]), int(parts[1])
     return None
-
-
-def _read_log(
-    context: Context, who: Principal, job_id: str, attempt: int, offset: int | None, limit: int
-) -> LogChunk:
-    with context.database.read_session() as session:
-        return jobs.read_log(
-            session, job_id, attempt, by=who, settings=context.settings, offset=offset, limit=limit
-        )
-
-
-def _safe(name: str) -> str:
-    if not name.replace("-", "").isalnum():
-        raise NotFound(f"there is no job {name!r}")
-    return name

@@ -20,6 +20,7 @@ from voxelworks.notify import OutboxState
 from voxelworks.server import rendering
 from voxelworks.server.api import operator as api
 from voxelworks.server.context import Context, Here, Who
+from voxelworks.server.origin import public_address
 from voxelworks.server.pages.acting import act, read
 from voxelworks.server.pages.organization import audit_people
 from voxelworks.server.subjects import workflow_title
@@ -357,14 +358,13 @@ def _organizations_page(
     status: int = 200,
     reset_path: str | None = None,
 ) -> Response:
-    own = f"{request.url.scheme}://{request.headers.get('host', '')}"
     with context.database.read_session() as session:
         organizations = accounts.list_organizations(session)
         owners = accounts.owners_of(session, [item.id for item in organizations])
     return rendering.page(
         request, "organizations.html", status=status, note=note, problem=problem, users=api.list_users(context),
         organizations=organizations, owners=owners, gibibyte=GIBIBYTE,
-        reset_link=(context.settings.public_url or own).rstrip("/") + reset_path if reset_path else None,
+        reset_link=public_address(request, context.settings) + reset_path if reset_path else None,
     )  # fmt: skip
 
 

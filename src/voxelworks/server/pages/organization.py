@@ -19,6 +19,7 @@ from voxelworks.protocol.people import Principal
 from voxelworks.server import rendering
 from voxelworks.server.api import organization as api
 from voxelworks.server.context import Context, Here, Who
+from voxelworks.server.origin import public_address
 from voxelworks.server.pages.acting import act, read
 from voxelworks.server.security import let_out
 
@@ -243,7 +244,8 @@ def _page(
     return rendering.page(
         request, "organization.html", status=status, note=note, problem=problem, organization=api.show(context, who),
         members=api.list_members(context, who), invitations=api.list_invitations(context, who) if manages else (),
-        new_invitation=new_invitation, base_url=_base_url(context, request), storage=storage, as_of_ms=as_of_ms,
+        new_invitation=new_invitation, base_url=public_address(request, context.settings), storage=storage,
+        as_of_ms=as_of_ms,
         zones=sorted(available_timezones()), balance=api.balance_of(context, who) if has_credits else None,
         has_smtp=context.settings.smtp_host is not None,
     )  # fmt: skip
@@ -292,9 +294,3 @@ def _webhooks_page(
         request, "webhooks.html", status=status, note=note, problem=problem, webhooks=api.list_webhooks(context, who),
         made=made, as_of_ms=as_of_ms,
     )  # fmt: skip
-
-
-def _base_url(context: Context, request: Request) -> str:
-    """Give the address of this server for links that are handed on."""
-    own = f"{request.url.scheme}://{request.headers.get('host', '')}"
-    return (context.settings.public_url or own).rstrip("/")

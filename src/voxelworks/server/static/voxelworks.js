@@ -1,11 +1,10 @@
-// What the pages do beside plain HTML: live streams that rest in hidden tabs, the log, running times, small helpers.
+// What the pages do beside plain HTML: live streams that rest in hidden tabs, running times, small helpers.
 "use strict";
 
 (() => {
   const HIDDEN_REST_MS = 20000; // Browsers allow six connections to a server: hidden tabs give theirs back.
   const KEYS_OFF = "voxelworks-keys-off";
   const BASE = document.documentElement.dataset.base; // Path of a proxy below which the server is found; mostly empty.
-  const LOG_CHARACTERS_MAX = 3000000; // Beyond this the oldest lines leave the page; the download has them.
 
   // An event source that rests while its tab is hidden and goes on where it stopped.
   class RestingSource {
@@ -44,7 +43,7 @@
       };
       source.addEventListener("log", (event) => {
         this.lastId = event.lastEventId || this.lastId;
-        appendLog(JSON.parse(event.data));
+        document.dispatchEvent(new CustomEvent("voxelworks:log", { detail: JSON.parse(event.data) }));
       });
       for (const [name, listener] of this.listeners) source.addEventListener(name, listener);
     }
@@ -53,6 +52,8 @@
       clearTimeout(this.restTimer);
       if (this.isClosed) return;
       if (document.hidden) {
+        // Somebody waits for the end of this job: see jobs.js.
+        if (document.documentElement.hasAttribute("data-restless")) return;
         this.restTimer = setTimeout(() => {
           this.source.close();
           this.source = null;
@@ -114,84 +115,8 @@
   }
 
   document.addEventListener("htmx:responseError", (event) => toast(event.detail.xhr.responseText));
+  document.addEventListener("voxelworks:problem", (event) => toast(event.detail));
   document.addEventListener("htmx:sendError", () => toast("The server does not answer. Try again in a moment."));
-
-  // Log
-
-  function logParts() {
-    return { box: document.getElementById("log"), text: document.getElementById("log-text") };
-  }
-
-  function isFollowing() {
-    const follow = document.getElementById("follow");
-    return Boolean(follow && follow.checked);
-  }
-
-  function scrollToEnd() {
-    const { box } = logParts();
-    if (box) box.scrollTop = box.scrollHeight;
-  }
-
-  function withoutTerminalCodes(text) {
-    // Colours and cursor moves of terminals; a carriage return begins its line anew.
-    return text.replace(/\u001b\[[0-9;?]*[A-Za-z]/g, "").replace(/\r\n/g, "\n").replace(/^.*\r(?!$)/gm, "");
-  }
-
-  function appendLog(piece) {
-    const { box, text } = logParts();
-    if (!box) return;
-    const attempt = String(piece.attempt);
-    if (box.dataset.attempt !== attempt) {
-      // Another attempt began: its log starts anew.
-      box.dataset.attempt = attempt;
-      box.dataset.start = "0";
-      text.textContent = "";
-      document.getElementById("log-earlier").hidden = true;
-      const download = document.getElementById("log-download");
-      download.href = `${BASE}/jobs/${box.dataset.job}/log.txt?attempt=${attempt}`;
-      download.hidden = false;
-    }
-    document.getElementById("log-empty").hidden = true;
-    text.append(withoutTerminalCodes(piece.text));
-    if (text.textContent.length > LOG_CHARACTERS_MAX) {
-      const kept = text.textContent.slice(-LOG_CHARACTERS_MAX / 2);
-      text.textContent = "… earlier lines are in the download\n" + kept.slice(kept.indexOf("\n") + 1);
-    }
-    if (isFollowing()) scrollToEnd();
-  }
-
-  async function showEarlier(button) {
-    const { box, text } = logParts();
-    const before = Number(box.dataset.start);
-    button.disabled = true;
-    try {
-      const answer = await fetch(`${BASE}/jobs/${box.dataset.job}/log?attempt=${box.dataset.attempt}&before=${before}`);
-      if (!answer.ok) throw new Error(await answer.text());
-      const piece = await answer.json();
-      const fromEnd = box.scrollHeight - box.scrollTop;
-      text.prepend(withoutTerminalCodes(piece.text));
-      box.scrollTop = box.scrollHeight - fromEnd;
-      box.dataset.start = String(piece.offset);
-      button.hidden = piece.offset === 0;
-    } catch (error) {
-      toast(String(error.message || error));
-    }
-    button.disabled = false;
-  }
-
-  // Scrolling up stops following, scrolling to the end goes on with it.
-  let lastTop = 0;
-
-  document.addEventListener("scroll", (event) => {
-    if (event.target.id !== "log") return;
-    const box = event.target;
-    const follow = document.getElementById("follow");
-    const isAtEnd = box.scrollHeight - box.scrollTop - box.clientHeight < 24;
-    // New lines move the end away without anybody scrolling: only going up counts as wanting to stay.
-    if (isAtEnd) follow.checked = true;
-    else if (box.scrollTop < lastTop) follow.checked = false;
-    lastTop = box.scrollTop;
-  }, true);
 
   // Times that run on. They count from when they came into the page, so that no clock has to be right.
 
@@ -220,6 +145,16 @@
     if (element.textContent !== text) element.textContent = text;
   }
 
+  // What runs shows it by a step each second: a movement that never rests keeps a processor busy.
+  const isStill = matchMedia("(prefers-reduced-motion: reduce)");
+  let beat = 0;
+
+  function turn() {
+    beat = (beat + 1) % 8;
+    if (document.hidden || isStill.matches) return;
+    for (const arc of document.querySelectorAll(".icon .arc")) arc.setAttribute("transform", `rotate(${45 * beat} 10 10)`);
+  }
+
   function tick() {
     if (document.hidden) return;
     for (const element of document.querySelectorAll("[data-running-s]")) say(element, words(age(element, element.dataset.runningS)));
@@ -229,7 +164,7 @@
     if (titled && document.title !== titled.dataset.title) document.title = titled.dataset.title;
   }
 
-  setInterval(tick, 1000);
+  setInterval(() => { tick(); turn(); }, 1000);
   document.addEventListener("visibilitychange", tick);
   document.addEventListener("htmx:afterSettle", tick);
 
@@ -239,22 +174,12 @@
     for (const fill of event.target.querySelectorAll(".bar-fill")) getComputedStyle(fill).getPropertyValue("width");
   });
 
-  // A form that comes back stays where it was read; another page begins at its top.
-  document.addEventListener("htmx:afterSettle", (event) => {
-    const path = event.detail.pathInfo;
-    if (!path || !event.detail.boosted || path.responsePath === path.requestPath) return;
-    window.scrollTo(0, 0);
-    document.getElementById("main").focus({ preventScroll: true });
-  });
-
   // Small helpers
 
   document.addEventListener("click", async (event) => {
-    const target = event.target.closest("[data-copy], [data-fill], [data-close-browse], #log-earlier");
+    const target = event.target.closest("[data-copy], [data-fill], [data-close-browse]");
     if (!target) return;
-    if (target.id === "log-earlier") {
-      showEarlier(target);
-    } else if (target.dataset.copy) {
+    if (target.dataset.copy) {
       const word = target.querySelector("span");
       try {
         await navigator.clipboard.writeText(document.getElementById(target.dataset.copy).textContent);
@@ -290,7 +215,6 @@
 
   document.addEventListener("change", (event) => {
     if (event.target.matches("[data-submits]")) event.target.form.requestSubmit();
-    if (event.target.id === "follow" && event.target.checked) scrollToEnd();
     if (event.target.id === "keys-on") localStorage[event.target.checked ? "removeItem" : "setItem"](KEYS_OFF, "1");
   });
 
@@ -299,7 +223,8 @@
   function moveInList(step) {
     const links = [...document.querySelectorAll(".row-link")];
     if (!links.length) return;
-    const at = links.indexOf(document.activeElement);
+    const row = document.activeElement && document.activeElement.closest(".jobs tbody tr");
+    const at = links.indexOf(row && row.querySelector(".row-link"));
     const next = at < 0 ? (step > 0 ? 0 : links.length - 1) : Math.min(links.length - 1, Math.max(0, at + step));
     links[next].focus();
   }
@@ -314,8 +239,9 @@
     if (element) element.focus();
   }
 
-  function searchJobs() {
-    const search = document.getElementById("search");
+  // What a page shows is searched: its list, or its log; from everywhere else, the jobs.
+  function searchHere() {
+    const search = document.querySelector("#search, #log-bar:not([hidden]) #log-find");
     if (search) search.select();
     else location.href = `${BASE}/jobs#search`;
   }
@@ -324,19 +250,23 @@
     j: () => moveInList(1),
     k: () => moveInList(-1),
     n: () => { location.href = `${BASE}/workflows`; },
-    "/": () => searchJobs(),
+    "/": () => searchHere(),
+    x: () => {},
     c: () => press("cancel"),
     r: () => focusOn("retry"),
     f: () => press("follow"),
     "?": () => document.getElementById("shortcuts").togglePopover(),
   };
 
+  const isTyping = (element) => Boolean(element.closest("input:not([type=checkbox]), select, textarea, [contenteditable]"));
+
   document.addEventListener("keydown", (event) => {
-    if (event.ctrlKey || event.metaKey || event.altKey || event.target.closest("input, select, textarea, [contenteditable]")) return;
+    if (event.ctrlKey || event.metaKey || event.altKey || isTyping(event.target)) return;
     const action = keys[event.key];
     if (!action || localStorage.getItem(KEYS_OFF) || (document.querySelector(":popover-open") && event.key !== "?")) return;
     event.preventDefault();
     action();
+    document.dispatchEvent(new CustomEvent("voxelworks:key", { detail: event.key }));
   });
 
   // Chips scroll sideways on a phone: the present one must not hide.
@@ -350,12 +280,7 @@
 
   document.addEventListener("DOMContentLoaded", () => {
     showPresentChips();
-    if (location.hash === "#search") searchJobs();
-    const { text } = logParts();
-    if (text) {
-      text.textContent = withoutTerminalCodes(text.textContent);
-      scrollToEnd();
-    }
+    if (location.hash === "#search") searchHere();
     document.getElementById("keys-on").checked = !localStorage.getItem(KEYS_OFF);
     tick();
   });

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
-import re
 from pathlib import Path
-from urllib.parse import quote
 
 from fastapi import APIRouter
 from starlette.requests import Request
-from starlette.responses import RedirectResponse, Response
 
 from voxelworks import accounts, catalog
 from voxelworks.accounts import Action
@@ -27,8 +24,6 @@ from voxelworks.server.wk.translate import directory_name_of
 from voxelworks.volumes.metadata import PROPERTIES_FILE
 
 router = APIRouter()
-links_router = APIRouter()
-"""Not below `/api`: the pages that result links lead to."""
 
 DATA_STORE = "voxelworks"
 """Name of the one data store that there is: this server."""
@@ -36,8 +31,6 @@ DATA_STORE = "voxelworks"
 PROPERTIES_BYTES_MAX = 16 * 2**20
 
 log = logging.getLogger(__name__)
-
-_ID_AT_END = re.compile(r"(?:.*-)?([0-9a-f]{24})")
 
 
 @router.get("/datasets")
@@ -80,14 +73,6 @@ def show_dataset(context: Here, request: Request, who: Who, dataset_id: str) -> 
         is_public=dataset.is_public, is_active=True, folder_id=foreign_id(dataset.organization_id),
         allowed_teams=[], tags=[], created=dataset.created_ms, used_storage_bytes=dataset.size_bytes,
     )  # fmt: skip
-
-
-@links_router.get("/datasets/{ref}/view")
-def follow_link(ref: str) -> Response:
-    """Lead from the address that WEBKNOSSOS gives a result to the page of the dataset."""
-    found = _ID_AT_END.fullmatch(ref)
-    target = native_id(found.group(1)) if found else ref
-    return RedirectResponse(f"/datasets/{quote(target, safe='')}", status_code=303)
 
 
 def _find(context: Context, who: Principal, ref: str) -> DatasetView:

@@ -31,4 +31,3 @@ def install(app: FastAPI) -> None:
                 include_in_schema=prefix == PREFIXES[0],
                 responses=REFUSALS,
             )
-    app.include_router(datasets.links_router, include_in_schema=False)

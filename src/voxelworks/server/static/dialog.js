@@ -1,0 +1,71 @@
+// What the dialog of a job does beside plain HTML: boxes are filled in with one press, long lists are searched.
+"use strict";
+
+(() => {
+  // Without this the button sends the form, which then comes back with the box.
+  document.addEventListener("click", (event) => {
+    const button = event.target.closest("[data-box]");
+    if (!button) return;
+    event.preventDefault();
+    const input = document.getElementById(button.dataset.box);
+    input.value = button.dataset.value;
+    input.focus();
+    input.dispatchEvent(new Event("change", { bubbles: true }));
+  });
+
+  // The search field of a list. What is chosen stays, and the first option of a select, which stands for no choice.
+  const whole = new WeakMap(); // Not every browser can hide options: those of a select are taken out.
+
+  function narrow(find) {
+    const list = document.getElementById(find.dataset.narrows);
+    if (!whole.has(list)) whole.set(list, [...list.children]);
+    const words = find.value.toLowerCase().split(/\s+/).filter(Boolean);
+    const isKept = (item) => item.value === "" || item.selected || Boolean(item.querySelector(":checked"))
+      || words.every((word) => item.textContent.toLowerCase().includes(word));
+    list.replaceChildren(...whole.get(list).filter(isKept));
+  }
+
+  document.addEventListener("input", (event) => {
+    if (!event.target.matches("[data-narrows]")) return;
+    event.stopPropagation(); // It is no part of the form: nothing is to be priced anew.
+    narrow(event.target);
+  }, true);
+
+  document.addEventListener("change", (event) => {
+    if (event.target.matches("[data-narrows], [name=more]")) event.stopPropagation();
+  }, true);
+
+  // Enter goes on to what was found instead of sending the form.
+  document.addEventListener("keydown", (event) => {
+    if (event.key !== "Enter" || !event.target.matches("[data-narrows]")) return;
+    event.preventDefault();
+    const list = document.getElementById(event.target.dataset.narrows);
+    const found = [...list.children].filter((item) => item.value !== "" && !item.selected);
+    if (list.matches("select") && found.length === 1) {
+      list.value = found[0].value;
+      list.dispatchEvent(new Event("change", { bubbles: true }));
+    }
+    (list.matches("select") ? list : found[0]?.querySelector("input") || list).focus();
+  });
+
+  // What was unfolded stays so when the form comes back.
+  let unfolded = [];
+
+  document.addEventListener("htmx:beforeSwap", () => {
+    unfolded = [...document.querySelectorAll("#dialog details[open]")].map((part) => part.id);
+  });
+
+  document.addEventListener("htmx:afterSwap", () => {
+    for (const id of unfolded) {
+      const part = document.getElementById(id);
+      if (part) part.open = true;
+    }
+  });
+
+  function showFinds() {
+    for (const find of document.querySelectorAll("[data-narrows][hidden]")) find.hidden = false;
+  }
+
+  document.addEventListener("DOMContentLoaded", showFinds);
+  document.addEventListener("htmx:afterSwap", showFinds);
+})();
