@@ -103,14 +103,16 @@ class Dialog:
 
     @property
     def can_be_followed_by(self) -> tuple[Workflow, ...]:
-        """Workflows that take what the last job makes."""
+        """Workflows that take what the last job makes; it has drawn its pictures already."""
         last = self.forms[-1].workflow
         if last.outcome_type.kind not in ("dataset", "addition") or len(self.steps) == STEPS_MAX:
             return ()
         return tuple(
             item
             for item in workflows().values()
-            if one_dataset_field(item) is not None and _takes_one_of(item, self._layers_last)
+            if item.outcome_type.kind != "previews"
+            and one_dataset_field(item) is not None
+            and _takes_one_of(item, self._layers_last)
         )
 
     @property

@@ -165,7 +165,12 @@ def test_free_jobs_have_no_quote_and_no_charge(paying):
 
 def test_the_price_follows_the_voxels_of_the_layer_in_the_mag(paying):
     ada = paying.principal("ada")
-    params = {"layer": "demo/segmentation", "target": "made"}
+    layer = DEMO.layers[0].model_copy(update={"mags": ("1", "2")})
+    paying.call(
+        catalog.register, organization_id="local", user_id="ada", name="pyramid", place="data:local/pyramid",
+        summary=DEMO.model_copy(update={"layers": (layer,)}),
+    )  # fmt: skip
+    params = {"layer": "pyramid/segmentation", "target": "made"}
     full, coarse = (
         paying.call(jobs.quote, by=ada, workflow="make_segmented", params={**params, **mag})
         for mag in ({}, {"mag": "2"})
