@@ -66,9 +66,6 @@ def test_a_paid_job_is_submitted_with_the_keyboard_alone(site, open_page):
     page.keyboard.type("retina")
     expect(page.locator("#input-layer")).to_have_value("cells")
     expect(page.locator("#input-dataset")).to_be_focused()
-    expect(page.locator("#input-box-note")).to_contain_text(
-        "The whole layer: 2000 × 1000 × 500 voxels in mag 1"
-    )
     for _ in range(20):
         page.keyboard.press("Tab")
         if page.evaluate("document.activeElement.id") == "input-target":
