@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -57,7 +58,6 @@ def nothing_left(site) -> Iterator[None]:
         site.client.cancel(job.id)
 
 
-@pytest.mark.xfail(reason="a late answer to an earlier choice may overwrite a later one", strict=False)
 def test_a_paid_job_is_submitted_with_the_keyboard_alone(site, open_page):
     page = open_page("/workflows")
     page.get_by_role("link", name="Make segmented").focus()
@@ -67,6 +67,9 @@ def test_a_paid_job_is_submitted_with_the_keyboard_alone(site, open_page):
     page.keyboard.type("retina")
     expect(page.locator("#input-layer")).to_have_value("cells")
     expect(page.locator("#input-dataset")).to_be_focused()
+    expect(page.locator("#input-box-note")).to_contain_text(
+        "The whole layer: 2000 × 1000 × 500 voxels in mag 1"
+    )
     for _ in range(20):
         page.keyboard.press("Tab")
         if page.evaluate("document.activeElement.id") == "input-target":
@@ -82,6 +85,19 @@ def test_a_paid_job_is_submitted_with_the_keyboard_alone(site, open_page):
     expect(page.get_by_role("heading", level=1)).to_have_text("Make segmented retina_cells")
     job = site.client.show(page.url.rpartition("/")[2]).job
     assert (job.charge_millicredits, job.params["layer"]) == (1000, {"dataset": "retina", "layer": "cells"})
+
+
+def test_a_price_that_comes_late_does_not_replace_what_came_with_the_form(site, open_page):
+    page = open_page(MAKE)
+    page.route("**/quote", lambda route: (time.sleep(1.5), route.continue_()))
+    with page.expect_request("**/quote"):
+        page.route("**/new", lambda route: (time.sleep(0.6), route.continue_()))
+        page.locator("#input-dataset").select_option("retina")
+    expect(page.locator("#input-layer")).to_have_value("cells")
+    whole = "The whole layer: 2000 × 1000 × 500 voxels in mag 1"
+    expect(page.locator("#input-box-note")).to_contain_text(whole)
+    page.wait_for_timeout(2500)
+    expect(page.locator("#input-box-note")).to_contain_text(whole)
 
 
 def test_box_and_mag_change_the_price_at_once(site, open_page):

@@ -51,7 +51,10 @@
   // What was unfolded stays so when the form comes back.
   let unfolded = [];
 
-  document.addEventListener("htmx:beforeSwap", () => {
+  document.addEventListener("htmx:beforeSwap", (event) => {
+    // The form that comes brings its own price: one that was asked for before must not come after it.
+    const quote = document.getElementById("quote");
+    if (quote && event.detail.target !== quote && event.detail.target.contains(quote)) htmx.trigger(quote, "htmx:abort");
     unfolded = [...document.querySelectorAll("#dialog details[open]")].map((part) => part.id);
   });
 
