@@ -180,6 +180,7 @@ def test_jobs_are_cancelled_and_run_again_with_the_keyboard_alone(site, open_pag
     expect(page.locator("#bulk-count")).to_have_text("All that match are selected")
     page.keyboard.press("r")
     expect(page.get_by_role("heading", level=1)).to_have_text("Run 3 jobs again?")
+    expect(page.locator("#confirm")).to_be_focused()
     page.keyboard.press("Enter")
     expect(page.get_by_role("heading", level=1)).to_have_text("3 jobs submitted again")
     page.goto(f"{site.info.url}/jobs?text=keys_&state=queued")
