@@ -6,6 +6,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import httpx
 import pytest
@@ -110,6 +111,22 @@ def open_page(browser, site: Site) -> Iterator[Callable[..., object]]:
     for context in contexts:
         context.close()
     assert complaints == []
+
+
+@pytest.fixture(scope="session")
+def barriers() -> Callable[..., list[tuple[str, str]]]:
+    """Let axe look for barriers on a page: gives the rules that are broken, each with the first element that does."""
+    file = os.environ.get("VOXELWORKS_TEST_AXE")
+    if not file:
+        pytest.skip("VOXELWORKS_TEST_AXE (path of axe.min.js, from the npm package axe-core) is not set")
+    axe = Path(file).read_text()
+
+    def find(page, options: str = "") -> list[tuple[str, str]]:
+        page.add_script_tag(content=axe)
+        found = page.evaluate(f"axe.run({options})")
+        return [(item["id"], item["nodes"][0]["html"]) for item in found["violations"]]
+
+    return find
 
 
 def is_complaint(told) -> bool:
