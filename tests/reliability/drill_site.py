@@ -7,7 +7,6 @@ import json
 import os
 import random
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -25,6 +24,7 @@ from voxelworks import credits
 from voxelworks.client import Client, ServerInfo, server_file, worker_key_file
 from voxelworks.db import Database
 from voxelworks.errors import VoxelworksError
+from voxelworks.testing.server import free_port
 
 DRILL = Path(__file__).parent / "drill"
 TIMEOUT_S = 900.0
@@ -354,12 +354,6 @@ def end(process: subprocess.Popen[bytes]) -> None:
     with suppress(ProcessLookupError):
         process.send_signal(signal.SIGKILL)
     process.wait()
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @contextmanager

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import socket
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from voxelworks import accounts
 from voxelworks.client import Client, ServerInfo, worker_key_file
+from voxelworks.db import open_database
 from voxelworks.errors import FailureClass
 from voxelworks.protocol.messages import (
     Claim,
@@ -32,6 +35,25 @@ from voxelworks.settings import Settings
 START_TIMEOUT_S = 30.0
 SLOTS = 100
 """Jobs that a pretending worker may hold at once."""
+
+
+OWNER = ("ada@example.org", "a sentence of some length")
+"""E-mail and password of the person that `set_up` makes."""
+
+
+def free_port() -> int:
+    """Find a port that nobody listens on."""
+    with socket.socket() as trial:
+        trial.bind(("127.0.0.1", 0))
+        return int(trial.getsockname()[1])
+
+
+def set_up(settings: Settings) -> None:
+    """Make an operator who owns an organization, in the database of a server that does not run yet."""
+    email, password = OWNER
+    with closing(open_database(settings)) as database, database.session() as session:
+        accounts.prepare(session)
+        accounts.set_up(session, name="Ada", email=email, password=password, organization_name="Lab")
 
 
 @contextmanager

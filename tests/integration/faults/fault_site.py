@@ -7,7 +7,6 @@ import json
 import os
 import random
 import signal
-import socket
 import sqlite3
 import subprocess
 import sys
@@ -25,6 +24,7 @@ import pytest
 from voxelworks.client import Client, ServerInfo, server_file
 from voxelworks.protocol.people import LOCAL_ORGANIZATION_ID
 from voxelworks.protocol.views import JobDetail
+from voxelworks.testing.server import free_port
 from voxelworks.worker.limits import group_members
 
 TIMEOUT_S = 120.0
@@ -66,7 +66,7 @@ class Site:
         self.data.mkdir(parents=True)
         self._has_own_worker = has_own_worker
         self._temporary = TemporaryDirectory(prefix="voxelworks-site-")
-        self.port = _free_port()
+        self.port = free_port()
         quick = {
             "LEASE_S": "4", "RENEW_S": "0.5", "POLL_S": "0.1", "REAP_EVERY_S": "0.3", "DATASET_LEASE_S": "3",
             "BACKOFF_BASE_S": "0.05", "BACKOFF_CAP_S": "0.1", "CANCEL_GRACE_S": "5", "LOG_TAIL_S": "1",
@@ -317,9 +317,3 @@ def _is_running(pid: int) -> bool:
 
 def _plain_environment() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if not name.startswith("VOXELWORKS_")}
-
-
-def _free_port() -> int:
-    with socket.socket() as trial:
-        trial.bind(("127.0.0.1", 0))
-        return int(trial.getsockname()[1])

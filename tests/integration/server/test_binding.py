@@ -15,16 +15,14 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from voxelworks import accounts
 from voxelworks.client import Client, find_server, worker_key_file
-from voxelworks.db import open_database
 from voxelworks.errors import InvalidInput, NotAllowed
 from voxelworks.server import serve
 from voxelworks.server.binding import Listeners, check_settings
 from voxelworks.settings import Settings
-from voxelworks.testing.server import running_server
+from voxelworks.testing.server import OWNER, free_port, running_server, set_up
 
-PASSWORD = "a sentence of some length"
+_, PASSWORD = OWNER
 
 
 @pytest.fixture(scope="module")
@@ -48,23 +46,6 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
         )
     )
     return folder / "cert.pem", folder / "key.pem"
-
-
-def free_port() -> int:
-    with socket.socket() as trial:
-        trial.bind(("127.0.0.1", 0))
-        port: int = trial.getsockname()[1]
-        return port
-
-
-def set_up(settings: Settings) -> None:
-    database = open_database(settings)
-    with database.session() as session:
-        accounts.prepare(session)
-        accounts.set_up(
-            session, name="Ada", email="ada@example.org", password=PASSWORD, organization_name="Lab"
-        )
-    database.close()
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import socket
 import ssl
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,16 +10,14 @@ from dataclasses import dataclass
 import httpx
 import pytest
 
-from voxelworks import accounts
-from voxelworks.db import open_database
 from voxelworks.settings import Settings
 from voxelworks.testing.certificates import make_certificate
 from voxelworks.testing.proxies import EXAMPLES, Example, find_program, running_proxy
-from voxelworks.testing.server import running_server
+from voxelworks.testing.server import OWNER, free_port, running_server, set_up
 
 from .conftest import make_scope
 
-PASSWORD = "correct horse battery staple"
+LOGIN = dict(zip(("email", "password"), OWNER, strict=True))
 LARGE_NML = (
     b'<things><parameters><experiment name="demo"/><scale x="4" y="4" z="40"/></parameters>'
     b'<thing id="1" name="tree"><nodes>'
@@ -47,13 +44,13 @@ def proxied(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
         pytest.skip(f"{example.program} is not installed (Debian: apt-get install {example.program})")
     folder = tmp_path_factory.mktemp("proxied")
     certificate = make_certificate(folder)
-    port, server_port = _free_port(), _free_port()
+    port, server_port = free_port(), free_port()
     origin = f"https://localhost:{port}"
     settings = Settings(
         home=folder / "home", port=server_port, public_url=origin + example.path,
         trusted_proxies=frozenset({"127.0.0.1"}), import_roots={"scope": make_scope(folder)},
     )  # fmt: skip
-    _set_up(settings)
+    set_up(settings)
     trust = ssl.create_default_context(cafile=str(certificate.authority))
     with (
         running_server(settings),
@@ -66,7 +63,7 @@ def proxied(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
             timeout=60,
         ) as browser,
     ):
-        login = browser.post("/login", data={"email": "ada@example.org", "password": PASSWORD})
+        login = browser.post("/login", data=LOGIN)
         yield Proxied(example, browser, login)
 
 
@@ -82,9 +79,7 @@ def test_logging_in_leads_to_the_jobs(proxied):
 
 def test_what_a_client_claims_about_itself_is_not_passed_on(proxied):
     forged = {"X-Forwarded-For": "203.0.113.9", "X-Forwarded-Proto": "http"}
-    answer = proxied.browser.post(
-        "/login", data={"email": "ada@example.org", "password": PASSWORD}, headers=forged
-    )
+    answer = proxied.browser.post("/login", data=LOGIN, headers=forged)
     assert answer.status_code == 303
     sessions = proxied.browser.get("/api/v1/account/sessions").json()
     assert {session["address"] for session in sessions} == {"127.0.0.1"}
@@ -139,20 +134,3 @@ def test_streams_come_through_as_they_are_written(proxied):
         link = f'/jobs/{job.json()["id"]}"'
         told = next(line for line in stream.iter_lines() if link in line)
     assert f'href="{proxied.example.path}{link}' in told
-
-
-def _set_up(settings: Settings) -> None:
-    database = open_database(settings)
-    with database.session() as session:
-        accounts.prepare(session)
-        accounts.set_up(
-            session, name="Ada", email="ada@example.org", password=PASSWORD, organization_name="Lab"
-        )
-    database.close()
-
-
-def _free_port() -> int:
-    with socket.socket() as trial:
-        trial.bind(("127.0.0.1", 0))
-        port: int = trial.getsockname()[1]
-        return port
