@@ -6,7 +6,9 @@ import json
 import random
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
 
 import pytest
@@ -15,7 +17,7 @@ from voxelworks.testing.rounds import rounds
 
 from .conftest import BLOCK_COUNT, FORMS, Stacks, convert_params
 from .fault_moments import Strike, Target, strike
-from .fault_site import SLOTS, Site, Victim, tree, wait_for
+from .fault_site import SLOTS, Site, Victim, find, tree, wait_for
 
 STRIKES = [Strike("sealing", "server"), Strike("accepted", "worker"), Strike("published", "worker")]
 LONG_STRIKES = [
@@ -44,6 +46,7 @@ def test_a_killed_conversion_goes_on_where_it_stopped(
     victims = dice.sample(kinds * 5, kill_count)
     redone = 0
     kept: dict[str, Version] = {}
+    left: dict[str, Version] = {}
     with site.watched() as watch:
         job_id = site.submit("convert", **convert_params(f"root:stacks/large-{form}", "cells"))
         for moment, victim in zip(moments, victims, strict=True):
@@ -56,7 +59,9 @@ def test_a_killed_conversion_goes_on_where_it_stopped(
             blocks = Blocks.of(site)
             assert kept.items() <= blocks.marked.items(), "a block with a marker was done again"
             kept = blocks.marked
-            redone += len(blocks.unmarked)
+            # What an earlier kill left waits for its next try, maybe until after this one: it is no more work.
+            redone += len(blocks.unmarked.items() - left.items())
+            left = blocks.unmarked
         detail = site.wait_until_published(job_id)
         site.wait_until_clean()
     cells = site.data / "cells"
@@ -80,7 +85,7 @@ class Blocks:
 
     marked: dict[str, Version]
     """Files of blocks that are marked as done."""
-    unmarked: set[str]
+    unmarked: dict[str, Version]
     """Files of blocks that were begun, or are even whole, but are not marked: they are done again."""
 
     @classmethod
@@ -89,9 +94,17 @@ class Blocks:
         result = folder / "result"
         # If a process goes on, files appear and are marked while we look.
         marked_before = _marked(folder)
-        files = {path.relative_to(result).as_posix() for path in result.glob("*/*/c/**/*") if path.is_file()}
-        begun = {name.removesuffix(".__lock") for name in files}
-        return cls({name: _version(result / name) for name in marked_before}, begun - _marked(folder))
+        begun: dict[str, Version] = {}
+        for path in find(result, "*/*/c/**/*"):
+            with suppress(FileNotFoundError):
+                if path.is_file():
+                    name = path.relative_to(result).as_posix().removesuffix(".__lock")
+                    begun[name] = max(_version(path), begun.get(name, (0, 0)), key=itemgetter(1))
+        marked = _marked(folder)
+        return cls(
+            {name: _version(result / name) for name in marked_before},
+            {name: version for name, version in begun.items() if name not in marked},
+        )
 
 
 def _marked(folder: Path) -> set[str]:
