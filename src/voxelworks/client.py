@@ -12,6 +12,7 @@ An error that the server reports is raised here as the same class; no answer at 
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import time
@@ -21,14 +22,23 @@ from datetime import datetime
 from json import JSONDecodeError
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, BinaryIO, Self, TypeVar
 from urllib.parse import quote
 
 import httpx
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
-from voxelworks.errors import FailureClass, InvalidInput, NotAllowed, ServerUnreachable, VoxelworksError
-from voxelworks.protocol.credits import Balance, QuoteView
+from voxelworks.errors import (
+    FailureClass,
+    InvalidInput,
+    NotAllowed,
+    ServerUnreachable,
+    StorageFailed,
+    TargetExists,
+    TargetNotWritable,
+    VoxelworksError,
+)
+from voxelworks.protocol.credits import ActivityKind, ActivityPage, Balance, QuoteView
 from voxelworks.protocol.messages import (
     Claim,
     ClaimRequest,
@@ -48,9 +58,10 @@ from voxelworks.protocol.messages import (
     SessionAnswer,
     SessionRequest,
 )
-from voxelworks.protocol.people import NewShare
+from voxelworks.protocol.people import ApiTokenView, LoginSessionView, NewShare, NewToken, Scope, ShareView
 from voxelworks.protocol.uploads import MissingFile, NewUpload, Piece, ReceivedFile, UploadView, pack
 from voxelworks.protocol.views import (
+    AnnotationView,
     BulkAnswer,
     BulkQuote,
     DatasetView,
@@ -68,6 +79,9 @@ from voxelworks.settings import Settings
 
 CONNECT_TIMEOUT_S = 5.0
 READ_TIMEOUT_S = 30.0
+LOOK_TIMEOUT_S = 600.0
+"""For what the server looks through before it answers: an annotation with its volume data, metadata of a far host."""
+COPY_BYTES = 2**20
 RETRY_WAITS_S = (0.2, 0.8)
 """Pauses before the second and third try of a call that may safely be repeated."""
 
@@ -237,6 +251,25 @@ class Client:
     def balance(self) -> Balance:
         """Ask what the organization can spend."""
         return Balance.model_validate(self._get("organization/credits"))
+
+    def activity(
+        self, *, kinds: Sequence[ActivityKind] = (), before: int | None = None, limit: int = 50
+    ) -> ActivityPage:
+        """List what came to and went from the credits of the organization, newest first; for its owner and admins.
+
+        Parameters
+        ----------
+        kinds
+            Only these; by default all.
+        before
+            `next_before` of the page before.
+        limit
+            At most 500.
+        """
+        query: dict[str, Any] = {"kind": list(kinds), "limit": limit}
+        return ActivityPage.model_validate(
+            self._get("organization/credits/activity", query | ({} if before is None else {"before": before}))
+        )
 
     def list_jobs(
         self,
@@ -433,11 +466,52 @@ class Client:
         """Forget a set of params."""
         self._send("DELETE", f"params/{_part(set_id)}")
 
-    def list_datasets(self) -> tuple[DatasetView, ...]:
-        return TypeAdapter(tuple[DatasetView, ...]).validate_python(self._get("datasets"))
+    def list_datasets(
+        self, *, include_trashed: bool = False, include_public: bool = False
+    ) -> tuple[DatasetView, ...]:
+        """List the datasets of the organization by name; if asked for, also its trash and the public ones of others."""
+        query = {"include_trashed": include_trashed, "include_public": include_public}
+        wanted = {name: True for name, is_wanted in query.items() if is_wanted}
+        return TypeAdapter(tuple[DatasetView, ...]).validate_python(self._get("datasets", wanted or None))
 
     def show_dataset(self, name: str) -> DatasetView:
+        """Show a dataset by its name or id."""
         return DatasetView.model_validate(self._get(f"datasets/{_part(name)}"))
+
+    def link_dataset(self, name: str, place: str) -> DatasetView:
+        """Take a dataset into the catalog where it lies; it is neither copied nor ever written.
+
+        Parameters
+        ----------
+        name
+            It gets here.
+        place
+            Below an import root, such as ``root:scope/cortex``, or an address on a host that the operator allowed.
+        """
+        body = {"name": name, "place": place}
+        return DatasetView.model_validate(
+            _json(self._send("POST", "datasets", json=body, timeout=LOOK_TIMEOUT_S))
+        )
+
+    def change_dataset(
+        self, name: str, *, new_name: str | None = None, is_public: bool | None = None
+    ) -> DatasetView:
+        """Rename a dataset, or let members of all organizations read it, or no longer."""
+        changes = {"name": new_name, "is_public": is_public}
+        body = {key: value for key, value in changes.items() if value is not None}
+        return DatasetView.model_validate(_json(self._send("PATCH", f"datasets/{_part(name)}", json=body)))
+
+    def trash_dataset(self, name: str) -> DatasetView:
+        """Put a dataset into the trash, until its `purge_ms`."""
+        return DatasetView.model_validate(_json(self._send("DELETE", f"datasets/{_part(name)}")))
+
+    def restore_dataset(self, dataset_id: str) -> DatasetView:
+        """Take a dataset, named by its id, back from the trash."""
+        return DatasetView.model_validate(self._post(f"datasets/{_part(dataset_id)}/restore", {}))
+
+    def delete_dataset(self, dataset_id: str) -> None:
+        """Delete a dataset in the trash, named by its id, for good."""
+        self._post(f"datasets/{_part(dataset_id)}/delete-now", {})
 
     def share_dataset(self, name: str, purpose: str, *, lifetime_days: int = 7) -> NewShare:
         """Make an address under which anybody can read a dataset for a while, without an account.
@@ -449,6 +523,147 @@ class Client:
         """
         body = {"name": purpose, "lifetime_days": lifetime_days}
         return NewShare.model_validate(self._post(f"datasets/{_part(name)}/shares", body))
+
+    def list_shares(self, name: str) -> tuple[ShareView, ...]:
+        """List the addresses under which a dataset can be read, without the addresses, newest first."""
+        found = self._get(f"datasets/{_part(name)}/shares")
+        return TypeAdapter(tuple[ShareView, ...]).validate_python(found)
+
+    def revoke_share(self, name: str, share_id: str) -> None:
+        """End an address of a dataset at once."""
+        self._send("DELETE", f"datasets/{_part(name)}/shares/{_part(share_id)}")
+
+    def list_annotations(self, *, include_trashed: bool = False) -> tuple[AnnotationView, ...]:
+        """List the annotations of the organization; if asked for, also those in its trash."""
+        found = self._get("annotations", {"include_trashed": True} if include_trashed else None)
+        return TypeAdapter(tuple[AnnotationView, ...]).validate_python(found)
+
+    def show_annotation(self, annotation_id: str) -> AnnotationView:
+        return AnnotationView.model_validate(self._get(f"annotations/{_part(annotation_id)}"))
+
+    def upload_annotation(
+        self, file: Path, *, name: str | None = None, dataset: str | None = None
+    ) -> AnnotationView:
+        """Send an annotation: an NML file, or a zip with one and its volume layers.
+
+        Parameters
+        ----------
+        file
+        name
+            By default that of the file.
+        dataset
+            Name or id of a dataset of the server that it belongs to.
+
+        Raises
+        ------
+        InvalidInput
+            If the file cannot be read or is no annotation.
+        """
+        try:
+            opened = file.open("rb")
+        except OSError as error:
+            raise InvalidInput(f"{file} cannot be read: {error.strerror}") from error
+        fields = {"name": name or file.name} | ({} if dataset is None else {"dataset": dataset})
+        with opened:
+            response = self._send(
+                "POST",
+                "annotations",
+                data=fields,
+                files={"file": (file.name, opened)},
+                timeout=LOOK_TIMEOUT_S,
+            )
+        return AnnotationView.model_validate(_json(response))
+
+    def link_annotation(
+        self, name: str, address: str, *, token: str | None = None, dataset: str | None = None
+    ) -> AnnotationView:
+        """Name an annotation that stays in a WEBKNOSSOS; jobs fetch it when they need it.
+
+        Parameters
+        ----------
+        name
+        address
+            As the browser shows it.
+        token
+            Of an account there that may read it.
+        dataset
+            Name or id of a dataset of the server that it belongs to.
+        """
+        body = {"name": name, "address": address, "token": token, "dataset": dataset}
+        return AnnotationView.model_validate(self._post("annotations/link", body))
+
+    def download_annotation(self, annotation_id: str, target: Path) -> None:
+        """Save an uploaded annotation as it came.
+
+        Raises
+        ------
+        TargetExists
+            If there is a file already.
+        StorageFailed
+            If what arrived is not what was uploaded.
+        """
+        view = self.show_annotation(annotation_id)
+        if target.exists():
+            raise TargetExists(f"{target} exists; choose another name")
+        part = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
+        try:
+            with part.open("xb") as stream:
+                sha256 = self._copy(f"annotations/{_part(annotation_id)}/file", stream)
+            if view.sha256 is not None and sha256 != view.sha256:
+                raise StorageFailed(f"annotation {annotation_id} arrived damaged; download it again")
+            part.rename(target)
+        except OSError as error:
+            raise TargetNotWritable(f"{target} cannot be written: {error.strerror}") from error
+        finally:
+            part.unlink(missing_ok=True)
+
+    def trash_annotation(self, annotation_id: str) -> AnnotationView:
+        """Put an annotation into the trash, until its `purge_ms`."""
+        return AnnotationView.model_validate(
+            _json(self._send("DELETE", f"annotations/{_part(annotation_id)}"))
+        )
+
+    def restore_annotation(self, annotation_id: str) -> AnnotationView:
+        """Take an annotation back from the trash."""
+        return AnnotationView.model_validate(self._post(f"annotations/{_part(annotation_id)}/restore", {}))
+
+    def delete_annotation(self, annotation_id: str) -> None:
+        """Delete an annotation in the trash for good."""
+        self._post(f"annotations/{_part(annotation_id)}/delete-now", {})
+
+    def list_tokens(self) -> tuple[ApiTokenView, ...]:
+        """List your API tokens of this organization, newest first."""
+        return TypeAdapter(tuple[ApiTokenView, ...]).validate_python(self._get("account/tokens"))
+
+    def create_token(self, name: str, scopes: Sequence[Scope], *, lifetime_days: int | None = 90) -> NewToken:
+        """Make an API token; what was let in with one cannot make another.
+
+        Parameters
+        ----------
+        name
+            What it is for.
+        scopes
+        lifetime_days
+            None: it does not end by itself.
+        """
+        body = {"name": name, "scopes": list(scopes), "lifetime_days": lifetime_days}
+        return NewToken.model_validate(self._post("account/tokens", body))
+
+    def revoke_token(self, token_id: str) -> None:
+        """End one of your API tokens at once."""
+        self._send("DELETE", f"account/tokens/{_part(token_id)}")
+
+    def list_sessions(self) -> tuple[LoginSessionView, ...]:
+        """List the browsers that you are logged in with, the one used last first."""
+        return TypeAdapter(tuple[LoginSessionView, ...]).validate_python(self._get("account/sessions"))
+
+    def end_session(self, session_id: str) -> None:
+        """Log one of your browsers out."""
+        self._send("DELETE", f"account/sessions/{_part(session_id)}")
+
+    def end_sessions(self) -> None:
+        """Log all your browsers out."""
+        self._send("DELETE", "account/sessions")
 
     def list_workers(self) -> tuple[WorkerView, ...]:
         return TypeAdapter(tuple[WorkerView, ...]).validate_python(self._get("workers"))
@@ -632,6 +847,21 @@ class Client:
         if response.is_error:
             raise self._error_of(response)
         return response
+
+    def _copy(self, path: str, stream: BinaryIO) -> str:
+        """Write the bytes of an answer; give their SHA-256."""
+        digest = hashlib.sha256()
+        try:
+            with self._http.stream("GET", path) as response:
+                if response.is_error:
+                    response.read()
+                    raise self._error_of(response)
+                for piece in response.iter_bytes(COPY_BYTES):
+                    digest.update(piece)
+                    stream.write(piece)
+        except httpx.HTTPError as error:
+            raise self._unreachable(error) from error
+        return digest.hexdigest()
 
     def _stream_job(self, job_id: str) -> Iterator[JobView]:
         try:

@@ -27,8 +27,21 @@ STOPPED = 130
         "upload": LazyCommand(
             "voxelworks.cli.upload:upload", "Send images to a server, which makes a dataset of them."
         ),
+        "datasets": LazyCommand(
+            "voxelworks.cli.datasets:datasets", "List, link, rename, publish and delete datasets of a server."
+        ),
+        "annotations": LazyCommand(
+            "voxelworks.cli.annotations:annotation_commands", "Upload, link, download and delete annotations."
+        ),
+        "shares": LazyCommand(
+            "voxelworks.cli.shares:shares", "Let anybody read a dataset for a while, without an account."
+        ),
         "params": LazyCommand(
             "voxelworks.cli.params:params", "Keep parameters under a name, to use them again."
+        ),
+        "tokens": LazyCommand("voxelworks.cli.account:tokens", "Make and revoke your API tokens."),
+        "sessions": LazyCommand(
+            "voxelworks.cli.account:sessions", "List and end your log-ins with browsers."
         ),
         "admin": LazyCommand("voxelworks.cli.admin:admin", "Manage accounts, keys and backups of a server."),
         "credits": LazyCommand("voxelworks.cli.credits:credits", "Look at balances, and grant credits."),

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
 
+import click
 from rich.console import Console, RenderableType
 from rich.live import Live
 from rich.progress_bar import ProgressBar
@@ -17,6 +18,7 @@ from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
+from voxelworks.errors import InvalidInput
 from voxelworks.protocol.messages import JobState, Progress
 
 if TYPE_CHECKING:
@@ -225,6 +227,28 @@ class RunDisplay:
 
     def log(self, text: str) -> None:
         self._console.print(text, markup=False, style="dim")
+
+
+def confirm(question: str, *, is_agreed: bool, about: str) -> None:
+    """Ask before something that cannot be undone, unless it was agreed to.
+
+    Parameters
+    ----------
+    question
+    is_agreed
+    about
+        What it is about, for the error.
+
+    Raises
+    ------
+    InvalidInput
+        If nobody is there to be asked.
+    """
+    if is_agreed:
+        return
+    if not sys.stdin.isatty():
+        raise InvalidInput(f"{about}; add --yes to agree to that")
+    click.confirm(question, abort=True, err=True)
 
 
 def as_json(value: Any) -> str:

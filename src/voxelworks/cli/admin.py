@@ -83,7 +83,8 @@ def set_up(name: str, email: str, organization_name: str, password_stdin: bool, 
 def audit(organization_id: str | None, limit: int, home: Path | None, as_json: bool) -> None:
     """Show the audit log, newest first."""
     from voxelworks import accounts
-    from voxelworks.cli._accounts import date, opened_database, print_views
+    from voxelworks.cli._accounts import opened_database
+    from voxelworks.cli._lists import date, print_views
 
     with opened_database(home) as (database, _), database.read_session() as session:
         entries = accounts.list_audit(session, organization_id=organization_id, limit=limit).entries

@@ -8,16 +8,8 @@ import click
 
 from voxelworks import accounts
 from voxelworks.cli import _show
-from voxelworks.cli._accounts import (
-    date,
-    json_option,
-    office,
-    opened_database,
-    organization_option,
-    print_secret,
-    print_views,
-    role_type,
-)
+from voxelworks.cli._accounts import office, opened_database, organization_option, role_type
+from voxelworks.cli._lists import date, json_option, print_secret, print_views
 from voxelworks.cli._settings import home_option
 from voxelworks.protocol.people import Role
 

@@ -13,15 +13,8 @@ from rich.text import Text
 from voxelworks import accounts
 from voxelworks import credits as ledger
 from voxelworks.cli import _show
-from voxelworks.cli._accounts import (
-    date,
-    json_option,
-    limit_option,
-    office,
-    opened_database,
-    organization_option,
-    print_views,
-)
+from voxelworks.cli._accounts import limit_option, office, opened_database, organization_option
+from voxelworks.cli._lists import date, json_option, print_views
 from voxelworks.cli._settings import home_option
 from voxelworks.credits import ActivityKind, in_credits
 from voxelworks.errors import InvalidInput

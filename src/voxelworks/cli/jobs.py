@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from datetime import date, datetime, timedelta
 from pathlib import Path
@@ -14,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from voxelworks.cli import _show
+from voxelworks.cli._lists import json_option
 from voxelworks.cli._server import connect, server_options
 from voxelworks.cli._workflow_options import WorkflowGroup, require_all
 from voxelworks.cli.params import find as find_params
@@ -25,7 +25,6 @@ from voxelworks.protocol.views import AttemptView, BulkAnswer, EventView, JobDet
 from voxelworks.workflows import Workflow, get_workflow
 
 FOLLOW_EVERY_S = 1.0
-json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 wait_option = click.option(
     "--wait", is_flag=True, help="Wait until the job has ended; exit status 1 if it did not succeed."
 )
@@ -243,10 +242,7 @@ def _agreed(quote: QuoteView | None, *, is_agreed: bool) -> str | None:
 def _agree(amount: int, available: int, what: str, *, is_agreed: bool) -> None:
     price = f"{what} {in_credits(amount)} credits"
     _show.messages().print(f"{price}; {in_credits(available)} are available")
-    if not is_agreed:
-        if not sys.stdin.isatty():
-            raise InvalidInput(f"{price}; add --yes to agree to that")
-        click.confirm("Submit it?", abort=True, err=True)
+    _show.confirm("Submit it?", is_agreed=is_agreed, about=price)
 
 
 submit = WorkflowGroup(

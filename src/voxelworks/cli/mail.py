@@ -13,7 +13,8 @@ from rich.text import Text
 
 from voxelworks import notify
 from voxelworks.cli import _show
-from voxelworks.cli._accounts import json_option, limit_option
+from voxelworks.cli._accounts import limit_option
+from voxelworks.cli._lists import json_option
 from voxelworks.cli._settings import home_option, load_settings
 from voxelworks.db import Database, open_database
 from voxelworks.notify import MailPage, OutboxState

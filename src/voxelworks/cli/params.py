@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from voxelworks.cli import _show
+from voxelworks.cli._lists import json_option
 from voxelworks.cli._server import connect, server_options
 from voxelworks.cli._workflow_options import WorkflowGroup
 from voxelworks.client import Client
@@ -18,7 +19,6 @@ from voxelworks.protocol.messages import Json
 from voxelworks.protocol.views import SavedParams
 from voxelworks.workflows import Workflow
 
-json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 workflow_option = click.option("--workflow", help="Only those of this workflow.")
 
 

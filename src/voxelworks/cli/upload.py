@@ -13,8 +13,9 @@ from pathlib import Path
 import click
 
 from voxelworks.cli import _show
+from voxelworks.cli._lists import json_option
 from voxelworks.cli._server import connect, server_options
-from voxelworks.cli.jobs import announce, json_option, wait_option
+from voxelworks.cli.jobs import announce, wait_option
 from voxelworks.client import Client
 from voxelworks.errors import InvalidInput, InvalidParams
 from voxelworks.geometry import VoxelSize

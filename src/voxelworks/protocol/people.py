@@ -142,6 +142,13 @@ class ApiTokenView(Message):
     is_expired: bool
 
 
+class NewToken(Message):
+    """An API token, which is shown this once."""
+
+    token: str
+    view: ApiTokenView
+
+
 class ShareView(Message):
     """An address under which anybody can read one dataset for a while, without the address."""
 

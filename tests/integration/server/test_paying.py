@@ -393,6 +393,12 @@ def test_the_command_line_shows_the_price_and_charges_only_whoever_agrees(site, 
         assert call("retry", first.id)[0] == 2
         assert call("retry", first.id, "--yes")[0] == 0
         assert client.balance().available == 5000 - PRICE
+        found = client.activity(limit=3)
+        assert [(row.kind, row.change) for row in found.rows] == [
+            ("spending", -PRICE), ("refund", PRICE), ("refund", PRICE),
+        ]  # fmt: skip
+        rest = client.activity(kinds=["purchase"], before=found.next_before)
+        assert ([row.change for row in rest.rows], rest.next_before) == ([5000], None)
         grant(browser, 5)
         stale = client.quote("segment", PARAMS)
         assert stale is not None

@@ -18,6 +18,7 @@ from voxelworks.protocol.people import (
     ApiTokenView,
     LoginSessionView,
     MembershipView,
+    NewToken,
     OrganizationView,
     Role,
     Scope,
@@ -65,13 +66,6 @@ class TokenRequest(BaseModel):
     scopes: frozenset[Scope]
     lifetime_days: Annotated[int | None, Field(ge=1, le=3650)] = 90
     """None: it does not end by itself."""
-
-
-class NewToken(Message):
-    """A token, which is shown this once."""
-
-    token: str
-    view: ApiTokenView
 
 
 class OrganizationChoice(BaseModel):

@@ -12,7 +12,7 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 from voxelworks import accounts
 from voxelworks.db import now
 from voxelworks.notify import Preferences
-from voxelworks.protocol.people import SCOPES, Principal
+from voxelworks.protocol.people import SCOPES, NewToken, Principal
 from voxelworks.server import rendering
 from voxelworks.server.api import account as api
 from voxelworks.server.context import Context, Here, Who
@@ -71,7 +71,7 @@ def create_token(
     context: Here, request: Request, who: Who, name: Text = "", scope: Text = "", lifetime_days: Text = ""
 ) -> Response:
     """Make a token and show it, this once."""
-    made: list[api.NewToken] = []
+    made: list[NewToken] = []
 
     def create() -> None:
         values = {"name": name, "scopes": [scope], "lifetime_days": lifetime_days or None}
@@ -134,7 +134,7 @@ def _page(
     note: str = "",
     problem: str = "",
     status: int = 200,
-    new_token: api.NewToken | None = None,
+    new_token: NewToken | None = None,
 ) -> Response:
     is_own_session = accounts.is_allowed(who, accounts.Action.MANAGE_ACCOUNT_OWN)
     with context.database.read_session() as session:

@@ -1,0 +1,196 @@
+"""`voxelworks annotations ...`: skeletons and volume edits of a server."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+
+import click
+
+from voxelworks.cli import _show
+from voxelworks.cli._lists import date, json_option, print_view, print_views
+from voxelworks.cli._server import connect, server_options
+from voxelworks.errors import InvalidInput
+from voxelworks.protocol.views import AnnotationView
+
+dataset_option = click.option("--dataset", help="Dataset of the server that it belongs to.")
+
+
+@click.group("annotations")
+def annotation_commands() -> None:
+    """Upload, link, download and delete annotations of a server. ANNOTATION is an id of the list."""
+
+
+@annotation_commands.command("list")
+@server_options
+@click.option("--trashed", is_flag=True, help="Only those in the trash.")
+@json_option
+def list_annotations(
+    server: str | None, token: str | None, home: Path | None, trashed: bool, as_json: bool
+) -> None:
+    """List the annotations of your organization."""
+    with connect(server=server, token=token, home=home) as client:
+        found = client.list_annotations(include_trashed=trashed)
+    if trashed:
+        found = tuple(annotation for annotation in found if annotation.trashed_ms is not None)
+    rows: list[dict[str, object]] = [
+        {
+            "id": annotation.id, "name": annotation.name, "kind": annotation.kind, "holds": _holds(annotation),
+            "size": _size(annotation), "made": date(annotation.created_ms),
+            **({"deleted_for_good": date(annotation.purge_ms)} if trashed else {}),
+        }
+        for annotation in found
+    ]  # fmt: skip
+    none = "The trash is empty." if trashed else "None. Send one with `voxelworks annotations upload`."
+    print_views(found, rows, as_json=as_json, none=none)
+
+
+@annotation_commands.command()
+@click.argument("annotation_id", metavar="ANNOTATION")
+@server_options
+@json_option
+def show(annotation_id: str, server: str | None, token: str | None, home: Path | None, as_json: bool) -> None:
+    """Show what an annotation holds."""
+    with connect(server=server, token=token, home=home) as client:
+        _print(client.show_annotation(annotation_id), as_json=as_json)
+
+
+@annotation_commands.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--name", help="By default that of the file.")
+@dataset_option
+@server_options
+@json_option
+def upload(
+    file: Path,
+    name: str | None,
+    dataset: str | None,
+    server: str | None,
+    token: str | None,
+    home: Path | None,
+    as_json: bool,
+) -> None:
+    """Send an annotation: an NML file, or a zip with one and its volume layers, as WEBKNOSSOS gives it."""
+    with connect(server=server, token=token, home=home) as client:
+        _print(client.upload_annotation(file, name=name, dataset=dataset), as_json=as_json)
+
+
+@annotation_commands.command()
+@click.argument("name", metavar="NAME")
+@click.argument("address", metavar="ADDRESS")
+@dataset_option
+@click.option(
+    "--token-stdin", is_flag=True, help="Read a token of an account there from standard input: one line."
+)
+@server_options
+@json_option
+def link(
+    name: str,
+    address: str,
+    dataset: str | None,
+    token_stdin: bool,
+    server: str | None,
+    token: str | None,
+    home: Path | None,
+    as_json: bool,
+) -> None:
+    """Name an annotation that stays in a WEBKNOSSOS; jobs fetch it from ADDRESS when they need it."""
+    # Not as an option: everybody on a machine sees those of running commands.
+    token_there = sys.stdin.readline().strip() if token_stdin else None
+    with connect(server=server, token=token, home=home) as client:
+        _print(client.link_annotation(name, address, token=token_there, dataset=dataset), as_json=as_json)
+
+
+@annotation_commands.command()
+@click.argument("annotation_id", metavar="ANNOTATION")
+@click.option(
+    "--to", "target", type=click.Path(path_type=Path), metavar="FILE",
+    help="By default the name of the annotation, in this folder.",
+)  # fmt: skip
+@server_options
+def download(
+    annotation_id: str, target: Path | None, server: str | None, token: str | None, home: Path | None
+) -> None:
+    """Save an uploaded annotation as it came."""
+    with connect(server=server, token=token, home=home) as client:
+        annotation = client.show_annotation(annotation_id)
+        if annotation.address is not None:
+            raise InvalidInput(
+                f"{annotation.name!r} stays in a WEBKNOSSOS; download it there: {annotation.address}"
+            )
+        target = target or _file_name(annotation)
+        client.download_annotation(annotation_id, target)
+    _show.output().print(str(target), markup=False)
+
+
+@annotation_commands.command()
+@click.argument("annotation_id", metavar="ANNOTATION")
+@server_options
+def trash(annotation_id: str, server: str | None, token: str | None, home: Path | None) -> None:
+    """Put an annotation into the trash, from which `restore` takes it back until its term has passed."""
+    with connect(server=server, token=token, home=home) as client:
+        trashed = client.trash_annotation(annotation_id)
+    _show.output().print(
+        f"{trashed.name} is in the trash; it is deleted for good at {date(trashed.purge_ms)}", markup=False
+    )
+
+
+@annotation_commands.command()
+@click.argument("annotation_id", metavar="ANNOTATION")
+@server_options
+def restore(annotation_id: str, server: str | None, token: str | None, home: Path | None) -> None:
+    """Take an annotation back from the trash."""
+    with connect(server=server, token=token, home=home) as client:
+        restored = client.restore_annotation(annotation_id)
+    _show.output().print(f"{restored.name} is back", markup=False)
+
+
+@annotation_commands.command()
+@click.argument("annotation_id", metavar="ANNOTATION")
+@server_options
+@click.option("--yes", is_flag=True, help="Do not ask.")
+def delete(annotation_id: str, server: str | None, token: str | None, home: Path | None, yes: bool) -> None:
+    """Delete an annotation that is in the trash for good, before its term has passed."""
+    with connect(server=server, token=token, home=home) as client:
+        about = f"annotation {annotation_id} is deleted for good"
+        _show.confirm(f"{about}. Go on?", is_agreed=yes, about=about)
+        client.delete_annotation(annotation_id)
+    _show.output().print(f"annotation {annotation_id} is being deleted", markup=False)
+
+
+def _print(annotation: AnnotationView, *, as_json: bool) -> None:
+    summary = annotation.summary
+    facts: dict[str, object] = {
+        "id": annotation.id, "name": annotation.name, "kind": annotation.kind, "dataset": annotation.dataset_id,
+        "made_in": summary and summary.dataset_name, "holds": _holds(annotation) or None,
+        "address": annotation.address, "token": "stored" if annotation.has_token else None,
+        "size": _size(annotation) or None, "sha256": annotation.sha256, "made": date(annotation.created_ms),
+    }  # fmt: skip
+    print_view(annotation, facts, as_json=as_json)
+
+
+def _holds(annotation: AnnotationView) -> str:
+    if annotation.summary is None:
+        return ""
+    found = annotation.summary
+    counts = (
+        ("tree", found.tree_count), ("node", found.node_count), ("volume layer", len(found.volume_layers)),
+        ("box", len(found.bounding_boxes)),
+    )  # fmt: skip
+    return ", ".join(_count(name, count) for name, count in counts if count) or "nothing"
+
+
+def _count(name: str, count: int) -> str:
+    return f"1 {name}" if count == 1 else f"{count} {name}{'es' if name.endswith('x') else 's'}"
+
+
+def _size(annotation: AnnotationView) -> str:
+    return "" if annotation.address is not None else _show.size(annotation.size_bytes)
+
+
+def _file_name(annotation: AnnotationView) -> Path:
+    """Make a file name of the name of an annotation: it leads nowhere else than into this folder."""
+    stem = annotation.name.removesuffix(f".{annotation.kind}")
+    safe = re.sub(r"[^\w.-]+", "-", stem).strip("-.") or annotation.id
+    return Path(f"{safe[:100]}.{annotation.kind}")
