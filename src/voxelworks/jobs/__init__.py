@@ -10,25 +10,23 @@ from voxelworks.jobs._alike import failed_alike, failures
 from voxelworks.jobs._claiming import cancel_grace_s, claim
 from voxelworks.jobs._describe import describe_dataset
 from voxelworks.jobs._finishing import cancel, finish, require_cancellable, seal
-from voxelworks.jobs._foreign import (
+from voxelworks.jobs._foreign_polls import (
     CLAIMS_PER_POLL,
     ForeignOrder,
-    ForeignRunView,
-    ForeignWorker,
-    MadeDataset,
-    Remains,
-    attach_foreign_dataset,
-    attach_foreign_workflow,
-    awaited_place,
     foreign_orders,
-    foreign_runs,
-    forgotten_at,
     keep_foreign,
-    look_at,
-    remains_before,
-    report_foreign,
     take_foreign,
 )
+from voxelworks.jobs._foreign_remains import (
+    MadeDataset,
+    Remains,
+    awaited_place,
+    forgotten_at,
+    look_at,
+    remains_before,
+)
+from voxelworks.jobs._foreign_reports import attach_foreign_dataset, attach_foreign_workflow, report_foreign
+from voxelworks.jobs._foreign_runs import ForeignRunView, ForeignWorker, foreign_runs
 from voxelworks.jobs._groups import cancel_group, find_submitted, quote_group, submit_group
 from voxelworks.jobs._leases import renew
 from voxelworks.jobs._log_lines import Log

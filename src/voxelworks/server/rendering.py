@@ -30,7 +30,9 @@ from voxelworks.workflows import Workflow
 
 HERE = Path(__file__).parent
 STATIC = HERE / "static"
-_OWN_ADDRESS = re.compile(r'(?<=\s)((?:href|src|action|formaction|hx-get|hx-post|sse-connect|data-icon)=")(?=/)')
+_OWN_ADDRESS = re.compile(
+    r'(?<=\s)((?:href|src|action|formaction|hx-get|hx-post|sse-connect|data-icon)=")(?=/)'
+)
 """Where an address of this server begins in an attribute. Text cannot look like one: its quotes are escaped."""
 
 STATE_WORDS: dict[JobState, str] = {

@@ -437,7 +437,7 @@ def test_an_inference_names_the_dataset_that_it_made(
     job_id = player.take()
     declared = get_workflow("find_largest_segment_id")
     inference = replace(declared, foreign=(replace(declared.foreign[0], command="infer_nuclei"),))
-    monkeypatch.setattr("voxelworks.jobs._foreign.get_workflow", lambda name: inference)
+    monkeypatch.setattr("voxelworks.jobs._foreign_reports.get_workflow", lambda name: inference)
     with pytest.raises(DatasetNotFound):
         queue.call(jobs.attach_foreign_dataset, player.worker, job_id, "nothing")
     queue.call(jobs.attach_foreign_dataset, player.worker, job_id, "demo")

@@ -14,7 +14,7 @@ from voxelworks import accounts, jobs
 from voxelworks.credits._tables import BalanceRow
 from voxelworks.errors import VoxelworksError
 from voxelworks.jobs import ForeignWorker
-from voxelworks.jobs._foreign import _lock_session
+from voxelworks.jobs._foreign_runs import lock_session
 from voxelworks.jobs._tables import JobRow, WorkerSessionRow
 from voxelworks.protocol.messages import NewJob, SealedResult
 from voxelworks.testing.databases import postgresql_database
@@ -141,9 +141,9 @@ def test_a_group_is_cancelled_from_its_oldest_job_on(paying):
 def test_the_session_of_a_foreign_worker_can_be_referred_to_while_it_is_locked(paying):
     secret, key = paying.call(accounts.create_worker_key, paying.operator, "wk")
     worker = ForeignWorker(key, secret)
-    paying.call(_lock_session, worker.key, "1.0")  # opens it
+    paying.call(lock_session, worker.key, "1.0")  # opens it
     with paying.database.session() as session:
-        row = _lock_session(session, worker.key, "1.0", paying.settings)
+        row = lock_session(session, worker.key, "1.0", paying.settings)
         with paying.database.session() as other:
             wanted = select(WorkerSessionRow.id).where(WorkerSessionRow.id == row.id)
             assert other.scalar(wanted.with_for_update(read=True, key_share=True, nowait=True)) == row.id
