@@ -93,7 +93,9 @@ class Settings(BaseSettings):
         Literal["submission", "estimate", "upload", "door"], Annotated[int, Field(ge=1)]
     ] = {}
     """Calls that one user (`door`: one address that is not let in) may make within a minute, where others than the
-    defaults (submission 120, estimate 240, upload 60, door 30) are wanted: `{"submission": 600}`."""
+    defaults (submission 120, estimate 240, upload 60, door 30) are wanted: `{"submission": 600}`. Each server process
+    counts for itself, in memory: with several behind one address as many times the calls get through, and a restart
+    forgets. Wrong passwords (`login_tries`) are counted in the database, for all of them together."""
     log_bytes_max: int = Field(default=2**30, gt=0)
     """Largest log of one attempt, in bytes; what comes after is dropped with a notice."""
 

@@ -102,6 +102,20 @@ def revoke_api_token(session: Session, by: Principal, token_id: str) -> None:
     audit(session, by, "token.revoked", f"token:{token_id}", name=revoked.name)
 
 
+def count_api_tokens(session: Session, user_id: str) -> int:
+    """Count the tokens of a user, in all organizations."""
+    query = select(func.count()).where(ApiTokenRow.user_id == user_id, ApiTokenRow.job_id.is_(None))
+    return session.execute(query).scalar_one()
+
+
+def revoke_api_tokens(session: Session, by: Principal | str, user_id: str) -> None:
+    """End all tokens of a user, in all organizations. Those of their running jobs end with the jobs."""
+    query = delete(ApiTokenRow).where(ApiTokenRow.user_id == user_id, ApiTokenRow.job_id.is_(None))
+    revoked = session.execute(query.returning(ApiTokenRow.id)).all()
+    if revoked:
+        audit(session, by, "token.all_revoked", f"user:{user_id}", count=len(revoked))
+
+
 def principal_of_token(session: Session, token: str) -> Principal | None:
     """Tell as whom a token acts; None if it is not valid. This only reads: see `touch_token`."""
     found = find_token(session, token)

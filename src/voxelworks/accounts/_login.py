@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
+from voxelworks.accounts._api_tokens import revoke_api_tokens
 from voxelworks.accounts._audit import audit
 from voxelworks.accounts._passwords import check_password, hash_password, is_outdated, is_password
 from voxelworks.accounts._people import get_user, user_view
@@ -73,9 +74,16 @@ def log_in(
 
 
 def change_password(
-    database: Database, by: Principal, old: str, new: str, *, cookie: str | None, settings: Settings
+    database: Database,
+    by: Principal,
+    old: str,
+    new: str,
+    *,
+    cookie: str | None,
+    settings: Settings,
+    revokes_tokens: bool = False,
 ) -> None:
-    """Change one's own password; all other sessions of the user end.
+    """Change one's own password; all other sessions of the user end, and, if wanted, all API tokens.
 
     Raises
     ------
@@ -103,6 +111,8 @@ def change_password(
         get_user(session, by.user_id).password_hash = new_hash
         _forget_resets(session, by.user_id)
         end_other_sessions(session, by, cookie)
+        if revokes_tokens:
+            revoke_api_tokens(session, by, by.user_id)
         audit(session, by, "password.changed", f"user:{by.user_id}")
 
 
@@ -147,8 +157,8 @@ def make_reset(session: Session, by: Principal, user_id: str, settings: Settings
     return _add_reset(session, user.id, settings)
 
 
-def reset_password(session: Session, token: str, password: str) -> UserView:
-    """Give a new password to whoever holds a reset token; all their sessions end.
+def reset_password(session: Session, token: str, password: str, *, revokes_tokens: bool = True) -> UserView:
+    """Give a new password to whoever holds a reset token; all their sessions end, and, unless unwanted, all API tokens.
 
     Raises
     ------
@@ -164,6 +174,8 @@ def reset_password(session: Session, token: str, password: str) -> UserView:
     user.password_hash = hash_password(password)
     _forget_resets(session, user.id)
     end_sessions_of(session, user.id)
+    if revokes_tokens:
+        revoke_api_tokens(session, f"user:{user.id}", user.id)
     audit(session, f"user:{user.id}", "password.reset", f"user:{user.id}")
     return user_view(user)
 

@@ -23,7 +23,11 @@ def server_options(command: _F) -> _F:
     """Add the options that name a server: by default the one of this user on this machine."""
     for option in (
         home_option,
-        click.option("--token", envvar="VOXELWORKS_TOKEN", help="Start-up token of that server (VOXELWORKS_TOKEN)."),
+        click.option(
+            "--token", envvar="VOXELWORKS_TOKEN",
+            help="Start-up token of that server, or an API token. Others on this machine see it in the list of"
+            " processes: rather set VOXELWORKS_TOKEN.",
+        ),
         click.option(
             "--server", metavar="URL", envvar="VOXELWORKS_SERVER",
             help="Another server than the one that runs on this machine (VOXELWORKS_SERVER).",

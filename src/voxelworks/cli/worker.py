@@ -38,7 +38,13 @@ from voxelworks.worker.agent import Agent, when_parent_ends
 )
 @click.option(
     "--key", envvar="VOXELWORKS_WORKER_KEY",
-    help="Worker key of that server: the content of worker.key in its home (VOXELWORKS_WORKER_KEY).",
+    help="Worker key of that server. Others on this machine see it in the list of processes: rather set"
+    " VOXELWORKS_WORKER_KEY, or give a file.",
+)  # fmt: skip
+@click.option(
+    "--key-file", envvar="VOXELWORKS_WORKER_KEY_FILE", type=click.Path(path_type=Path),
+    help="File with the key, which counts more than --key; by default worker.key in --home"
+    " (VOXELWORKS_WORKER_KEY_FILE).",
 )  # fmt: skip
 @click.option(
     "--name",
@@ -54,6 +60,7 @@ from voxelworks.worker.agent import Agent, when_parent_ends
 def worker(
     server: str | None,
     key: str | None,
+    key_file: Path | None,
     name: str | None,
     home: Path | None,
     data_dir: Path | None,
@@ -80,7 +87,7 @@ def worker(
     logs.set_up(settings, program="worker")
     with (
         _own_name(settings.home, name, is_embedded=embedded) as own_name,
-        _connect(settings, server, key) as client,
+        _connect(settings, server, key, key_file) as client,
     ):
         agent = Agent(client, settings, name=own_name, cluster=cluster)
         if embedded:
@@ -89,14 +96,14 @@ def worker(
         agent.run()
 
 
-def _connect(settings: Settings, server: str | None, key: str | None) -> Client:
-    if key is None:
-        file = worker_key_file(settings.home)
+def _connect(settings: Settings, server: str | None, key: str | None, key_file: Path | None) -> Client:
+    if key is None or key_file is not None:
+        file = key_file or worker_key_file(settings.home)
         try:
             key = file.read_text().strip()
         except OSError as error:
             raise InvalidInput(
-                f"the worker key is missing: {file} cannot be read ({error.strerror}); give --key, or set"
+                f"the worker key is missing: {file} cannot be read ({error.strerror}); give --key-file, or set"
                 " VOXELWORKS_WORKER_KEY"
             ) from error
     return Client(server or find_server(settings).url, key)

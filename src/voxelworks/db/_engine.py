@@ -14,7 +14,7 @@ from typing import Any
 
 from pydantic_core import from_json
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
-from sqlalchemy.engine.interfaces import DBAPIConnection
+from sqlalchemy.engine.interfaces import DBAPIConnection, ExceptionContext
 from sqlalchemy.exc import (
     DataError,
     DBAPIError,
@@ -43,7 +43,8 @@ _OPTIONS: dict[str, Any] = {
 that was used last is used first: the others may rest. JSON is read by pydantic, twice as fast as by the standard
 library: a long list holds a thousand texts.
 
-Errors end in logs, where nobody looks for mail addresses and hashes of tokens: they show statements without values.
+Errors end in logs, where nobody looks for mail addresses and hashes of tokens: they show statements without values; see
+`_hide_values`.
 """
 _READING = "voxelworks_is_reading"
 _TRUSTED_S = 1.0
@@ -52,6 +53,8 @@ the request is told to try again."""
 _USED_S = "voxelworks_used_s"
 _OUT_OF_RANGE, _NO_SUCH_CHARACTER = "22003", "22021"
 """SQLSTATE of PostgreSQL: `numeric_value_out_of_range`, `character_not_in_repertoire`."""
+_BAD_VALUE = "22"
+"""Class of SQLSTATE: messages quote the value that does not fit."""
 
 
 class Database:
@@ -274,8 +277,23 @@ def _postgresql_engine(url: URL) -> Engine:
             "and write the address as postgresql+psycopg://..."
         ) from error
     event.listen(engine, "checkin", _note_use)
+    event.listen(engine, "handle_error", _hide_values)
     event.listen(engine, "checkout", _Pinging(engine))
     return engine
+
+
+def _hide_values(context: ExceptionContext) -> None:
+    """Take out of an error of PostgreSQL what quotes a row: its DETAIL, and the message where that names a value."""
+    original = context.original_exception
+    sqlstate = getattr(original, "sqlstate", None)
+    if sqlstate is None:  # not said by the server
+        return
+    kind = type(original).__name__
+    primary = getattr(original, "diag").message_primary  # noqa: B009 - of psycopg, which may not be installed
+    message = kind if sqlstate.startswith(_BAD_VALUE) else str(primary or kind)
+    original.args = (message,)
+    if context.sqlalchemy_exception is not None:
+        context.sqlalchemy_exception.args = (f"({type(original).__module__}.{kind}) {message}",)
 
 
 def _note_use(_connection: DBAPIConnection | None, entry: ConnectionPoolEntry) -> None:

@@ -28,8 +28,8 @@ def refuse(site, email="ada@example.org", password=WRONG, **options):
     return str(refused.value)
 
 
-def change(site, who, old, new, cookie=None):
-    accounts.change_password(site.database, who, old, new, cookie=cookie, settings=site.settings)
+def change(site, who, old, new, cookie=None, **options):
+    accounts.change_password(site.database, who, old, new, cookie=cookie, settings=site.settings, **options)
 
 
 # Passwords
@@ -196,6 +196,29 @@ def test_a_forgotten_password_is_replaced_once_and_ends_all_sessions(site, ada):
     site.log_in("ada@example.org", NEW)
     with pytest.raises(NotFound, match="this link is not valid any more"):
         site.call(accounts.reset_password, token, PASSWORD)
+
+
+@pytest.mark.parametrize(("options", "is_in"), [({}, False), ({"revokes_tokens": False}, True)])
+def test_a_link_ends_api_tokens_too_unless_they_are_kept(site, ada, options, is_in):
+    bob = site.member("Bob")
+    tokens = [site.call(accounts.create_api_token, who, "mine", ["read"], None)[0] for who in (ada, ada, bob)]
+    of_job = site.call(
+        accounts.mint_job_token, user_id=ada.user_id, organization_id=ada.organization_id, job_id="j",
+        at_ms=0, expires_ms=2**50,
+    )  # fmt: skip
+    assert site.read(accounts.count_api_tokens, ada.user_id) == 2
+    token, _ = request(site, "ada@example.org")
+    site.call(accounts.reset_password, token, NEW, **options)
+    found = [site.read(accounts.principal_of_token, token) is not None for token in (*tokens, of_job)]
+    assert found == [is_in, is_in, True, True]
+
+
+def test_a_changed_password_ends_api_tokens_only_if_asked(site, ada):
+    token, _ = site.call(accounts.create_api_token, ada, "mine", ["read"], None)
+    change(site, ada, PASSWORD, NEW)
+    assert site.read(accounts.principal_of_token, token) is not None
+    change(site, ada, NEW, PASSWORD, revokes_tokens=True)
+    assert site.read(accounts.principal_of_token, token) is None
 
 
 def test_one_link_used_ends_the_others(site, ada):

@@ -52,6 +52,37 @@ def test_errors_show_no_values_of_statements(database):
     assert address not in logged
 
 
+def test_errors_show_no_values_of_rows(database):
+    address = "@".join(["ada", "lab.example"])
+    with database.session() as session:
+        _insert(session, address)
+    with pytest.raises(DBAPIError) as failed, database.session() as session:
+        _insert(session, address)
+    logged = "".join(traceback.format_exception(failed.value))
+    assert "idempotency_keys" in logged
+    assert address not in logged
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "SELECT CAST(:value AS integer)",
+        "SELECT CAST(:value AS timestamptz)",
+        "DO $$ BEGIN RAISE EXCEPTION 'refused' USING DETAIL = 'row ' || current_setting('application_name'); END $$",
+    ],
+)
+def test_errors_of_postgresql_name_no_values(postgresql_server, statement):
+    address = "@".join(["ada", "lab.example"])
+    with closing(Database(postgresql_server)) as database:
+        with database.session() as session:
+            session.execute(text("SELECT set_config('application_name', :value, false)"), {"value": address})
+        with pytest.raises(DBAPIError) as failed, database.session() as session:
+            session.execute(text(statement), {"value": address} if ":value" in statement else {})
+    logged = "".join(traceback.format_exception(failed.value))
+    assert type(failed.value.orig).__name__ in logged
+    assert address not in logged
+
+
 def test_a_read_session_cannot_write(database):
     with pytest.raises(Exception, match=r"readonly|read-only"), database.read_session() as session:
         _insert(session, "refused")

@@ -16,6 +16,7 @@ import pytest
 from voxelworks import catalog
 from voxelworks.client import Client, ServerInfo
 from voxelworks.db import open_database
+from voxelworks.errors import NotAllowed
 from voxelworks.protocol.places import dataset_place
 from voxelworks.protocol.views import DatasetSummary
 from voxelworks.settings import Settings
@@ -200,9 +201,19 @@ def test_a_forgotten_password_is_chosen_anew_by_mail(site):
     mail = wait_for_mail(owner, "password_reset")
     link = re.search(r"/reset/[\w-]+", owner.get(f"/operator/mails/{mail}").text)
     assert link is not None
+    assert "API token" not in said(stranger.get(link[0])), "there is none to revoke"
+    made = owner.post("/api/v1/account/tokens", json={"name": "nightly", "scopes": ["read"]})
+    assert re.search(
+        r'name="revokes_tokens" value="true" [^>]*checked><span>Revoke my API token, too',
+        stranger.get(link[0]).text,
+    )
     short = stranger.post(link[0], data={"password": "short"})
+    assert re.search(r'name="revokes_tokens" value="true" aria-describedby="tokens-help">', short.text)
     assert (short.status_code, "8" in said(short)) == (422, True)
-    assert "new password is set" in said(stranger.post(link[0], data={"password": OTHER_PASSWORD}))
+    values = {"password": OTHER_PASSWORD, "revokes_tokens": "true"}
+    assert "new password is set" in said(stranger.post(link[0], data=values))
+    with Client(site.info.url, made.json()["token"]) as program, pytest.raises(NotAllowed):
+        program.list_jobs()
     assert owner.get("/jobs").status_code == 401
     assert stranger.post("/login", data={"email": "ada@example.org", "password": PASSWORD}).status_code == 401
     assert (

@@ -55,6 +55,8 @@ class PasswordChange(BaseModel):
 
     old: Annotated[SecretStr, Field(max_length=PASSWORD_MAX)]
     new: Annotated[SecretStr, Field(max_length=PASSWORD_MAX)]
+    revokes_tokens: bool = False
+    """Whether all API tokens end, too, in all organizations."""
 
 
 class TokenRequest(BaseModel):
@@ -95,11 +97,11 @@ def change(context: Here, who: Who, change: AccountChange) -> UserView:
 
 @router.post("/password", status_code=204)
 def change_password(context: Here, request: Request, who: Who, change: PasswordChange) -> None:
-    """Change the password. All other login sessions end."""
+    """Change the password. All other login sessions end, and, if wanted, all API tokens."""
     accounts.require(who, Action.MANAGE_ACCOUNT_OWN)
     accounts.change_password(
         context.database, who, change.old.get_secret_value(), change.new.get_secret_value(),
-        cookie=_cookie(request, who.entrance), settings=context.settings,
+        cookie=_cookie(request, who.entrance), settings=context.settings, revokes_tokens=change.revokes_tokens,
     )  # fmt: skip
 
 

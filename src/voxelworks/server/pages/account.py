@@ -51,8 +51,15 @@ def change_name(context: Here, request: Request, who: Who, name: Text = "") -> R
 
 
 @router.post("/password")
-def change_password(context: Here, request: Request, who: Who, old: Text = "", new: Text = "") -> Response:
-    change = read(api.PasswordChange, {"old": old, "new": new})
+def change_password(
+    context: Here,
+    request: Request,
+    who: Who,
+    old: Text = "",
+    new: Text = "",
+    revokes_tokens: Annotated[bool, Form()] = False,
+) -> Response:
+    change = read(api.PasswordChange, {"old": old, "new": new, "revokes_tokens": revokes_tokens})
     return _act(context, request, who, lambda: api.change_password(context, request, who, change), "password")
 
 

@@ -204,23 +204,52 @@ def send_reset(context: Here, request: Request, email: Text = "") -> Response:
 
 
 @router.get("/reset/{token}", response_class=HTMLResponse)
-def reset_page(request: Request, token: str) -> Response:
-    return rendering.page(request, "reset.html", token=token, problem="")
+def reset_page(context: Here, request: Request, token: str) -> Response:
+    return _reset_page(context, request, token)
 
 
 @router.post("/reset/{token}")
-def reset_password(context: Here, request: Request, token: str, password: Text = "") -> Response:
+def reset_password(
+    context: Here,
+    request: Request,
+    token: str,
+    password: Text = "",
+    revokes_tokens: Annotated[bool, Form()] = False,
+) -> Response:
     context.limits.count("door", client_address(request))
     try:
         with context.database.session() as session:
-            accounts.reset_password(session, token, password)
+            accounts.reset_password(session, token, password, revokes_tokens=revokes_tokens)
     except VoxelworksError as error:
         if error.http_status >= 500:
             raise
-        return rendering.page(
-            request, "reset.html", token=token, problem=error.message, status=error.http_status
+        return _reset_page(
+            context,
+            request,
+            token,
+            revokes_tokens=revokes_tokens,
+            problem=error.message,
+            status=error.http_status,
         )
     return let_out(request, "/login?done=reset")
+
+
+def _reset_page(
+    context: Context,
+    request: Request,
+    token: str,
+    *,
+    revokes_tokens: bool = True,
+    problem: str = "",
+    status: int = 200,
+) -> Response:
+    with context.database.read_session() as session:
+        user = accounts.find_reset(session, token)
+        token_count = 0 if user is None else accounts.count_api_tokens(session, user.id)
+    return rendering.page(
+        request, "reset.html", token=token, token_count=token_count, revokes_tokens=revokes_tokens, problem=problem,
+        status=status,
+    )  # fmt: skip
 
 
 # Mails
