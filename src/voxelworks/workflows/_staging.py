@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from voxelworks.geometry import Box
-from voxelworks.volumes.formats import ImageSource
+from voxelworks.volumes.formats import VolumeSource
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class StagedSlab:
     dtype: str
 
     @classmethod
-    def of(cls, source: ImageSource, folder: Path, layer_name: str, slab_box: Box) -> StagedSlab:
+    def of(cls, source: VolumeSource, folder: Path, layer_name: str, slab_box: Box) -> StagedSlab:
         """Describe the slab for some sections of a source; `allocate` makes its file below `folder`."""
         _, height, width = source.shape_zyx
         first_z, depth = slab_box.topleft[2], slab_box.size[2]
@@ -70,7 +70,7 @@ class StagedSlab:
 class StageSection:
     """Decode one section into a slab. Runs in the processes of the executor."""
 
-    source: ImageSource
+    source: VolumeSource
     slab: StagedSlab
 
     def __call__(self, z: int) -> None:

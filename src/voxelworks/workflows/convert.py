@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -30,7 +33,7 @@ from voxelworks.workflows import (
 
 if TYPE_CHECKING:
     from voxelworks.volumes.dataset import Dataset, MagArray
-    from voxelworks.volumes.formats import ImageSource
+    from voxelworks.volumes.formats import VolumeSource
     from voxelworks.volumes.shards import LevelGroup
     from voxelworks.workflows._staging import StagedSlab
 
@@ -42,10 +45,13 @@ class LayerSource(Params):
     """Folder of TIFF, PNG or JPEG sections, or one multi-page TIFF or OME-TIFF; on a server also `upload:ID`."""
 
     layer_name: str = "color"
-    """Name of the layer."""
+    """Name of the layer; if the source holds several volumes, the beginning of their names."""
 
     category: Literal["color", "segmentation"] = "color"
     """`color` for images, `segmentation` for labels."""
+
+    part: Annotated[str | None, ADVANCED] = None
+    """Which volume of the source, as `voxelworks inspect` names it; by default all, each as a layer of its own."""
 
     @field_validator("layer_name")
     @classmethod
@@ -77,11 +83,14 @@ class ConvertParams(Params):
     @field_validator("layers")
     @classmethod
     def _has_distinct_names(cls, value: tuple[LayerSource, ...]) -> tuple[LayerSource, ...]:
-        names = [layer.layer_name for layer in value]
-        twice = sorted({name for name in names if names.count(name) > 1})
-        if twice:
-            raise InvalidParams(f"two layers are named {twice[0]!r}; give each its own name")
+        _require_distinct([layer.layer_name for layer in value])
         return value
+
+
+def _require_distinct(names: Sequence[str]) -> None:
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise InvalidParams(f"two layers are named {twice[0]!r}; give each its own name")
 
 
 class ConvertedDataset(NewDataset):
@@ -140,22 +149,17 @@ def convert(params: ConvertParams, job: Job) -> ConvertedDataset:
     uint32, float32 or RGB voxels. Missing and unequal sections are refused by name unless `fill_missing` is set. The
     result is Zarr v3 with the metadata of WEBKNOSSOS and of OME-Zarr 0.5.
     """
-    from voxelworks.volumes.formats import open_source
-
     job.check_new_dataset(params.target)
-    sources = [
-        open_source(job.locate(layer.source), fill_missing=params.fill_missing) for layer in params.layers
-    ]
-    for layer, source in zip(params.layers, sources, strict=True):
-        job.require_inside(layer.source, source.files)
-        _check_dtype(layer, source)
-        job.log(_description(layer, source))
-    voxel_size = _voxel_size(params, sources, job)
-    dataset = job.start_dataset(params.target, voxel_size, inputs=[source.fingerprint for source in sources])
-    plans = [
-        _LayerPlan(params, layer, source, dataset, job)
-        for layer, source in zip(params.layers, sources, strict=True)
-    ]
+    chosen = [item for layer in params.layers for item in _chosen(layer, params, job)]
+    _require_distinct([item.name for item in chosen])
+    for item in chosen:
+        job.require_inside(item.layer.source, item.source.files)
+        _check_dtype(item)
+        job.log(_description(item))
+    voxel_size = _voxel_size(params, [item.source for item in chosen], job)
+    fingerprints = [item.source.fingerprint for item in chosen]
+    dataset = job.start_dataset(params.target, voxel_size, inputs=fingerprints)
+    plans = [_LayerPlan(params, item, dataset, job) for item in chosen]
     for plan in plans:
         plan.require_memory(job)
     job.expect(sum(plan.units for plan in plans))
@@ -164,33 +168,63 @@ def convert(params: ConvertParams, job: Job) -> ConvertedDataset:
     dataset.write_metadata()
     return ConvertedDataset(
         dataset=str(params.target),
-        layers=tuple(layer.layer_name for layer in params.layers),
+        layers=tuple(item.name for item in chosen),
         voxel_size=str(voxel_size),
         mags=tuple(str(mag) for mag in plans[0].mags),
     )
 
 
-class _LayerPlan:
-    """One source, the layer it becomes, and the groups of levels that are written together."""
+@dataclass(frozen=True)
+class _Chosen:
+    """A volume, and the layer that it becomes."""
 
-    def __init__(
-        self, params: ConvertParams, layer: LayerSource, source: ImageSource, dataset: Dataset, job: Job
-    ) -> None:
+    layer: LayerSource
+    """What the user asked for: there may be several volumes for it."""
+    name: str
+    source: VolumeSource
+
+
+def _chosen(layer: LayerSource, params: ConvertParams, job: Job) -> list[_Chosen]:
+    """Open the volumes of a source that are wanted, and name their layers."""
+    from voxelworks.volumes.formats import named, open_volumes
+
+    location = job.locate(layer.source)
+    volumes = open_volumes(location, fill_missing=params.fill_missing)
+    if layer.part is not None:
+        return [_Chosen(layer, layer.layer_name, named(volumes, layer.part, layer.source).source)]
+    if len(volumes) == 1:
+        return [_Chosen(layer, layer.layer_name, volumes[0].source)]
+    return [
+        _Chosen(layer, f"{layer.layer_name}_{_layer_name_of(volume.name)}", volume.source)
+        for volume in volumes
+    ]
+
+
+def _layer_name_of(part: str) -> str:
+    """Make the end of a layer name of what a volume is called in its file."""
+    return re.sub("[^A-Za-z0-9._-]+", "-", part).strip("-._")[:64] or "part"
+
+
+class _LayerPlan:
+    """One volume, the layer it becomes, and the groups of levels that are written together."""
+
+    def __init__(self, params: ConvertParams, chosen: _Chosen, dataset: Dataset, job: Job) -> None:
         from voxelworks.volumes.mags import mag_sequence
         from voxelworks.volumes.shards import plan_levels
         from voxelworks.workflows._pyramid import method_for
 
-        self.name = layer.layer_name
+        source, category = chosen.source, chosen.layer.category
+        self.name = chosen.name
         self.dataset = dataset
         self.source = source
-        self.method = method_for(layer.category)
+        self.method = method_for(category)
         self.box = Box.from_zyx((0, 0, 0), source.shape_zyx)
         coarser = (
             mag_sequence(dataset.voxel_size, self.box, until=params.coarsest_mag) if params.pyramid else []
         )
         self.mags = [MAG1, *coarser]
         self.layer = dataset.add_layer(
-            layer.layer_name, layer.category, source.dtype.name, source.channel_count, self.box
+            chosen.name, category, source.dtype.name, source.channel_count, self.box
         )
         self.groups = plan_levels(
             self.box, self.mags, source.dtype, source.channel_count, slots=job.slots,
@@ -289,8 +323,8 @@ def _sections(box: Box) -> str:
     return f"sections {first} to {first + count - 1}"
 
 
-def _check_dtype(layer: LayerSource, source: ImageSource) -> None:
-    dtype, channels = source.dtype, source.channel_count
+def _check_dtype(chosen: _Chosen) -> None:
+    layer, dtype, channels = chosen.layer, chosen.source.dtype, chosen.source.channel_count
     if layer.category == "segmentation" and (dtype.kind not in "iu" or channels != 1):
         found = "RGB" if channels > 1 else dtype.name
         raise UnsupportedDtype(
@@ -302,14 +336,15 @@ def _check_dtype(layer: LayerSource, source: ImageSource) -> None:
         )
 
 
-def _description(layer: LayerSource, source: ImageSource) -> str:
+def _description(chosen: _Chosen) -> str:
+    source = chosen.source
     depth, height, width = source.shape_zyx
     kind = "RGB" if source.channel_count == 3 else source.dtype.name
     notes = "".join(f"; {note}" for note in source.notes)
-    return f"layer {layer.layer_name}: {layer.source}, {width} x {height} x {depth} voxels (x, y, z), {kind}{notes}"
+    return f"layer {chosen.name}: {chosen.layer.source}, {width} x {height} x {depth} voxels (x, y, z), {kind}{notes}"
 
 
-def _voxel_size(params: ConvertParams, sources: list[ImageSource], job: Job) -> VoxelSize:
+def _voxel_size(params: ConvertParams, sources: list[VolumeSource], job: Job) -> VoxelSize:
     stated = [source for source in sources if source.voxel_size is not None]
     if params.voxel_size is not None:
         for source in stated:

@@ -1,29 +1,44 @@
-"""Image stacks of foreign programs, read box by box. One file per format."""
+"""Volumes in the files of foreign programs, read box by box. One file per format."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from voxelworks.errors import UnsupportedFormat
+from voxelworks.errors import InvalidParams, UnsupportedFormat
 from voxelworks.protocol.places import is_remote
 from voxelworks.volumes.formats import jpeg, png, section_folder, tiff
-from voxelworks.volumes.formats.source import ImageSource, Plane, SourceFile, readable
+from voxelworks.volumes.formats.source import (
+    START_BYTES,
+    FileFormat,
+    FolderFormat,
+    ImageSource,
+    ReadOptions,
+    SourceFile,
+    Volume,
+    VolumeSource,
+    listed,
+    readable,
+)
+
+FILE_FORMATS: tuple[FileFormat, ...] = (tiff, png, jpeg)
+"""In the order in which a file is offered to them; the sure signs come first."""
+FOLDER_FORMATS: tuple[FolderFormat, ...] = (section_folder,)
+"""The last takes any folder, and says what it needs."""
 
 
-def open_source(location: str | Path, *, fill_missing: bool = False) -> ImageSource:
-    """Open images as one volume. Only headers are read, no pixels.
+def open_volumes(location: str | Path, *, fill_missing: bool = False) -> tuple[Volume, ...]:
+    """Open all volumes that a place holds. Only headers are read, no voxels.
 
     Parameters
     ----------
     location
-        A folder with one TIFF, PNG or JPEG file for each section, or one file: TIFF, BigTIFF, ImageJ stack,
-        OME-TIFF, or a single image.
+        A file of any format in `FILE_FORMATS`, or a folder of one in `FOLDER_FORMATS`.
     fill_missing
         Fill missing sections with zeros and pad smaller ones, instead of refusing them.
 
     Returns
     -------
-    ImageSource
+    At least one volume, each with another name.
 
     Raises
     ------
@@ -42,33 +57,76 @@ def open_source(location: str | Path, *, fill_missing: bool = False) -> ImageSou
         raise UnsupportedFormat(
             f"{location}: images are read from files, not from addresses; download them first"
         )
-    path = Path(location)
+    path, options = Path(location), ReadOptions(fill_missing=fill_missing)
     with readable(str(path)):
         is_folder = path.stat() and path.is_dir()
-    if not is_folder:
-        return _open_file(SourceFile.of(path), fill_missing=fill_missing)
-    names, notes = section_folder.image_names(path)
-    if len(names) > 1:
-        return section_folder.open_folder(path, fill_missing=fill_missing)
-    source = _open_file(SourceFile.of(path / names[0]), fill_missing=fill_missing)
-    return source.with_notes(notes)
+    if is_folder:
+        folder_format = next(form for form in FOLDER_FORMATS if form.recognises(path))
+        return folder_format.open_volumes(path, options)
+    file = SourceFile.of(path)
+    return file_format(file).open_volumes(file, options)
 
 
-def _open_file(file: SourceFile, *, fill_missing: bool) -> ImageSource:
+def open_source(location: str | Path, *, part: str | None = None, fill_missing: bool = False) -> VolumeSource:
+    """Open the one volume that a place holds, or the one that is named `part`; see `open_volumes`.
+
+    Raises
+    ------
+    InvalidParams
+        If there are several and none is named, or none has that name.
+    """
+    volumes = open_volumes(location, fill_missing=fill_missing)
+    if part is None and len(volumes) > 1:
+        raise InvalidParams(f"{location} holds {_names(volumes)}; choose one of them")
+    return volumes[0].source if part is None else named(volumes, part, location).source
+
+
+def named(volumes: tuple[Volume, ...], part: str, location: str | Path) -> Volume:
+    """Give the volume of a place that has a name.
+
+    Raises
+    ------
+    InvalidParams
+        If none has it.
+    """
+    for volume in volumes:
+        if volume.name == part:
+            return volume
+    found = f"holds {_names(volumes)}" if volumes[0].name else "is one volume without a name"
+    raise InvalidParams(f"{location} has no part {part!r}: it {found}")
+
+
+def file_format(file: SourceFile) -> FileFormat:
+    """Tell what a file is, by its content.
+
+    Raises
+    ------
+    UnsupportedFormat
+        If no format fits.
+    """
     with file.open() as handle:
-        start = handle.read(min(8, file.size))
-    if start.startswith(tiff.SIGNATURES):
-        return tiff.open_file(file, fill_missing=fill_missing)
-    plane: Plane
-    if start.startswith(png.SIGNATURE):
-        plane = png.read_section(file)
-    elif start.startswith(jpeg.SIGNATURE):
-        plane = jpeg.read_section(file)
-    else:
-        raise UnsupportedFormat(
-            f"{file.name} is none of TIFF, BigTIFF, OME-TIFF, PNG and JPEG; save it as one of them"
-        )
-    return ImageSource((plane,), plane.form)
+        start = handle.read(min(START_BYTES, file.size))
+    for form in FILE_FORMATS:
+        if form.recognises(file, start):
+            return form
+    known = [form.NAME for form in FILE_FORMATS]
+    raise UnsupportedFormat(
+        f"{file.name} is none of {', '.join(known[:-1])} and {known[-1]}; save it as one of them"
+    )
 
 
-__all__ = ["ImageSource", "open_source"]
+def _names(volumes: tuple[Volume, ...]) -> str:
+    return listed([volume.name for volume in volumes])
+
+
+__all__ = [
+    "FILE_FORMATS",
+    "FOLDER_FORMATS",
+    "ImageSource",
+    "Volume",
+    "VolumeSource",
+    "file_format",
+    "named",
+    "open_source",
+    "open_volumes",
+]

@@ -27,12 +27,15 @@ from voxelworks.volumes.formats.source import (
     OpenFile,
     Plane,
     PlaneForm,
+    ReadOptions,
     SourceFile,
+    Volume,
     Window,
     common_form,
     decoding,
 )
 
+NAME = "TIFF"
 SUFFIXES = (".tif", ".tiff")
 SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
@@ -154,6 +157,15 @@ def read_voxel_size(file: SourceFile) -> tuple[VoxelSize | None, str, tuple[str,
         if tiff.is_ome:
             return ome_tiff.voxel_size(ome_tiff.parse(file.name, tiff.ome_metadata or ""))
         return _imagej_voxel_size(tiff) if tiff.is_imagej else (None, "", ())
+
+
+def recognises(file: SourceFile, start: bytes) -> bool:
+    return start.startswith(SIGNATURES)
+
+
+def open_volumes(file: SourceFile, options: ReadOptions) -> tuple[Volume, ...]:
+    """Open a TIFF file as a stack; see `open_file`."""
+    return (Volume("", open_file(file, fill_missing=options.fill_missing)),)
 
 
 def open_file(file: SourceFile, *, fill_missing: bool) -> ImageSource:
