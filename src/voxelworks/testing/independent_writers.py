@@ -1,4 +1,4 @@
-"""Writers of small TIFF and PNG files that share no code with any reader.
+"""Writers of small image files that share no code with any reader.
 
 They follow the specifications with `struct` and `zlib` alone, so that a test which reads their files does not merely
 ask a library whether it agrees with itself.
@@ -208,3 +208,137 @@ def write_png(path: Path, image: NDArray[Any]) -> Path:
 
 def _chunk(name: bytes, content: bytes) -> bytes:
     return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+
+
+@dataclass(frozen=True)
+class MrcStyle:
+    """How an MRC file is laid out."""
+
+    byte_order: ByteOrder = "little"
+    voxel_angstrom: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    """x, y, z."""
+    axes: str = "xyz"
+    """What columns, rows and sections are."""
+    extended_bytes: int = 0
+    space_group: int = 1
+    volume_depth: int | None = None
+    """Sections of one volume, if the file is a stack of volumes."""
+    imod_flags: int | None = None
+    """Makes it a file of IMOD."""
+    has_magic: bool = True
+
+
+_MRC_MODE = {"int8": 0, "uint8": 0, "int16": 1, "float32": 2, "uint16": 6, "float16": 12}
+
+
+def write_mrc(path: Path, volume: NDArray[Any], style: MrcStyle = MrcStyle()) -> Path:
+    """Write an MRC file; `path` is given back.
+
+    Parameters
+    ----------
+    path : Path
+    volume : (z, y, x), or (z, y, x, 3) uint8 for RGB
+    style : MrcStyle
+
+    References
+    ----------
+    Cheng et al. (2015), table 1.
+    """
+    order: Literal["<", ">"] = "<" if style.byte_order == "little" else ">"
+    order_of_axes = style.axes[::-1]
+    stored = volume.transpose(*("zyx".index(axis) for axis in order_of_axes), *range(3, volume.ndim))
+    sections, rows, columns = stored.shape[:3]
+    depth, height, width = volume.shape[:3]
+    intervals = (width, height, style.volume_depth or depth)
+    cell = [count * length for count, length in zip(intervals, style.voxel_angstrom, strict=True)]
+    header = bytearray(1024)
+    mode = 16 if volume.ndim == 4 else _MRC_MODE[volume.dtype.name]
+    struct.pack_into(order + "10i", header, 0, columns, rows, sections, mode, 0, 0, 0, *intervals)
+    struct.pack_into(
+        order + "6f3i", header, 40, *cell, 90, 90, 90, *("xyz".index(axis) + 1 for axis in style.axes)
+    )
+    struct.pack_into(order + "2i", header, 88, style.space_group, style.extended_bytes)
+    if style.imod_flags is not None:
+        struct.pack_into(order + "2i", header, 152, 1146047817, style.imod_flags)
+    if style.has_magic:
+        header[208:216] = b"MAP " + (b"\x44\x44\0\0" if order == "<" else b"\x11\x11\0\0")
+    voxels = stored.astype(stored.dtype.newbyteorder(order)).tobytes()
+    path.write_bytes(bytes(header) + bytes(style.extended_bytes) + voxels)
+    return path
+
+
+@dataclass(frozen=True)
+class NiftiStyle:
+    """How a NIfTI file is laid out."""
+
+    byte_order: ByteOrder = "little"
+    version: Literal[1, 2] = 1
+    spacings: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    units: int = 0
+    """1: metres, 2: millimetres, 3: micrometres."""
+    slope: float = 0.0
+    intercept: float = 0.0
+    datatype: int | None = None
+    """Only if it does not follow from the array: 128 for RGB."""
+    rows: tuple[float, ...] | None = None
+    """The affine of three rows with four numbers each."""
+    is_pair: bool = False
+    """Write the voxels to another file: `path` is that of the header."""
+
+
+_NIFTI_TYPE = {
+    "uint8": 2, "int16": 4, "int32": 8, "float32": 16, "float64": 64, "int8": 256, "uint16": 512, "uint32": 768,
+    "int64": 1024, "uint64": 1280, "complex64": 32,
+}  # fmt: skip
+
+
+def write_nifti(path: Path, volume: NDArray[Any], style: NiftiStyle = NiftiStyle()) -> Path:
+    """Write a NIfTI file; `path` is given back.
+
+    Parameters
+    ----------
+    path : Path
+    volume : (z, y, x) or (t, z, y, x); (z, y, x, 3) uint8 with datatype 128
+    style : NiftiStyle
+
+    References
+    ----------
+    nifti1.h (2007) and nifti2.h (2011) of the NIfTI Data Format Working Group.
+    """
+    order: Literal["<", ">"] = "<" if style.byte_order == "little" else ">"
+    extents = volume.shape[:3][::-1] if style.datatype == 128 else volume.shape[::-1]
+    dims = [len(extents), *extents, *([1] * (7 - len(extents)))]
+    spacings = [1.0, *style.spacings, 0.0, 0.0, 0.0, 0.0]
+    datatype = style.datatype or _NIFTI_TYPE[volume.dtype.name]
+    size = 348 if style.version == 1 else 540
+    offset = 0 if style.is_pair else size + 4
+    header = bytearray(size)
+    struct.pack_into(order + "i", header, 0, size)
+    magic = b"ni" if style.is_pair else b"n+"
+    if style.version == 1:
+        struct.pack_into(order + "8h", header, 40, *dims)
+        struct.pack_into(order + "h", header, 70, datatype)
+        struct.pack_into(order + "8f", header, 76, *spacings)
+        struct.pack_into(order + "3f", header, 108, offset, style.slope, style.intercept)
+        header[123] = style.units
+        if style.rows:
+            struct.pack_into(order + "h", header, 254, 1)
+            struct.pack_into(order + "12f", header, 280, *style.rows)
+        header[344:348] = magic + b"1\0"
+    else:
+        header[4:12] = magic + b"2\0\r\n\x1a\n"
+        struct.pack_into(order + "h", header, 12, datatype)
+        struct.pack_into(order + "8q", header, 16, *dims)
+        struct.pack_into(order + "8d", header, 104, *spacings)
+        struct.pack_into(order + "q2d", header, 168, offset, style.slope, style.intercept)
+        struct.pack_into(order + "i", header, 500, style.units)
+        if style.rows:
+            struct.pack_into(order + "i", header, 348, 1)
+            struct.pack_into(order + "12d", header, 400, *style.rows)
+    voxels = volume.astype(volume.dtype.newbyteorder(order)).tobytes()
+    if style.is_pair:
+        path.write_bytes(header)
+        path.with_suffix(".img").write_bytes(voxels)
+    else:
+        path.write_bytes(bytes(header) + bytes(4) + voxels)
+    return path

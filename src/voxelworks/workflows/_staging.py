@@ -4,6 +4,8 @@ A block of 512 x 512 x 512 voxels needs a part of 512 sections. PNG, JPEG and mo
 decoded whole, so cutting blocks from wide sections directly would decode each section once for every block it
 touches. The slab of sections below one layer of blocks is decoded once into a scratch file instead; the cost stays
 linear in the voxels, and the disk needed is one slab.
+
+An array that is packed in one piece (`.nii.gz`) is unpacked once as a whole; the disk needed is the array.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from numpy.typing import NDArray
 
 from voxelworks.geometry import Box
 from voxelworks.volumes.formats import VolumeSource
+from voxelworks.volumes.formats.packed import PackedSource
 
 
 @dataclass(frozen=True)
@@ -75,3 +78,13 @@ class StageSection:
 
     def __call__(self, z: int) -> None:
         self.slab.write_section(z, self.source.read_section(z))
+
+
+@dataclass(frozen=True)
+class Unpack:
+    """Unpack an array to a file. Runs in a process of the executor."""
+
+    source: PackedSource
+
+    def __call__(self, path: str) -> None:
+        self.source.unpack(Path(path))

@@ -2,16 +2,31 @@
 
 from __future__ import annotations
 
+import os
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from voxelworks.errors import InvalidParams, UnsupportedFormat
 from voxelworks.protocol.places import is_remote
-from voxelworks.volumes.formats import jpeg, png, section_folder, tiff
+from voxelworks.volumes.formats import (
+    headerless,
+    jpeg,
+    mrc,
+    nifti,
+    nrrd,
+    numpy_arrays,
+    png,
+    section_folder,
+    tiff,
+)
+from voxelworks.volumes.formats.names import natural_key
 from voxelworks.volumes.formats.source import (
     START_BYTES,
     FileFormat,
     FolderFormat,
     ImageSource,
+    RawLayout,
     ReadOptions,
     SourceFile,
     Volume,
@@ -20,13 +35,15 @@ from voxelworks.volumes.formats.source import (
     readable,
 )
 
-FILE_FORMATS: tuple[FileFormat, ...] = (tiff, png, jpeg)
+FILE_FORMATS: tuple[FileFormat, ...] = (tiff, png, jpeg, nrrd, numpy_arrays, nifti, mrc)
 """In the order in which a file is offered to them; the sure signs come first."""
 FOLDER_FORMATS: tuple[FolderFormat, ...] = (section_folder,)
 """The last takes any folder, and says what it needs."""
 
 
-def open_volumes(location: str | Path, *, fill_missing: bool = False) -> tuple[Volume, ...]:
+def open_volumes(
+    location: str | Path, *, fill_missing: bool = False, raw: RawLayout | None = None
+) -> tuple[Volume, ...]:
     """Open all volumes that a place holds. Only headers are read, no voxels.
 
     Parameters
@@ -35,6 +52,8 @@ def open_volumes(location: str | Path, *, fill_missing: bool = False) -> tuple[V
         A file of any format in `FILE_FORMATS`, or a folder of one in `FOLDER_FORMATS`.
     fill_missing
         Fill missing sections with zeros and pad smaller ones, instead of refusing them.
+    raw
+        Take the file, or the only one in the folder, for raw voxels of this layout.
 
     Returns
     -------
@@ -57,14 +76,70 @@ def open_volumes(location: str | Path, *, fill_missing: bool = False) -> tuple[V
         raise UnsupportedFormat(
             f"{location}: images are read from files, not from addresses; download them first"
         )
-    path, options = Path(location), ReadOptions(fill_missing=fill_missing)
+    path, options = Path(location), ReadOptions(fill_missing=fill_missing, raw=raw)
     with readable(str(path)):
         is_folder = path.stat() and path.is_dir()
     if is_folder:
-        folder_format = next(form for form in FOLDER_FORMATS if form.recognises(path))
-        return folder_format.open_volumes(path, options)
-    file = SourceFile.of(path)
+        return _open_folder(path, options)
+    return _open_file(SourceFile.of(path), options)
+
+
+def _open_file(file: SourceFile, options: ReadOptions) -> tuple[Volume, ...]:
+    if options.raw is not None:
+        return headerless.open_volumes(file, options.raw)
     return file_format(file).open_volumes(file, options)
+
+
+def _open_folder(folder: Path, options: ReadOptions) -> tuple[Volume, ...]:
+    """Open a folder: as that of a format, or each file in it that holds volumes by itself.
+
+    An upload of a single file is a folder too, and so is that of a file with its companion, such as a header.
+    """
+    form = next(form for form in FOLDER_FORMATS if form.recognises(folder))
+    files = [] if form is not section_folder or section_folder.has_sections(folder) else _files(folder)
+    if options.raw is not None and len(files) == 1:
+        return headerless.open_volumes(SourceFile.of(files[0]), options.raw)
+    if options.raw is not None:
+        raise UnsupportedFormat(f"{folder} is a folder of several files; name the one that holds raw voxels")
+    opened: dict[str, tuple[Volume, ...]] = {}
+    for path in files:
+        # What another one needs, such as the voxels of a header, is no volume by itself.
+        if path not in {file for volumes in opened.values() for v in volumes for file in v.source.files}:
+            file = SourceFile.of(path)
+            if (found := _recognised(file)) is not None:
+                opened[path] = found.open_volumes(file, options)
+    if not opened:
+        return form.open_volumes(folder, options)
+    used = {file for volumes in opened.values() for v in volumes for file in v.source.files}
+    ignored = [os.path.basename(path) for path in files if path not in used]
+    notes = (f"ignored in {folder.name}: {listed(ignored)}",) if ignored else ()
+    volumes = [(path, volume) for path, found in opened.items() for volume in found]
+    return tuple(
+        replace(
+            volume,
+            name=volume.name
+            if len(opened) == 1
+            else "/".join(filter(None, (os.path.basename(path), volume.name))),
+            source=_with_notes(volume.source, notes),
+        )
+        for path, volume in volumes
+    )
+
+
+def _files(folder: Path) -> list[str]:
+    """List the files of a folder in natural order, without hidden and empty ones."""
+    with readable(str(folder)), os.scandir(folder) as entries:
+        found = [
+            entry.path
+            for entry in entries
+            if not entry.name.startswith(".") and entry.is_file() and entry.stat().st_size
+        ]
+    return sorted(found, key=natural_key)
+
+
+def _with_notes(source: Any, notes: tuple[str, ...]) -> Any:
+    """Give a source, a dataclass of any format, with further notes."""
+    return replace(source, notes=(*source.notes, *notes)) if notes else source
 
 
 def open_source(location: str | Path, *, part: str | None = None, fill_missing: bool = False) -> VolumeSource:
@@ -104,15 +179,18 @@ def file_format(file: SourceFile) -> FileFormat:
     UnsupportedFormat
         If no format fits.
     """
-    with file.open() as handle:
-        start = handle.read(min(START_BYTES, file.size))
-    for form in FILE_FORMATS:
-        if form.recognises(file, start):
-            return form
+    if (form := _recognised(file)) is not None:
+        return form
     known = [form.NAME for form in FILE_FORMATS]
     raise UnsupportedFormat(
         f"{file.name} is none of {', '.join(known[:-1])} and {known[-1]}; save it as one of them"
     )
+
+
+def _recognised(file: SourceFile) -> FileFormat | None:
+    with file.open() as handle:
+        start = handle.read(min(START_BYTES, file.size))
+    return next((form for form in FILE_FORMATS if form.recognises(file, start)), None)
 
 
 def _names(volumes: tuple[Volume, ...]) -> str:
@@ -123,6 +201,7 @@ __all__ = [
     "FILE_FORMATS",
     "FOLDER_FORMATS",
     "ImageSource",
+    "RawLayout",
     "Volume",
     "VolumeSource",
     "file_format",

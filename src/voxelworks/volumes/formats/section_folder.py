@@ -55,6 +55,13 @@ def open_volumes(folder: Path, options: ReadOptions) -> tuple[Volume, ...]:
     return (Volume("", replace(source, notes=(*notes, *source.notes))),)
 
 
+def has_sections(folder: Path) -> bool:
+    """Tell whether a folder holds any file that could be a section."""
+    with readable(str(folder)):
+        names = os.listdir(folder)
+    return any(_suffix(name) in _READERS and not name.startswith(".") for name in names)
+
+
 def image_names(folder: Path) -> tuple[list[str], tuple[str, ...]]:
     """List the image files of a folder in natural order, with a note on what else is in it.
 

@@ -24,7 +24,7 @@ from voxelworks.errors import (
     UnsupportedFormat,
     VoxelworksError,
 )
-from voxelworks.geometry import Box, VoxelSize, Zyx
+from voxelworks.geometry import Box, Vec3, VoxelSize, Zyx
 
 _READ_BYTES_MAX = 2**30
 """Linux reads at most 2 GiB in one call, macOS less."""
@@ -211,11 +211,28 @@ class Volume:
 
 
 @dataclass(frozen=True)
+class RawLayout:
+    """How voxels lie in a file that has no header of any format."""
+
+    size: Vec3
+    """x, y, z."""
+    dtype: str
+    """Such as `uint16`."""
+    header_bytes: int = 0
+    """Bytes before the first voxel."""
+    byte_order: Literal["little", "big"] = "little"
+    axes: str = "xyz"
+    """The axes as they follow each other in the file, the fastest first."""
+
+
+@dataclass(frozen=True)
 class ReadOptions:
     """How to read what files leave open."""
 
     fill_missing: bool = False
     """Fill missing sections with zeros and pad smaller ones, instead of refusing them."""
+    raw: RawLayout | None = None
+    """Take the file for raw voxels, whatever it looks like."""
 
 
 class FileFormat(Protocol):
@@ -331,13 +348,7 @@ class ImageSource:
         StorageFailed
             If the file system does not answer.
         """
-        if not self.box.contains(box):
-            raise InvalidGeometry(f"box {box} is not inside the images, which are {self.box}")
-        shape = (self.channel_count, *box.shape_zyx)
-        if out is None:
-            out = np.empty(shape, self.dtype)
-        elif out.shape != shape or out.dtype != self.dtype:
-            raise ValueError(f"out is {out.shape} {out.dtype}, needed is {shape} {self.dtype}")
+        out = room_for(self, box, out)
         if box.is_empty:
             return out
         (first, top, left), (stop, _, _) = box.start_zyx, box.stop_zyx
@@ -368,6 +379,25 @@ def _read_plane(plane: Plane, file: OpenFile, window: Window, out: NDArray[Any])
         out[:] = 0
     if height and width:
         plane.read_into(file, Window(window.top, window.left, height, width), out[:, :height, :width])
+
+
+def room_for(source: VolumeSource, box: Box, out: NDArray[Any] | None) -> NDArray[Any]:
+    """Give the array (c, z, y, x) that a box of a source is read into, by default a new one.
+
+    Raises
+    ------
+    InvalidGeometry
+        If the box is not inside the source.
+    """
+    whole = Box.from_zyx((0, 0, 0), source.shape_zyx)
+    if not whole.contains(box):
+        raise InvalidGeometry(f"box {box} is not inside the images, which are {whole}")
+    shape = (source.channel_count, *box.shape_zyx)
+    if out is None:
+        return np.empty(shape, source.dtype)
+    if out.shape != shape or out.dtype != source.dtype:
+        raise ValueError(f"out is {out.shape} {out.dtype}, needed is {shape} {source.dtype}")
+    return out
 
 
 def common_form(planes: Sequence[tuple[str, Plane]], *, pad: bool) -> tuple[PlaneForm, tuple[str, ...]]:
