@@ -204,10 +204,10 @@ def _outcome_of(params: ConvertParams, result: ForeignResult) -> ConvertedDatase
 def convert(params: ConvertParams, job: Job) -> ConvertedDataset:
     """Convert image stacks to a chunked, multiscale dataset.
 
-    Reads folders of TIFF, PNG or JPEG sections (in natural order), multi-page TIFF and OME-TIFF, MRC, NIfTI, NRRD and
-    NumPy files, and raw voxels of a given size and type, with uint8 to uint32, float32 or RGB voxels, and labels of 64
-    bits. Missing and unequal sections are refused by name unless `fill_missing` is set. Stored values are kept as they
-    are. The result is Zarr v3 with the metadata of WEBKNOSSOS and of OME-Zarr 0.5.
+    Reads folders of TIFF, PNG or JPEG sections (in natural order), multi-page TIFF and OME-TIFF, MRC, NIfTI, NRRD,
+    NumPy, HDF5, Imaris and BigDataViewer files, and raw voxels of a given size and type: uint8 to uint32, float32 or RGB, and
+    labels of 64 bits. Missing and unequal sections are refused by name unless `fill_missing` is set. Stored values are
+    kept as they are. The result is Zarr v3 with the metadata of WEBKNOSSOS and of OME-Zarr 0.5.
     """
     job.check_new_dataset(params.target)
     chosen = [item for layer in params.layers for item in _chosen(layer, params, job)]
@@ -241,6 +241,7 @@ class _Chosen:
     layer: LayerSource
     """What the user asked for: there may be several volumes for it."""
     name: str
+    category: Literal["color", "segmentation"]
     source: VolumeSource
 
 
@@ -251,11 +252,17 @@ def _chosen(layer: LayerSource, params: ConvertParams, job: Job) -> list[_Chosen
     location = job.locate(layer.source)
     volumes = open_volumes(location, fill_missing=params.fill_missing, raw=layer.raw_layout)
     if layer.part is not None:
-        return [_Chosen(layer, layer.layer_name, named(volumes, layer.part, layer.source).source)]
+        volumes = (named(volumes, layer.part, layer.source),)
     if len(volumes) == 1:
-        return [_Chosen(layer, layer.layer_name, volumes[0].source)]
+        return [_Chosen(layer, layer.layer_name, layer.category, volumes[0].source)]
+    # Images and labels may lie in one file, which says which is which: the user can name one category only.
     return [
-        _Chosen(layer, f"{layer.layer_name}_{_layer_name_of(volume.name)}", volume.source)
+        _Chosen(
+            layer,
+            f"{layer.layer_name}_{_layer_name_of(volume.name)}",
+            volume.category or layer.category,
+            volume.source,
+        )
         for volume in volumes
     ]
 
@@ -273,7 +280,7 @@ class _LayerPlan:
         from voxelworks.volumes.shards import plan_levels
         from voxelworks.workflows._pyramid import method_for
 
-        source, category = chosen.source, chosen.layer.category
+        source, category = chosen.source, chosen.category
         self.name = chosen.name
         self.dataset = dataset
         self.source = source
@@ -415,15 +422,18 @@ def _sections(box: Box) -> str:
 
 
 def _check_dtype(chosen: _Chosen) -> None:
-    layer, dtype, channels = chosen.layer, chosen.source.dtype, chosen.source.channel_count
-    if layer.category == "segmentation" and (dtype.kind not in "iu" or channels != 1):
+    dtype, channels = chosen.source.dtype, chosen.source.channel_count
+    place = str(chosen.layer.source)
+    if chosen.name != chosen.layer.layer_name:
+        place += f" (layer {chosen.name})"
+    if chosen.category == "segmentation" and (dtype.kind not in "iu" or channels != 1):
         found = "RGB" if channels > 1 else dtype.name
         raise UnsupportedDtype(
-            f"{layer.source} holds {found}, but segmentation layers need whole numbers; use category color"
+            f"{place} holds {found}, but segmentation layers need whole numbers; use category color"
         )
-    if layer.category == "color" and dtype.itemsize == 8:
+    if chosen.category == "color" and dtype.itemsize == 8:
         raise UnsupportedDtype(
-            f"{layer.source} holds {dtype.name}, which only segmentation layers may; use category segmentation"
+            f"{place} holds {dtype.name}, which only segmentation layers may; use category segmentation"
         )
 
 

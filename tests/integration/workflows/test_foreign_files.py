@@ -2,11 +2,12 @@
 
 import gzip
 
+import h5py
 import numpy as np
 import pytest
 
 import voxelworks
-from reference import read_mag
+from reference import properties, read_mag
 from voxelworks.errors import InvalidParams
 from voxelworks.testing.independent_writers import MrcStyle, NiftiStyle, write_mrc, write_nifti
 
@@ -69,3 +70,25 @@ def test_each_time_point_becomes_a_layer(tmp_path):
     path = write_nifti(tmp_path / "v.nii", np.stack([VOLUME, VOLUME + 1]), NiftiStyle(units=3))
     assert convert(path, tmp_path)["layers"] == ["color_time-1", "color_time-2"]
     assert np.array_equal(read_mag(tmp_path / "made", "color_time-2", "1")[0], VOLUME + 1)
+
+
+def test_images_and_labels_of_one_file_become_layers_of_their_kind(tmp_path):
+    with h5py.File(tmp_path / "v.h5", "w") as root:
+        root.create_dataset("raw", data=VOLUME, chunks=(1, 50, 60), compression="gzip")
+        root["labels"] = VOLUME.astype(np.uint64) + 2**40
+        root["raw"].attrs["element_size_um"] = root["labels"].attrs["element_size_um"] = (0.04, 0.004, 0.004)
+    assert convert(tmp_path / "v.h5", tmp_path)["voxel_size"] == "4,4,40"
+    layers = properties(tmp_path / "made")["dataLayers"]
+    assert [(layer["name"], layer["category"]) for layer in layers] == [
+        ("color_labels", "segmentation"),
+        ("color_raw", "color"),
+    ]
+    assert np.array_equal(read_mag(tmp_path / "made", "color_raw", "1")[0], VOLUME)
+    assert np.array_equal(
+        read_mag(tmp_path / "made", "color_labels", "1")[0], VOLUME.astype(np.uint64) + 2**40
+    )
+    voxelworks.run(
+        "convert", source=str(tmp_path / "v.h5"), part="labels", category="segmentation", layer_name="cells",
+        target=str(tmp_path / "one"), pyramid=False,
+    )  # fmt: skip
+    assert properties(tmp_path / "one")["dataLayers"][0]["largestSegmentId"] == int(VOLUME.max()) + 2**40

@@ -10,7 +10,10 @@ from typing import Any
 from voxelworks.errors import InvalidParams, UnsupportedFormat
 from voxelworks.protocol.places import is_remote
 from voxelworks.volumes.formats import (
+    bdv_hdf5,
+    hdf5,
     headerless,
+    imaris,
     jpeg,
     mrc,
     nifti,
@@ -35,7 +38,18 @@ from voxelworks.volumes.formats.source import (
     readable,
 )
 
-FILE_FORMATS: tuple[FileFormat, ...] = (tiff, png, jpeg, nrrd, numpy_arrays, nifti, mrc)
+FILE_FORMATS: tuple[FileFormat, ...] = (
+    tiff,
+    png,
+    jpeg,
+    nrrd,
+    numpy_arrays,
+    nifti,
+    mrc,
+    imaris,
+    bdv_hdf5,
+    hdf5,
+)
 """In the order in which a file is offered to them; the sure signs come first."""
 FOLDER_FORMATS: tuple[FolderFormat, ...] = (section_folder,)
 """The last takes any folder, and says what it needs."""
