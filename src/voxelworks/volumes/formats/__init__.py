@@ -11,6 +11,7 @@ from voxelworks.errors import InvalidParams, UnsupportedFormat
 from voxelworks.protocol.places import is_remote
 from voxelworks.volumes.formats import (
     bdv_hdf5,
+    dm,
     hdf5,
     headerless,
     imaris,
@@ -44,6 +45,7 @@ FILE_FORMATS: tuple[FileFormat, ...] = (
     jpeg,
     nrrd,
     numpy_arrays,
+    dm,
     nifti,
     mrc,
     imaris,

@@ -19,10 +19,10 @@ from voxelworks.errors import InvalidGeometry, UnsupportedFormat
 from voxelworks.geometry import VoxelSize
 from voxelworks.volumes.formats import hdf5
 from voxelworks.volumes.formats.source import ReadOptions, SourceFile, Volume
+from voxelworks.volumes.formats.units import unit_name
 
 NAME = "BigDataViewer"
 _XML_BYTES_MAX = 64 * 2**20
-_UNITS = {"micron": "micrometer", "microns": "micrometer", "μm": "µm", "nanometers": "nm"}
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ def _setup(element: ElementTree.Element) -> _Setup:
         return _Setup(name)
     try:
         x, y, z = (float(word) for word in words)
-        return _Setup(name, VoxelSize.in_unit(x, y, z, _UNITS.get(unit, unit)))
+        return _Setup(name, VoxelSize.in_unit(x, y, z, unit_name(unit)))
     except (ValueError, InvalidGeometry):
         return _Setup(
             name, note=f"the XML states a voxel size of {' '.join(words)} {unit}, which cannot be used"

@@ -14,10 +14,10 @@ from voxelworks.errors import InvalidGeometry, UnsupportedFormat
 from voxelworks.geometry import VoxelSize
 from voxelworks.volumes.formats import hdf5
 from voxelworks.volumes.formats.source import ReadOptions, SourceFile, Volume
+from voxelworks.volumes.formats.units import unit_name
 
 NAME = "Imaris"
 _IMAGES = "DataSet/ResolutionLevel 0/TimePoint 0"
-_UNITS = {"um": "um", "µm": "µm", "μm": "µm", "nm": "nm", "mm": "mm", "m": "m"}
 
 
 def recognises(file: SourceFile, start: bytes) -> bool:
@@ -85,7 +85,7 @@ def _voxel_size(info: Any, shape_zyx: tuple[int, int, int]) -> tuple[VoxelSize |
             for axis, count in zip((2, 1, 0), shape_zyx, strict=True)
         )
         x, y, z = (float(f"{length:.7g}") for length in (x, y, z))
-        return VoxelSize.in_unit(x, y, z, _UNITS.get(unit, unit)), ()
+        return VoxelSize.in_unit(x, y, z, unit_name(unit)), ()
     except (ValueError, InvalidGeometry):
         return None, ("the extents of the image in the file cannot be used",)
 

@@ -21,6 +21,7 @@ from voxelworks.volumes.formats.packed import Packed, PackedSource, parts
 from voxelworks.volumes.formats.raw import RawArray, RawSource, require_extent
 from voxelworks.volumes.formats.samples import Samples, checked
 from voxelworks.volumes.formats.source import ReadOptions, SourceFile, Volume
+from voxelworks.volumes.formats.units import unit_name
 
 NAME = "NRRD"
 _HEADER_BYTES_MAX = 2**20
@@ -46,8 +47,6 @@ _DTYPES = {
 }
 _DTYPE_OF = {word: dtype for dtype, words in _DTYPES.items() for word in words}
 _ENCODINGS = {"raw": "", "gzip": "gzip", "gz": "gzip", "bzip2": "bzip2", "bz2": "bzip2"}
-_UNITS = {"microns": "micrometer", "micron": "micrometer", "micrometers": "micrometer", "um": "um", "μm": "µm",
-          "nanometers": "nm", "millimeters": "mm", "angstroms": "angstrom"}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -212,7 +211,7 @@ def _voxel_size(header: _Header, spatial: list[int]) -> tuple[VoxelSize | None, 
     stated = ", ".join(format(length, "g") for length in lengths)
     if len(lengths) != 3:
         return None, [*notes, f"the header states {stated}, not three lengths"] if lengths else notes
-    named = {_UNITS.get(unit.strip().lower(), unit.strip()) for unit in units}
+    named = {unit_name(unit) for unit in units}
     if len(named) != 1 or named == {""}:
         return None, [*notes, f"the header states a voxel size of {stated} without a unit"]
     try:
