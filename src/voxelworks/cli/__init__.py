@@ -24,6 +24,7 @@ STOPPED = 130
         "serve": LazyCommand("voxelworks.cli.serve:serve", "Start the server, with a worker."),
         "worker": LazyCommand("voxelworks.cli.worker:worker", "Start one more worker for a server."),
         "jobs": LazyCommand("voxelworks.cli.jobs:jobs", "Submit and follow the jobs of a server."),
+        "inspect": LazyCommand("voxelworks.cli.inspect:inspect", "Say what would be read from files."),
         "upload": LazyCommand(
             "voxelworks.cli.upload:upload", "Send images to a server, which makes a dataset of them."
         ),

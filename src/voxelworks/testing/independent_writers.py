@@ -1,4 +1,4 @@
-"""Writers of small TIFF and PNG files that share no code with any reader.
+"""Writers of small image files that share no code with any reader.
 
 They follow the specifications with `struct` and `zlib` alone, so that a test which reads their files does not merely
 ask a library whether it agrees with itself.
@@ -208,3 +208,238 @@ def write_png(path: Path, image: NDArray[Any]) -> Path:
 
 def _chunk(name: bytes, content: bytes) -> bytes:
     return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+
+
+@dataclass(frozen=True)
+class MrcStyle:
+    """How an MRC file is laid out."""
+
+    byte_order: ByteOrder = "little"
+    voxel_angstrom: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    """x, y, z."""
+    axes: str = "xyz"
+    """What columns, rows and sections are."""
+    extended_bytes: int = 0
+    space_group: int = 1
+    volume_depth: int | None = None
+    """Sections of one volume, if the file is a stack of volumes."""
+    imod_flags: int | None = None
+    """Makes it a file of IMOD."""
+    has_magic: bool = True
+
+
+_MRC_MODE = {"int8": 0, "uint8": 0, "int16": 1, "float32": 2, "uint16": 6, "float16": 12}
+
+
+def write_mrc(path: Path, volume: NDArray[Any], style: MrcStyle = MrcStyle()) -> Path:
+    """Write an MRC file; `path` is given back.
+
+    Parameters
+    ----------
+    path : Path
+    volume : (z, y, x), or (z, y, x, 3) uint8 for RGB
+    style : MrcStyle
+
+    References
+    ----------
+    Cheng et al. (2015), table 1.
+    """
+    order: Literal["<", ">"] = "<" if style.byte_order == "little" else ">"
+    order_of_axes = style.axes[::-1]
+    stored = volume.transpose(*("zyx".index(axis) for axis in order_of_axes), *range(3, volume.ndim))
+    sections, rows, columns = stored.shape[:3]
+    depth, height, width = volume.shape[:3]
+    intervals = (width, height, style.volume_depth or depth)
+    cell = [count * length for count, length in zip(intervals, style.voxel_angstrom, strict=True)]
+    header = bytearray(1024)
+    mode = 16 if volume.ndim == 4 else _MRC_MODE[volume.dtype.name]
+    struct.pack_into(order + "10i", header, 0, columns, rows, sections, mode, 0, 0, 0, *intervals)
+    struct.pack_into(
+        order + "6f3i", header, 40, *cell, 90, 90, 90, *("xyz".index(axis) + 1 for axis in style.axes)
+    )
+    struct.pack_into(order + "2i", header, 88, style.space_group, style.extended_bytes)
+    if style.imod_flags is not None:
+        struct.pack_into(order + "2i", header, 152, 1146047817, style.imod_flags)
+    if style.has_magic:
+        header[208:216] = b"MAP " + (b"\x44\x44\0\0" if order == "<" else b"\x11\x11\0\0")
+    voxels = stored.astype(stored.dtype.newbyteorder(order)).tobytes()
+    path.write_bytes(bytes(header) + bytes(style.extended_bytes) + voxels)
+    return path
+
+
+@dataclass(frozen=True)
+class NiftiStyle:
+    """How a NIfTI file is laid out."""
+
+    byte_order: ByteOrder = "little"
+    version: Literal[1, 2] = 1
+    spacings: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    units: int = 0
+    """1: metres, 2: millimetres, 3: micrometres."""
+    slope: float = 0.0
+    intercept: float = 0.0
+    datatype: int | None = None
+    """Only if it does not follow from the array: 128 for RGB."""
+    rows: tuple[float, ...] | None = None
+    """The affine of three rows with four numbers each."""
+    is_pair: bool = False
+    """Write the voxels to another file: `path` is that of the header."""
+
+
+_NIFTI_TYPE = {
+    "uint8": 2, "int16": 4, "int32": 8, "float32": 16, "float64": 64, "int8": 256, "uint16": 512, "uint32": 768,
+    "int64": 1024, "uint64": 1280, "complex64": 32,
+}  # fmt: skip
+
+
+def write_nifti(path: Path, volume: NDArray[Any], style: NiftiStyle = NiftiStyle()) -> Path:
+    """Write a NIfTI file; `path` is given back.
+
+    Parameters
+    ----------
+    path : Path
+    volume : (z, y, x) or (t, z, y, x); (z, y, x, 3) uint8 with datatype 128
+    style : NiftiStyle
+
+    References
+    ----------
+    nifti1.h (2007) and nifti2.h (2011) of the NIfTI Data Format Working Group.
+    """
+    order: Literal["<", ">"] = "<" if style.byte_order == "little" else ">"
+    extents = volume.shape[:3][::-1] if style.datatype == 128 else volume.shape[::-1]
+    dims = [len(extents), *extents, *([1] * (7 - len(extents)))]
+    spacings = [1.0, *style.spacings, 0.0, 0.0, 0.0, 0.0]
+    datatype = style.datatype or _NIFTI_TYPE[volume.dtype.name]
+    size = 348 if style.version == 1 else 540
+    offset = 0 if style.is_pair else size + 4
+    header = bytearray(size)
+    struct.pack_into(order + "i", header, 0, size)
+    magic = b"ni" if style.is_pair else b"n+"
+    if style.version == 1:
+        struct.pack_into(order + "8h", header, 40, *dims)
+        struct.pack_into(order + "h", header, 70, datatype)
+        struct.pack_into(order + "8f", header, 76, *spacings)
+        struct.pack_into(order + "3f", header, 108, offset, style.slope, style.intercept)
+        header[123] = style.units
+        if style.rows:
+            struct.pack_into(order + "h", header, 254, 1)
+            struct.pack_into(order + "12f", header, 280, *style.rows)
+        header[344:348] = magic + b"1\0"
+    else:
+        header[4:12] = magic + b"2\0\r\n\x1a\n"
+        struct.pack_into(order + "h", header, 12, datatype)
+        struct.pack_into(order + "8q", header, 16, *dims)
+        struct.pack_into(order + "8d", header, 104, *spacings)
+        struct.pack_into(order + "q2d", header, 168, offset, style.slope, style.intercept)
+        struct.pack_into(order + "i", header, 500, style.units)
+        if style.rows:
+            struct.pack_into(order + "i", header, 348, 1)
+            struct.pack_into(order + "12d", header, 400, *style.rows)
+    voxels = volume.astype(volume.dtype.newbyteorder(order)).tobytes()
+    if style.is_pair:
+        path.write_bytes(header)
+        path.with_suffix(".img").write_bytes(voxels)
+    else:
+        path.write_bytes(bytes(header) + bytes(4) + voxels)
+    return path
+
+
+@dataclass(frozen=True)
+class DmStyle:
+    """How a DM3 or DM4 file is laid out."""
+
+    byte_order: ByteOrder = "little"
+    version: Literal[3, 4] = 3
+    scales: tuple[float, ...] = ()
+    """Along x, y, z."""
+    units: tuple[str, ...] = ()
+    has_thumbnail: bool = True
+    datatype: int | None = None
+    """Only if it does not follow from the array: 23 for colours."""
+
+
+_DM_TYPE = {
+    "int16": 1, "float32": 2, "uint8": 6, "int32": 7, "int8": 9, "uint16": 10, "uint32": 11, "float64": 12, "int64": 39,
+    "uint64": 40, "complex64": 3,
+}  # fmt: skip
+_DM_ITEM = {"int16": 2, "int32": 3, "uint16": 4, "uint32": 5, "float32": 6, "float64": 7, "int8": 9, "uint8": 10,
+            "int64": 11, "uint64": 12}  # fmt: skip
+
+
+def write_dm(path: Path, volume: NDArray[Any], style: DmStyle = DmStyle()) -> Path:
+    """Write a file of DigitalMicrograph; `path` is given back.
+
+    Parameters
+    ----------
+    path : Path
+    volume : (z, y, x) or (y, x); (z, y, x, 4) uint8 as blue, green, red, unused with datatype 23
+    style : DmStyle
+
+    References
+    ----------
+    C. Boothroyd, https://personal.ntu.edu.sg/cbb/info/dmformat
+    """
+    order = "<" if style.byte_order == "little" else ">"
+    number = ">I" if style.version == 3 else ">Q"
+
+    def tag(name: str, content: bytes, *, is_group: bool = False) -> bytes:
+        label = name.encode()
+        size = struct.pack(">Q", len(content)) if style.version == 4 else b""
+        return struct.pack(">BH", 20 if is_group else 21, len(label)) + label + size + content
+
+    def group(*tags: bytes) -> bytes:
+        return struct.pack(">BB", 1, 0) + struct.pack(number, len(tags)) + b"".join(tags)
+
+    def info(*numbers: int) -> bytes:
+        return b"%%%%" + b"".join(struct.pack(number, value) for value in (len(numbers), *numbers))
+
+    def whole(value: int) -> bytes:
+        return info(5) + struct.pack(order + "I", value)
+
+    def text(value: str) -> bytes:
+        return info(20, 4, len(value)) + struct.pack(
+            f"{order}{len(value)}H", *(ord(letter) for letter in value)
+        )
+
+    def image(voxels: NDArray[Any], kind: int, extents: tuple[int, ...]) -> bytes:
+        steps = [
+            group(tag("Scale", info(6) + struct.pack(order + "f", scale)), tag("Units", text(unit)))
+            for scale, unit in zip(style.scales, style.units, strict=True)
+        ]
+        dimensions = group(*(tag("", step, is_group=True) for step in steps))
+        items = voxels.view("<u4") if kind == 23 else voxels.view("<f4") if kind == 3 else voxels
+        item = _DM_ITEM.get(items.dtype.name, 5)
+        stored = items.astype(items.dtype.newbyteorder(order if kind != 23 else "<")).tobytes()  # type: ignore[arg-type]
+        data = group(
+            tag("Calibrations", group(tag("Dimension", dimensions, is_group=True)), is_group=True),
+            tag("Data", info(20, item, items.size) + stored),
+            tag("DataType", whole(kind)),
+            tag("Dimensions", group(*(tag("", whole(extent)) for extent in extents)), is_group=True),
+        )
+        # A structure, and a list of structures, stand in every real file.
+        box = info(15, 0, 2, 0, 3, 0, 6) + struct.pack(order + "if", 7, 0.5)
+        lists = info(20, 15, 0, 2, 0, 2, 0, 2, 3) + bytes(12)
+        return group(
+            tag("ImageData", data, is_group=True),
+            tag("Name", text("survey")),
+            tag("Box", box),
+            tag("Table", lists),
+        )
+
+    extents = (volume.shape[:3] if style.datatype == 23 else volume.shape)[::-1]
+    images = [image(volume, style.datatype or _DM_TYPE[volume.dtype.name], extents)]
+    thumbnails = group()
+    if style.has_thumbnail:
+        images.insert(0, image(np.zeros((2, 2, 4), np.uint8), 23, (2, 2)))
+        thumbnails = group(tag("", group(tag("ImageIndex", whole(0))), is_group=True))
+    root = group(
+        tag("ImageList", group(*(tag("", content, is_group=True) for content in images)), is_group=True),
+        tag("Thumbnails", thumbnails, is_group=True),
+    )
+    head = (
+        struct.pack(">I", style.version)
+        + struct.pack(number, len(root))
+        + struct.pack(">I", int(order == "<"))
+    )
+    path.write_bytes(head + root + bytes(8))
+    return path

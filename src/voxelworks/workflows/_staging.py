@@ -4,6 +4,8 @@ A block of 512 x 512 x 512 voxels needs a part of 512 sections. PNG, JPEG and mo
 decoded whole, so cutting blocks from wide sections directly would decode each section once for every block it
 touches. The slab of sections below one layer of blocks is decoded once into a scratch file instead; the cost stays
 linear in the voxels, and the disk needed is one slab.
+
+An array that is packed in one piece (`.nii.gz`) is unpacked once as a whole; the disk needed is the array.
 """
 
 from __future__ import annotations
@@ -16,7 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from voxelworks.geometry import Box
-from voxelworks.volumes.formats import ImageSource
+from voxelworks.volumes.formats import VolumeSource
+from voxelworks.volumes.formats.packed import PackedSource
 
 
 @dataclass(frozen=True)
@@ -32,7 +35,7 @@ class StagedSlab:
     dtype: str
 
     @classmethod
-    def of(cls, source: ImageSource, folder: Path, layer_name: str, slab_box: Box) -> StagedSlab:
+    def of(cls, source: VolumeSource, folder: Path, layer_name: str, slab_box: Box) -> StagedSlab:
         """Describe the slab for some sections of a source; `allocate` makes its file below `folder`."""
         _, height, width = source.shape_zyx
         first_z, depth = slab_box.topleft[2], slab_box.size[2]
@@ -70,8 +73,18 @@ class StagedSlab:
 class StageSection:
     """Decode one section into a slab. Runs in the processes of the executor."""
 
-    source: ImageSource
+    source: VolumeSource
     slab: StagedSlab
 
     def __call__(self, z: int) -> None:
         self.slab.write_section(z, self.source.read_section(z))
+
+
+@dataclass(frozen=True)
+class Unpack:
+    """Unpack an array to a file. Runs in a process of the executor."""
+
+    source: PackedSource
+
+    def __call__(self, path: str) -> None:
+        self.source.unpack(Path(path))

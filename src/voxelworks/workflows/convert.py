@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from voxelworks.errors import InvalidParams, UnsupportedDtype
-from voxelworks.geometry import MAG1, Box
+from voxelworks.geometry import MAG1, Box, Vec3
 from voxelworks.protocol.messages import Json
 from voxelworks.workflows import (
     ADVANCED,
@@ -30,7 +33,7 @@ from voxelworks.workflows import (
 
 if TYPE_CHECKING:
     from voxelworks.volumes.dataset import Dataset, MagArray
-    from voxelworks.volumes.formats import ImageSource
+    from voxelworks.volumes.formats import RawLayout, VolumeSource
     from voxelworks.volumes.shards import LevelGroup
     from voxelworks.workflows._staging import StagedSlab
 
@@ -39,18 +42,80 @@ class LayerSource(Params):
     """Images that become one layer."""
 
     source: SourceRef
-    """Folder of TIFF, PNG or JPEG sections, or one multi-page TIFF or OME-TIFF; on a server also `upload:ID`."""
+    """Folder of TIFF, PNG or JPEG sections, or a file of any format that is read; on a server also `upload:ID`."""
 
     layer_name: str = "color"
-    """Name of the layer."""
+    """Name of the layer; if the source holds several volumes, the beginning of their names."""
 
     category: Literal["color", "segmentation"] = "color"
     """`color` for images, `segmentation` for labels."""
+
+    part: Annotated[str | None, ADVANCED] = None
+    """Which volume of the source, as `voxelworks inspect` names it; by default all, each as a layer of its own."""
+
+    raw_size: Annotated[str | None, ADVANCED] = None
+    """Only for raw voxels without a header of any format: how many, `x,y,z`."""
+
+    raw_dtype: Annotated[
+        Literal[
+            "uint8", "uint16", "uint32", "uint64", "int8", "int16", "int32", "int64", "float16", "float32"
+        ],
+        ADVANCED,
+    ] = "uint8"
+    """Type of raw voxels."""
+
+    raw_header_bytes: Annotated[int, Field(ge=0), ADVANCED] = 0
+    """Bytes before the first raw voxel."""
+
+    raw_byte_order: Annotated[Literal["little", "big"], ADVANCED] = "little"
+    """Byte order of raw voxels; nearly all computers of today write `little`."""
+
+    raw_axes: Annotated[Literal["xyz", "yxz", "xzy", "zxy", "yzx", "zyx"], ADVANCED] = "xyz"
+    """Order of raw voxels in the file, the axis that changes fastest first; MATLAB writes `yxz`."""
+
+    @property
+    def raw_layout(self) -> RawLayout | None:
+        """How raw voxels lie in the file; None if it has a header."""
+        from voxelworks.volumes.formats import RawLayout
+
+        if self.raw_size is None:
+            return None
+        return RawLayout(
+            _extents(self.raw_size), self.raw_dtype, self.raw_header_bytes, self.raw_byte_order, self.raw_axes
+        )
+
+    @field_validator("raw_size")
+    @classmethod
+    def _is_size(cls, value: str | None) -> str | None:
+        return None if value is None else ",".join(map(str, _extents(value)))
+
+    @model_validator(mode="after")
+    def _needs_size(self) -> Self:
+        names = ("raw_dtype", "raw_header_bytes", "raw_byte_order", "raw_axes")
+        given = [name for name in names if getattr(self, name) != type(self).model_fields[name].default]
+        if given and self.raw_size is None:
+            raise InvalidParams(
+                f"{given[0]} is given, but not raw_size; give the size of the raw voxels as x,y,z"
+            )
+        return self
 
     @field_validator("layer_name")
     @classmethod
     def _is_name(cls, value: str) -> str:
         return check_name("layer", value)
+
+
+def _extents(text: str) -> Vec3:
+    """Read a size, x,y,z in whole voxels."""
+    try:
+        x, y, z = (int(part) for part in text.split(","))
+    except ValueError:
+        x = y = z = 0
+    if min(x, y, z) < 1:
+        raise InvalidParams(
+            f"{text!r} is not a size of raw voxels; write x,y,z in whole voxels, such as 512,512,200"
+        )
+    return x, y, z
 
 
 class ConvertParams(Params):
@@ -77,11 +142,14 @@ class ConvertParams(Params):
     @field_validator("layers")
     @classmethod
     def _has_distinct_names(cls, value: tuple[LayerSource, ...]) -> tuple[LayerSource, ...]:
-        names = [layer.layer_name for layer in value]
-        twice = sorted({name for name in names if names.count(name) > 1})
-        if twice:
-            raise InvalidParams(f"two layers are named {twice[0]!r}; give each its own name")
+        _require_distinct([layer.layer_name for layer in value])
         return value
+
+
+def _require_distinct(names: Sequence[str]) -> None:
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise InvalidParams(f"two layers are named {twice[0]!r}; give each its own name")
 
 
 class ConvertedDataset(NewDataset):
@@ -136,26 +204,23 @@ def _outcome_of(params: ConvertParams, result: ForeignResult) -> ConvertedDatase
 def convert(params: ConvertParams, job: Job) -> ConvertedDataset:
     """Convert image stacks to a chunked, multiscale dataset.
 
-    Reads folders of TIFF, PNG or JPEG sections (in natural order), multi-page TIFF and OME-TIFF files with uint8 to
-    uint32, float32 or RGB voxels. Missing and unequal sections are refused by name unless `fill_missing` is set. The
-    result is Zarr v3 with the metadata of WEBKNOSSOS and of OME-Zarr 0.5.
+    Reads folders of TIFF, PNG or JPEG sections (in natural order), multi-page TIFF and OME-TIFF, MRC, NIfTI, NRRD,
+    NumPy, DM3, DM4, HDF5, Imaris and BigDataViewer files, and raw voxels of a given size and type. Voxels
+    are uint8 to uint32, float32 or RGB, labels also of 64 bits; stored values are kept as they are. Missing and unequal
+    sections are refused by name unless `fill_missing` is set. The result is Zarr v3 with the metadata of WEBKNOSSOS and
+    of OME-Zarr 0.5.
     """
-    from voxelworks.volumes.formats import open_source
-
     job.check_new_dataset(params.target)
-    sources = [
-        open_source(job.locate(layer.source), fill_missing=params.fill_missing) for layer in params.layers
-    ]
-    for layer, source in zip(params.layers, sources, strict=True):
-        job.require_inside(layer.source, source.files)
-        _check_dtype(layer, source)
-        job.log(_description(layer, source))
-    voxel_size = _voxel_size(params, sources, job)
-    dataset = job.start_dataset(params.target, voxel_size, inputs=[source.fingerprint for source in sources])
-    plans = [
-        _LayerPlan(params, layer, source, dataset, job)
-        for layer, source in zip(params.layers, sources, strict=True)
-    ]
+    chosen = [item for layer in params.layers for item in _chosen(layer, params, job)]
+    _require_distinct([item.name for item in chosen])
+    for item in chosen:
+        job.require_inside(item.layer.source, item.source.files)
+        _check_dtype(item)
+        job.log(_description(item))
+    voxel_size = _voxel_size(params, [item.source for item in chosen], job)
+    fingerprints = [item.source.fingerprint for item in chosen]
+    dataset = job.start_dataset(params.target, voxel_size, inputs=fingerprints)
+    plans = [_LayerPlan(params, item, dataset, job) for item in chosen]
     for plan in plans:
         plan.require_memory(job)
     job.expect(sum(plan.units for plan in plans))
@@ -164,33 +229,70 @@ def convert(params: ConvertParams, job: Job) -> ConvertedDataset:
     dataset.write_metadata()
     return ConvertedDataset(
         dataset=str(params.target),
-        layers=tuple(layer.layer_name for layer in params.layers),
+        layers=tuple(item.name for item in chosen),
         voxel_size=str(voxel_size),
         mags=tuple(str(mag) for mag in plans[0].mags),
     )
 
 
-class _LayerPlan:
-    """One source, the layer it becomes, and the groups of levels that are written together."""
+@dataclass(frozen=True)
+class _Chosen:
+    """A volume, and the layer that it becomes."""
 
-    def __init__(
-        self, params: ConvertParams, layer: LayerSource, source: ImageSource, dataset: Dataset, job: Job
-    ) -> None:
+    layer: LayerSource
+    """What the user asked for: there may be several volumes for it."""
+    name: str
+    category: Literal["color", "segmentation"]
+    source: VolumeSource
+
+
+def _chosen(layer: LayerSource, params: ConvertParams, job: Job) -> list[_Chosen]:
+    """Open the volumes of a source that are wanted, and name their layers."""
+    from voxelworks.volumes.formats import named, open_volumes
+
+    location = job.locate(layer.source)
+    volumes = open_volumes(location, fill_missing=params.fill_missing, raw=layer.raw_layout)
+    if layer.part is not None:
+        volumes = (named(volumes, layer.part, layer.source),)
+    if len(volumes) == 1:
+        return [_Chosen(layer, layer.layer_name, layer.category, volumes[0].source)]
+    # Images and labels may lie in one file, which says which is which: the user can name one category only.
+    return [
+        _Chosen(
+            layer,
+            f"{layer.layer_name}_{_layer_name_of(volume.name)}",
+            volume.category or layer.category,
+            volume.source,
+        )
+        for volume in volumes
+    ]
+
+
+def _layer_name_of(part: str) -> str:
+    """Make the end of a layer name of what a volume is called in its file."""
+    return re.sub("[^A-Za-z0-9._-]+", "-", part).strip("-._")[:64] or "part"
+
+
+class _LayerPlan:
+    """One volume, the layer it becomes, and the groups of levels that are written together."""
+
+    def __init__(self, params: ConvertParams, chosen: _Chosen, dataset: Dataset, job: Job) -> None:
         from voxelworks.volumes.mags import mag_sequence
         from voxelworks.volumes.shards import plan_levels
         from voxelworks.workflows._pyramid import method_for
 
-        self.name = layer.layer_name
+        source, category = chosen.source, chosen.category
+        self.name = chosen.name
         self.dataset = dataset
         self.source = source
-        self.method = method_for(layer.category)
+        self.method = method_for(category)
         self.box = Box.from_zyx((0, 0, 0), source.shape_zyx)
         coarser = (
             mag_sequence(dataset.voxel_size, self.box, until=params.coarsest_mag) if params.pyramid else []
         )
         self.mags = [MAG1, *coarser]
         self.layer = dataset.add_layer(
-            layer.layer_name, layer.category, source.dtype.name, source.channel_count, self.box
+            chosen.name, category, source.dtype.name, source.channel_count, self.box
         )
         self.groups = plan_levels(
             self.box, self.mags, source.dtype, source.channel_count, slots=job.slots,
@@ -204,16 +306,24 @@ class _LayerPlan:
 
     @property
     def units(self) -> int:
-        """Work of this layer: voxels read by each group, and once more if its sections are decoded beforehand."""
+        """Work of this layer: voxels read by each group, and once more if they are decoded or unpacked beforehand."""
         read = sum(self.box.in_mag(group.source_mag).voxel_count for group in self.groups)
-        return read + (self.box.voxel_count if self._is_staged else 0)
+        return read + (self.box.voxel_count if self._is_staged or self._is_packed else 0)
+
+    @property
+    def _is_packed(self) -> bool:
+        """Whether the whole array has to be unpacked before a block can be cut from it."""
+        from voxelworks.volumes.formats.packed import PackedSource
+
+        return isinstance(self.source, PackedSource)
 
     @property
     def _is_staged(self) -> bool:
         """Whether cutting blocks from the images would decode each section more than once."""
         _, height, width = self.source.shape_zyx
         _, block_height, block_width = self.groups[0].block_zyx
-        return not self.source.has_random_access and (width > block_width or height > block_height)
+        is_wide = width > block_width or height > block_height
+        return is_wide and not self.source.has_random_access and not self._is_packed
 
     def require_memory(self, job: Job) -> None:
         """Refuse the layer before anything is read if a section or a block of it does not fit into memory."""
@@ -231,12 +341,35 @@ class _LayerPlan:
         from voxelworks.workflows._pyramid import write_group
 
         first, *rest = self.groups
-        largest = self._write_first(job, first)
+        largest = self._write_unpacked(job, first) if self._is_packed else self._write_first(job, first)
         for group in rest:
             source = self.arrays[group.source_mag]
             write_group(job, self._phase(group), group, source, self.arrays, self.box, self.method)
         if self.layer.category == "segmentation":
             self.dataset.source = self.dataset.source.with_largest_segment_id(self.name, largest)
+
+    def _write_unpacked(self, job: Job, group: LevelGroup) -> int:
+        """Unpack the array into the scratch folder, read the blocks from there; give the largest value."""
+        from voxelworks.volumes.formats.packed import PackedSource
+        from voxelworks.workflows._pyramid import are_written, write_group
+        from voxelworks.workflows._staging import Unpack
+
+        assert isinstance(self.source, PackedSource)
+        path = job.folder.scratch / f"{self.name}.raw"
+        phase, source = self._phase(group), self.source
+        unpacked: VolumeSource = source
+        if are_written(job, phase, group.blocks(self.box)):
+            job.skip(self.box.voxel_count)
+        else:
+            path.parent.mkdir(exist_ok=True)
+            job.process(
+                f"{self.name}: unpacking", [("all", str(path))], Unpack(source),
+                units=self.box.voxel_count, memory_bytes_per_item=source.decoding_bytes, is_resumable=False,
+            )  # fmt: skip
+            unpacked = source.unpacked(path)
+        largest = write_group(job, phase, group, unpacked, self.arrays, self.box, self.method)
+        path.unlink(missing_ok=True)
+        return largest
 
     def _write_first(self, job: Job, group: LevelGroup) -> int:
         """Read the images; give the largest value."""
@@ -289,27 +422,31 @@ def _sections(box: Box) -> str:
     return f"sections {first} to {first + count - 1}"
 
 
-def _check_dtype(layer: LayerSource, source: ImageSource) -> None:
-    dtype, channels = source.dtype, source.channel_count
-    if layer.category == "segmentation" and (dtype.kind not in "iu" or channels != 1):
+def _check_dtype(chosen: _Chosen) -> None:
+    dtype, channels = chosen.source.dtype, chosen.source.channel_count
+    place = str(chosen.layer.source)
+    if chosen.name != chosen.layer.layer_name:
+        place += f" (layer {chosen.name})"
+    if chosen.category == "segmentation" and (dtype.kind not in "iu" or channels != 1):
         found = "RGB" if channels > 1 else dtype.name
         raise UnsupportedDtype(
-            f"{layer.source} holds {found}, but segmentation layers need whole numbers; use category color"
+            f"{place} holds {found}, but segmentation layers need whole numbers; use category color"
         )
-    if layer.category == "color" and dtype.itemsize == 8:
+    if chosen.category == "color" and dtype.itemsize == 8:
         raise UnsupportedDtype(
-            f"{layer.source} holds {dtype.name}, which only segmentation layers may; use category segmentation"
+            f"{place} holds {dtype.name}, which only segmentation layers may; use category segmentation"
         )
 
 
-def _description(layer: LayerSource, source: ImageSource) -> str:
+def _description(chosen: _Chosen) -> str:
+    source = chosen.source
     depth, height, width = source.shape_zyx
     kind = "RGB" if source.channel_count == 3 else source.dtype.name
     notes = "".join(f"; {note}" for note in source.notes)
-    return f"layer {layer.layer_name}: {layer.source}, {width} x {height} x {depth} voxels (x, y, z), {kind}{notes}"
+    return f"layer {chosen.name}: {chosen.layer.source}, {width} x {height} x {depth} voxels (x, y, z), {kind}{notes}"
 
 
-def _voxel_size(params: ConvertParams, sources: list[ImageSource], job: Job) -> VoxelSize:
+def _voxel_size(params: ConvertParams, sources: list[VolumeSource], job: Job) -> VoxelSize:
     stated = [source for source in sources if source.voxel_size is not None]
     if params.voxel_size is not None:
         for source in stated:

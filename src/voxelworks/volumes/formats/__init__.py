@@ -1,29 +1,79 @@
-"""Image stacks of foreign programs, read box by box. One file per format."""
+"""Volumes in the files of foreign programs, read box by box. One file per format."""
 
 from __future__ import annotations
 
+import os
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-from voxelworks.errors import UnsupportedFormat
+from voxelworks.errors import InvalidParams, UnsupportedFormat
 from voxelworks.protocol.places import is_remote
-from voxelworks.volumes.formats import jpeg, png, section_folder, tiff
-from voxelworks.volumes.formats.source import ImageSource, Plane, SourceFile, readable
+from voxelworks.volumes.formats import (
+    bdv_hdf5,
+    dm,
+    hdf5,
+    headerless,
+    imaris,
+    jpeg,
+    mrc,
+    nifti,
+    nrrd,
+    numpy_arrays,
+    png,
+    section_folder,
+    tiff,
+)
+from voxelworks.volumes.formats.names import natural_key
+from voxelworks.volumes.formats.source import (
+    START_BYTES,
+    FileFormat,
+    FolderFormat,
+    ImageSource,
+    RawLayout,
+    ReadOptions,
+    SourceFile,
+    Volume,
+    VolumeSource,
+    listed,
+    readable,
+)
+
+FILE_FORMATS: tuple[FileFormat, ...] = (
+    tiff,
+    png,
+    jpeg,
+    nrrd,
+    numpy_arrays,
+    dm,
+    nifti,
+    mrc,
+    imaris,
+    bdv_hdf5,
+    hdf5,
+)
+"""In the order in which a file is offered to them; the sure signs come first."""
+FOLDER_FORMATS: tuple[FolderFormat, ...] = (section_folder,)
+"""The last takes any folder, and says what it needs."""
 
 
-def open_source(location: str | Path, *, fill_missing: bool = False) -> ImageSource:
-    """Open images as one volume. Only headers are read, no pixels.
+def open_volumes(
+    location: str | Path, *, fill_missing: bool = False, raw: RawLayout | None = None
+) -> tuple[Volume, ...]:
+    """Open all volumes that a place holds. Only headers are read, no voxels.
 
     Parameters
     ----------
     location
-        A folder with one TIFF, PNG or JPEG file for each section, or one file: TIFF, BigTIFF, ImageJ stack,
-        OME-TIFF, or a single image.
+        A file of any format in `FILE_FORMATS`, or a folder of one in `FOLDER_FORMATS`.
     fill_missing
         Fill missing sections with zeros and pad smaller ones, instead of refusing them.
+    raw
+        Take the file, or the only one in the folder, for raw voxels of this layout.
 
     Returns
     -------
-    ImageSource
+    At least one volume, each with another name.
 
     Raises
     ------
@@ -42,33 +92,136 @@ def open_source(location: str | Path, *, fill_missing: bool = False) -> ImageSou
         raise UnsupportedFormat(
             f"{location}: images are read from files, not from addresses; download them first"
         )
-    path = Path(location)
+    path, options = Path(location), ReadOptions(fill_missing=fill_missing, raw=raw)
     with readable(str(path)):
         is_folder = path.stat() and path.is_dir()
-    if not is_folder:
-        return _open_file(SourceFile.of(path), fill_missing=fill_missing)
-    names, notes = section_folder.image_names(path)
-    if len(names) > 1:
-        return section_folder.open_folder(path, fill_missing=fill_missing)
-    source = _open_file(SourceFile.of(path / names[0]), fill_missing=fill_missing)
-    return source.with_notes(notes)
+    if is_folder:
+        return _open_folder(path, options)
+    return _open_file(SourceFile.of(path), options)
 
 
-def _open_file(file: SourceFile, *, fill_missing: bool) -> ImageSource:
-    with file.open() as handle:
-        start = handle.read(min(8, file.size))
-    if start.startswith(tiff.SIGNATURES):
-        return tiff.open_file(file, fill_missing=fill_missing)
-    plane: Plane
-    if start.startswith(png.SIGNATURE):
-        plane = png.read_section(file)
-    elif start.startswith(jpeg.SIGNATURE):
-        plane = jpeg.read_section(file)
-    else:
-        raise UnsupportedFormat(
-            f"{file.name} is none of TIFF, BigTIFF, OME-TIFF, PNG and JPEG; save it as one of them"
+def _open_file(file: SourceFile, options: ReadOptions) -> tuple[Volume, ...]:
+    if options.raw is not None:
+        return headerless.open_volumes(file, options.raw)
+    return file_format(file).open_volumes(file, options)
+
+
+def _open_folder(folder: Path, options: ReadOptions) -> tuple[Volume, ...]:
+    """Open a folder: as that of a format, or each file in it that holds volumes by itself.
+
+    An upload of a single file is a folder too, and so is that of a file with its companion, such as a header.
+    """
+    form = next(form for form in FOLDER_FORMATS if form.recognises(folder))
+    files = [] if form is not section_folder or section_folder.has_sections(folder) else _files(folder)
+    if options.raw is not None and len(files) == 1:
+        return headerless.open_volumes(SourceFile.of(files[0]), options.raw)
+    if options.raw is not None:
+        raise UnsupportedFormat(f"{folder} is a folder of several files; name the one that holds raw voxels")
+    opened: dict[str, tuple[Volume, ...]] = {}
+    for path in files:
+        # What another one needs, such as the voxels of a header, is no volume by itself.
+        if path not in {file for volumes in opened.values() for v in volumes for file in v.source.files}:
+            file = SourceFile.of(path)
+            if (found := _recognised(file)) is not None:
+                opened[path] = found.open_volumes(file, options)
+    if not opened:
+        return form.open_volumes(folder, options)
+    used = {file for volumes in opened.values() for v in volumes for file in v.source.files}
+    ignored = [os.path.basename(path) for path in files if path not in used]
+    notes = (f"ignored in {folder.name}: {listed(ignored)}",) if ignored else ()
+    volumes = [(path, volume) for path, found in opened.items() for volume in found]
+    return tuple(
+        replace(
+            volume,
+            name=volume.name
+            if len(opened) == 1
+            else "/".join(filter(None, (os.path.basename(path), volume.name))),
+            source=_with_notes(volume.source, notes),
         )
-    return ImageSource((plane,), plane.form)
+        for path, volume in volumes
+    )
 
 
-__all__ = ["ImageSource", "open_source"]
+def _files(folder: Path) -> list[str]:
+    """List the files of a folder in natural order, without hidden and empty ones."""
+    with readable(str(folder)), os.scandir(folder) as entries:
+        found = [
+            entry.path
+            for entry in entries
+            if not entry.name.startswith(".") and entry.is_file() and entry.stat().st_size
+        ]
+    return sorted(found, key=natural_key)
+
+
+def _with_notes(source: Any, notes: tuple[str, ...]) -> Any:
+    """Give a source, a dataclass of any format, with further notes."""
+    return replace(source, notes=(*source.notes, *notes)) if notes else source
+
+
+def open_source(location: str | Path, *, part: str | None = None, fill_missing: bool = False) -> VolumeSource:
+    """Open the one volume that a place holds, or the one that is named `part`; see `open_volumes`.
+
+    Raises
+    ------
+    InvalidParams
+        If there are several and none is named, or none has that name.
+    """
+    volumes = open_volumes(location, fill_missing=fill_missing)
+    if part is None and len(volumes) > 1:
+        raise InvalidParams(f"{location} holds {_names(volumes)}; choose one of them")
+    return volumes[0].source if part is None else named(volumes, part, location).source
+
+
+def named(volumes: tuple[Volume, ...], part: str, location: str | Path) -> Volume:
+    """Give the volume of a place that has a name.
+
+    Raises
+    ------
+    InvalidParams
+        If none has it.
+    """
+    for volume in volumes:
+        if volume.name == part:
+            return volume
+    found = f"holds {_names(volumes)}" if volumes[0].name else "is one volume without a name"
+    raise InvalidParams(f"{location} has no part {part!r}: it {found}")
+
+
+def file_format(file: SourceFile) -> FileFormat:
+    """Tell what a file is, by its content.
+
+    Raises
+    ------
+    UnsupportedFormat
+        If no format fits.
+    """
+    if (form := _recognised(file)) is not None:
+        return form
+    known = [form.NAME for form in FILE_FORMATS]
+    raise UnsupportedFormat(
+        f"{file.name} is none of {', '.join(known[:-1])} and {known[-1]}; save it as one of them"
+    )
+
+
+def _recognised(file: SourceFile) -> FileFormat | None:
+    with file.open() as handle:
+        start = handle.read(min(START_BYTES, file.size))
+    return next((form for form in FILE_FORMATS if form.recognises(file, start)), None)
+
+
+def _names(volumes: tuple[Volume, ...]) -> str:
+    return listed([volume.name for volume in volumes])
+
+
+__all__ = [
+    "FILE_FORMATS",
+    "FOLDER_FORMATS",
+    "ImageSource",
+    "RawLayout",
+    "Volume",
+    "VolumeSource",
+    "file_format",
+    "named",
+    "open_source",
+    "open_volumes",
+]

@@ -12,8 +12,18 @@ from numpy.typing import NDArray
 
 from voxelworks.errors import UnsupportedDtype, UnsupportedFormat
 from voxelworks.volumes.formats.samples import Samples
-from voxelworks.volumes.formats.source import OpenFile, PlaneForm, SourceFile, Window, decoding
+from voxelworks.volumes.formats.source import (
+    ImageSource,
+    OpenFile,
+    PlaneForm,
+    ReadOptions,
+    SourceFile,
+    Volume,
+    Window,
+    decoding,
+)
 
+NAME = "JPEG"
 SUFFIXES = (".jpg", ".jpeg", ".jpe")
 SIGNATURE = b"\xff\xd8\xff"
 _END_OF_IMAGE = b"\xff\xd9"
@@ -44,6 +54,16 @@ class JpegPlane:
             image = np.atleast_3d(imagecodecs.jpeg8_decode(data))
         top, left, height, width = window
         self.samples.deliver(self.file.name, image[top : top + height, left : left + width], out)
+
+
+def recognises(file: SourceFile, start: bytes) -> bool:
+    return start.startswith(SIGNATURE)
+
+
+def open_volumes(file: SourceFile, options: ReadOptions) -> tuple[Volume, ...]:
+    """Open a single image as a volume of one section."""
+    plane = read_section(file)
+    return (Volume("", ImageSource((plane,), plane.form)),)
 
 
 def read_section(file: SourceFile) -> JpegPlane:

@@ -12,8 +12,18 @@ from numpy.typing import NDArray
 
 from voxelworks.errors import UnsupportedFormat
 from voxelworks.volumes.formats.samples import Samples, checked
-from voxelworks.volumes.formats.source import OpenFile, PlaneForm, SourceFile, Window, decoding
+from voxelworks.volumes.formats.source import (
+    ImageSource,
+    OpenFile,
+    PlaneForm,
+    ReadOptions,
+    SourceFile,
+    Volume,
+    Window,
+    decoding,
+)
 
+NAME = "PNG"
 SUFFIXES = (".png",)
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _GREY, _RGB, _TABLE, _GREY_ALPHA, _RGB_ALPHA = 0, 2, 3, 4, 6
@@ -51,6 +61,16 @@ class PngPlane:
         if self.bits < 8:
             stored[..., 0] //= 255 // (2**self.bits - 1)  # the decoder stretches few bits to 255
         self.samples.deliver(self.file.name, stored, out)
+
+
+def recognises(file: SourceFile, start: bytes) -> bool:
+    return start.startswith(SIGNATURE)
+
+
+def open_volumes(file: SourceFile, options: ReadOptions) -> tuple[Volume, ...]:
+    """Open a single image as a volume of one section."""
+    plane = read_section(file)
+    return (Volume("", ImageSource((plane,), plane.form)),)
 
 
 def read_section(file: SourceFile) -> PngPlane:

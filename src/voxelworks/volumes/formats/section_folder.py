@@ -6,14 +6,25 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
 from voxelworks.errors import MissingSections, UnsupportedFormat
 from voxelworks.volumes.formats import jpeg, png, tiff
 from voxelworks.volumes.formats.names import SectionNumbers, natural_key, section_numbers
-from voxelworks.volumes.formats.source import ImageSource, Plane, SourceFile, common_form, listed, readable
+from voxelworks.volumes.formats.source import (
+    ImageSource,
+    Plane,
+    ReadOptions,
+    SourceFile,
+    Volume,
+    common_form,
+    listed,
+    readable,
+)
 
+NAME = "folder of sections"
 _READERS: dict[str, Callable[[SourceFile], Plane]] = {
     **dict.fromkeys(tiff.SUFFIXES, tiff.read_section),
     **dict.fromkeys(png.SUFFIXES, png.read_section),
@@ -21,6 +32,34 @@ _READERS: dict[str, Callable[[SourceFile], Plane]] = {
 }
 _TRIED_FIRST = 32
 _THREADS_WHILE_WAITING = 16
+
+
+def recognises(folder: Path) -> bool:
+    """Take any folder: what is wrong with it is said when it is opened."""
+    return True
+
+
+def open_volumes(folder: Path, options: ReadOptions) -> tuple[Volume, ...]:
+    """Open a folder: one image for itself, several as a stack; see `open_folder`."""
+    names, notes = image_names(folder)
+    if len(names) > 1:
+        return (Volume("", open_folder(folder, fill_missing=options.fill_missing)),)
+    file = SourceFile.of(folder / names[0])
+    if _suffix(file.name) in tiff.SUFFIXES:
+        (volume,) = tiff.open_volumes(file, options)
+        assert isinstance(volume.source, ImageSource)
+        source = volume.source
+    else:
+        plane = _READERS[_suffix(file.name)](file)
+        source = ImageSource((plane,), plane.form)
+    return (Volume("", replace(source, notes=(*notes, *source.notes))),)
+
+
+def has_sections(folder: Path) -> bool:
+    """Tell whether a folder holds any file that could be a section."""
+    with readable(str(folder)):
+        names = os.listdir(folder)
+    return any(_suffix(name) in _READERS and not name.startswith(".") for name in names)
 
 
 def image_names(folder: Path) -> tuple[list[str], tuple[str, ...]]:

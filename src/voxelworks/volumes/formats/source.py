@@ -7,11 +7,11 @@ import hashlib
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +24,7 @@ from voxelworks.errors import (
     UnsupportedFormat,
     VoxelworksError,
 )
-from voxelworks.geometry import Box, VoxelSize, Zyx
+from voxelworks.geometry import Box, Vec3, VoxelSize, Zyx
 
 _READ_BYTES_MAX = 2**30
 """Linux reads at most 2 GiB in one call, macOS less."""
@@ -147,6 +147,122 @@ class Plane(Protocol):
         """Read the window into `out` (c, y, x), which has the dtype of the form."""
 
 
+class VolumeSource(Protocol):
+    """One volume in foreign files, read box by box.
+
+    It holds no open files and may be copied to other processes. Its first voxel is 0,0,0.
+    """
+
+    @property
+    def shape_zyx(self) -> Zyx: ...
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """In the byte order of this machine."""
+
+    @property
+    def channel_count(self) -> int:
+        """1, or 3 for RGB. Channels that are measured by themselves are volumes of their own."""
+
+    @property
+    def voxel_size(self) -> VoxelSize | None:
+        """Size of a voxel, if it is stated on all axes."""
+
+    @property
+    def voxel_size_from(self) -> str:
+        """Where the voxel size is stated, such as `OME-XML PhysicalSize`."""
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was filled, padded or ignored: sentences for a person."""
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Paths of the files that are read."""
+
+    @property
+    def fingerprint(self) -> str:
+        """A text that changes when files are added, removed, renamed or written to."""
+
+    @property
+    def has_random_access(self) -> bool:
+        """Whether reading a box costs about its own size; if not, every box decodes whole sections."""
+
+    @property
+    def decoding_bytes(self) -> int:
+        """Memory to decode a section at most."""
+
+    def read(self, box: Box) -> NDArray[Any]:
+        """Read a box as (c, z, y, x); see `ImageSource.read` for what is raised."""
+
+    def read_section(self, z: int) -> NDArray[Any]:
+        """Read one whole section (c, y, x)."""
+
+
+@dataclass(frozen=True)
+class Volume:
+    """One of the volumes that a place holds."""
+
+    name: str
+    """What it is called there, such as `DAPI` or `volumes/raw`; empty if it is the only one and has no name."""
+    source: VolumeSource
+    category: Literal["color", "segmentation"] | None = None
+    """What it is, where the files say it."""
+
+
+@dataclass(frozen=True)
+class RawLayout:
+    """How voxels lie in a file that has no header of any format."""
+
+    size: Vec3
+    """x, y, z."""
+    dtype: str
+    """Such as `uint16`."""
+    header_bytes: int = 0
+    """Bytes before the first voxel."""
+    byte_order: Literal["little", "big"] = "little"
+    axes: str = "xyz"
+    """The axes as they follow each other in the file, the fastest first."""
+
+
+@dataclass(frozen=True)
+class ReadOptions:
+    """How to read what files leave open."""
+
+    fill_missing: bool = False
+    """Fill missing sections with zeros and pad smaller ones, instead of refusing them."""
+    raw: RawLayout | None = None
+    """Take the file for raw voxels, whatever it looks like."""
+
+
+class FileFormat(Protocol):
+    """What the module of a format offers that is recognised by the beginning of a file."""
+
+    NAME: str
+
+    def recognises(self, file: SourceFile, start: bytes) -> bool:
+        """Tell by the first `START_BYTES` bytes (or by the name, if there is no other way) whether it is one."""
+
+    def open_volumes(self, file: SourceFile, options: ReadOptions) -> tuple[Volume, ...]:
+        """Read headers, no voxels."""
+
+
+class FolderFormat(Protocol):
+    """What the module of a format offers that is recognised by what lies in a folder."""
+
+    NAME: str
+
+    def recognises(self, folder: Path) -> bool:
+        """Tell by the names in the folder."""
+
+    def open_volumes(self, folder: Path, options: ReadOptions) -> tuple[Volume, ...]:
+        """Read headers, no voxels."""
+
+
+START_BYTES = 512
+"""How much of a file decides what it is: the magic words of DICOM, tar and NIfTI stand that far in."""
+
+
 @dataclass(frozen=True)
 class ImageSource:
     """A stack of images, read box by box. It holds no open files and may be copied to other processes."""
@@ -232,13 +348,7 @@ class ImageSource:
         StorageFailed
             If the file system does not answer.
         """
-        if not self.box.contains(box):
-            raise InvalidGeometry(f"box {box} is not inside the images, which are {self.box}")
-        shape = (self.channel_count, *box.shape_zyx)
-        if out is None:
-            out = np.empty(shape, self.dtype)
-        elif out.shape != shape or out.dtype != self.dtype:
-            raise ValueError(f"out is {out.shape} {out.dtype}, needed is {shape} {self.dtype}")
+        out = room_for(self, box, out)
         if box.is_empty:
             return out
         (first, top, left), (stop, _, _) = box.start_zyx, box.stop_zyx
@@ -256,10 +366,6 @@ class ImageSource:
                         _read_plane(plane, handle, window, out[:, index])
         return out
 
-    def with_notes(self, notes: tuple[str, ...]) -> ImageSource:
-        """Give the same source with more to say about it."""
-        return replace(self, notes=(*notes, *self.notes))
-
     def read_section(self, z: int) -> NDArray[Any]:
         """Read one whole section (c, y, x)."""
         _, height, width = self.shape_zyx
@@ -273,6 +379,25 @@ def _read_plane(plane: Plane, file: OpenFile, window: Window, out: NDArray[Any])
         out[:] = 0
     if height and width:
         plane.read_into(file, Window(window.top, window.left, height, width), out[:, :height, :width])
+
+
+def room_for(source: VolumeSource, box: Box, out: NDArray[Any] | None) -> NDArray[Any]:
+    """Give the array (c, z, y, x) that a box of a source is read into, by default a new one.
+
+    Raises
+    ------
+    InvalidGeometry
+        If the box is not inside the source.
+    """
+    whole = Box.from_zyx((0, 0, 0), source.shape_zyx)
+    if not whole.contains(box):
+        raise InvalidGeometry(f"box {box} is not inside the images, which are {whole}")
+    shape = (source.channel_count, *box.shape_zyx)
+    if out is None:
+        return np.empty(shape, source.dtype)
+    if out.shape != shape or out.dtype != source.dtype:
+        raise ValueError(f"out is {out.shape} {out.dtype}, needed is {shape} {source.dtype}")
+    return out
 
 
 def common_form(planes: Sequence[tuple[str, Plane]], *, pad: bool) -> tuple[PlaneForm, tuple[str, ...]]:

@@ -21,25 +21,25 @@ from numpy.typing import NDArray
 from voxelworks.errors import InvalidGeometry, UnsupportedDtype, UnsupportedFormat
 from voxelworks.geometry import VoxelSize
 from voxelworks.volumes.formats import ome_tiff
+from voxelworks.volumes.formats.raw import RawPlane
 from voxelworks.volumes.formats.samples import Samples, checked
 from voxelworks.volumes.formats.source import (
     ImageSource,
     OpenFile,
     Plane,
     PlaneForm,
+    ReadOptions,
     SourceFile,
+    Volume,
     Window,
     common_form,
     decoding,
 )
 
+NAME = "TIFF"
 SUFFIXES = (".tif", ".tiff")
 SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
-_BAND_BYTES = 4 * 2**20
-"""Rows are read in bands of about this size, which stay in the processor's cache."""
-_GAP_BYTES = 32 * 2**10
-"""Reading over fewer unneeded bytes takes less time than asking the system for each row."""
 _BOMB_BYTES, _BOMB_RATIO = 4 * 2**30, 100_000
 """A page that unpacks to more, and to so many times its size, is made to fill disks: black images are larger."""
 _PLAIN_KINDS = {"generic", "uniform", "shaped", "sis", "nih"}
@@ -49,57 +49,6 @@ _FOREIGN_FLAGS = {
     "avs", "bif", "eer", "indica", "lsm", "mdgel", "mmstack", "ndpi", "ndtiff", "philips", "qpi", "scn", "stk", "svs",
 }  # fmt: skip
 """Kinds of TIFF whose pages are not simply the sections."""
-
-
-@dataclass(frozen=True)
-class RawPlane:
-    """An uncompressed page whose samples lie in one piece."""
-
-    file: SourceFile
-    form: PlaneForm
-    samples: Samples
-    offset: int
-    is_planar: bool = False
-    """Whether the channels follow each other instead of being interleaved."""
-    has_random_access = True
-
-    @property
-    def pixel_bytes(self) -> int:
-        return self.samples.pixel_bytes
-
-    def read_into(self, file: OpenFile, window: Window, out: NDArray[Any]) -> None:
-        if self.samples.is_plain and window.width == self.form.width and out.flags.c_contiguous:
-            start = self.offset + window.top * self.form.width * self.samples.stored.itemsize
-            file.read_into(out.data.cast("B"), start)
-            return
-        sample_count = 1 if self.is_planar else self.samples.count
-        row_bytes = self.form.width * sample_count * self.samples.stored.itemsize
-        rows_at_once = max(1, _BAND_BYTES // row_bytes)
-        for row in range(0, window.height, rows_at_once):
-            height = min(rows_at_once, window.height - row)
-            band = Window(window.top + row, window.left, height, window.width)
-            if self.is_planar:
-                plane_bytes = self.form.height * row_bytes
-                planes = [self._read_rows(file, band, i * plane_bytes, 1) for i in range(self.samples.count)]
-                stored = np.concatenate(planes, axis=2)
-            else:
-                stored = self._read_rows(file, band, 0, sample_count)
-            self.samples.deliver(self.file.name, stored, out[:, row : row + height])
-
-    def _read_rows(self, file: OpenFile, window: Window, start: int, sample_count: int) -> NDArray[Any]:
-        """Read rows of a window (y, x, sample)."""
-        top, left, height, width = window
-        pixel_bytes = sample_count * self.samples.stored.itemsize
-        row_bytes = self.form.width * pixel_bytes
-        first = self.offset + start + top * row_bytes
-        if row_bytes - width * pixel_bytes <= _GAP_BYTES:
-            band = np.empty((height, self.form.width, sample_count), self.samples.stored)
-            file.read_into(band.data.cast("B"), first)
-            return band[:, left : left + width]
-        rows = np.empty((height, width, sample_count), self.samples.stored)
-        for row in range(height):
-            file.read_into(rows[row].data.cast("B"), first + row * row_bytes + left * pixel_bytes)
-        return rows
 
 
 @dataclass(frozen=True)
@@ -154,6 +103,15 @@ def read_voxel_size(file: SourceFile) -> tuple[VoxelSize | None, str, tuple[str,
         if tiff.is_ome:
             return ome_tiff.voxel_size(ome_tiff.parse(file.name, tiff.ome_metadata or ""))
         return _imagej_voxel_size(tiff) if tiff.is_imagej else (None, "", ())
+
+
+def recognises(file: SourceFile, start: bytes) -> bool:
+    return start.startswith(SIGNATURES)
+
+
+def open_volumes(file: SourceFile, options: ReadOptions) -> tuple[Volume, ...]:
+    """Open a TIFF file as a stack; see `open_file`."""
+    return (Volume("", open_file(file, fill_missing=options.fill_missing)),)
 
 
 def open_file(file: SourceFile, *, fill_missing: bool) -> ImageSource:
