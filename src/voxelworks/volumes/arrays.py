@@ -1,10 +1,10 @@
-"""One magnification of a layer, stored as a chunked array in any format that tensorstore opens."""
+"""One magnification of a layer, stored as a chunked array in any format that tensorstore opens, or as WKW."""
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import product
 from pathlib import Path
@@ -27,7 +27,7 @@ from voxelworks.errors import (
 )
 from voxelworks.geometry import Box, Mag, Zyx
 from voxelworks.protocol.places import is_remote
-from voxelworks.volumes import storage
+from voxelworks.volumes import storage, wkw
 from voxelworks.volumes.metadata import CXYZ, CZYX, Axes, Category
 from voxelworks.volumes.shards import CHUNK
 
@@ -37,6 +37,8 @@ _DRIVERS = {
     "n5": "n5",
     "neuroglancerPrecomputed": "neuroglancer_precomputed",
 }
+_MAIN_FILES = {"wkw": wkw.HEADER_FILE}
+"""What is made anew with the array, of formats other than Zarr v3."""
 _READ_EDGE = 128
 """Larger reads fault in fresh memory for what they decode: measured, 1024^3 at once costs 20 times the system time."""
 _READS_AHEAD = 8
@@ -75,6 +77,8 @@ class MagArray:
     @property
     def shard_shape_zyx(self) -> Zyx:
         """Size of what one file holds."""
+        if self.data_format == "wkw":
+            return wkw.read_header(self.location).cube_shape_zyx
         return _spatial(self._store.chunk_layout.write_chunk)
 
     @property
@@ -294,12 +298,13 @@ def _zarr3_metadata(
 @lru_cache(maxsize=256)
 def _open(array: MagArray, context: ts.Context, _version: object) -> ts.TensorStore:
     """Open an array for this process, with axes c, z, y, x."""
+    if array.data_format == "wkw":
+        return _with_our_axes(wkw.open_folder(array.location, array.box), replace(array, axes=CZYX))
     driver = _DRIVERS.get(array.data_format)
     if driver is None:
-        readable = ", ".join(_DRIVERS)
-        later = " (a later version will)" if array.data_format == "wkw" else ""
+        readable = ", ".join((*_DRIVERS, "wkw"))
         raise UnsupportedFormat(
-            f"{array.location} is stored as {array.data_format!r}, which this version does not read{later}; convert it "
+            f"{array.location} is stored as {array.data_format!r}, which this version does not read; convert it "
             f"to one of: {readable}"
         )
     is_writable = array.data_format == "zarr3" and not is_remote(array.location)
@@ -322,7 +327,7 @@ def _stamp(array: MagArray) -> object:
     if is_remote(array.location):
         return None
     try:
-        status = (Path(array.location) / "zarr.json").stat()
+        status = (Path(array.location) / _MAIN_FILES.get(array.data_format, "zarr.json")).stat()
     except OSError:
         return None
     return status.st_ino, status.st_mtime_ns

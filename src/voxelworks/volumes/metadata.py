@@ -387,8 +387,8 @@ def check_can_add_mags(layer: LayerProperties) -> None:
     """
     if layer.data_format != "zarr3":
         raise UnsupportedFormat(
-            f"layer {layer.name!r} is stored as {layer.data_format!r}; magnifications can be added to "
-            "Zarr v3 layers only: make a Zarr v3 copy of the dataset first"
+            f"layer {layer.name!r} is stored as {layer.data_format!r}; magnifications can be added to Zarr v3 layers "
+            "only, as all those of a layer have one format: make a Zarr v3 copy of the dataset first"
         )
 
 

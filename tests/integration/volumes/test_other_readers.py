@@ -166,11 +166,12 @@ def test_real_datasets_of_webknossos_are_read(test_data, name):
     assert np.array_equal(layer.finest.read(layer.box), np.asarray(reference[...]).transpose(0, 3, 2, 1))
 
 
-def test_a_real_wkw_dataset_is_described_but_not_read(test_data):
+def test_a_real_wkw_dataset_is_read(test_data):
+    """It is all zero; real voxels in this format come with the annotations."""
     layer = Dataset.open(test_data / "formats" / "wkw" / "simple_wkw_dataset").layer("color")
     assert (layer.channel_count, layer.mags) == (3, (MAG1,))
-    with pytest.raises(UnsupportedFormat, match="is stored as 'wkw'"):
-        layer.finest.read(layer.box)
+    assert (layer.finest.chunk_shape_zyx, layer.finest.shard_shape_zyx) == ((8, 8, 8), (32, 32, 32))
+    assert np.array_equal(layer.finest.read(layer.box), np.zeros((3, 24, 24, 24), np.uint8))
 
 
 @pytest.mark.parametrize(

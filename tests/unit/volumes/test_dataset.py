@@ -388,12 +388,12 @@ def test_one_layer_may_be_a_channel_of_a_shared_array(tmp_path):
 def test_formats_that_are_not_read_or_written_are_named(tmp_path):
     make(tmp_path / "d")
     file = tmp_path / "d" / "datasource-properties.json"
-    file.write_text(file.read_text().replace('"zarr3"', '"wkw"'))
+    file.write_text(file.read_text().replace('"zarr3"', '"knossos"'))
     layer = Dataset.open(tmp_path / "d").layer("layer")
-    with pytest.raises(UnsupportedFormat, match="is stored as 'wkw', which this version does not read"):
+    with pytest.raises(UnsupportedFormat, match="is stored as 'knossos', which this version does not read"):
         layer.finest.read(BOX)
     with pytest.raises(
-        UnsupportedFormat, match="layer 'layer' is stored as 'wkw'; magnifications can be added"
+        UnsupportedFormat, match="layer 'layer' is stored as 'knossos'; magnifications can be added"
     ):
         layer.add_mag(Mag(2, 2, 2), shard_zyx=(64, 64, 64))
 
