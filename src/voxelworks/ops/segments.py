@@ -273,8 +273,11 @@ class Lattice:
 
     def surface(self, crossings: NDArray[np.int64]) -> NDArray[np.float64]:
         """Turn crossings (n, 13) into areas (n,)."""
-        areas: NDArray[np.float64] = crossings @ np.array(self.areas)
-        return areas
+        total = np.zeros(len(crossings))
+        # Not by a matrix product: its digits depend on how many rows there are.
+        for column, area in zip(crossings.T, self.areas, strict=True):
+            total += column * area
+        return total
 
 
 @lru_cache(maxsize=16)

@@ -169,10 +169,8 @@ def compute_segment_statistics(params: ComputeSegmentStatisticsParams, job: Job)
             noun="shards",
         )
     else:
-        job.log(
-            f"the largest of {rows.rows} ids is {largest_id}: WEBKNOSSOS' file, which has a row for each number up to it, "
-            "is left out"
-        )
+        why = f"the largest of {rows.rows} ids is {largest_id}"
+        job.log(f"{why}: WEBKNOSSOS' file, which has a row for each number up to it, is left out")
         new = new.model_copy(update={"is_listed": False})
     job.change(LayerChange(layer=layer.name, attachments=(new,)))
     return SegmentStatistics(
