@@ -154,3 +154,5 @@ def _attachments(layer: LayerProperties) -> Iterator[str]:
         for item in given if isinstance(given, list) else [given]:
             if isinstance(item, dict) and isinstance(item.get("name"), str):
                 yield f"{kind}/{item['name']}"
+    if layer.segment_table is not None:
+        yield "segmentTable/" + layer.segment_table.rstrip("/").rpartition("/")[2]

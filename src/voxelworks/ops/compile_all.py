@@ -11,12 +11,16 @@ from typing import get_args
 import numpy as np
 
 from voxelworks.errors import UnsupportedDtype
+from voxelworks.ops import segments
 from voxelworks.ops.downsampling import Method, downsample
 
 DTYPES = (
     "uint8", "uint16", "uint32", "uint64", "float32", "int8", "int16", "int32", "int64", "float64",
 )  # fmt: skip
 """Most frequent first: whoever comes while this runs finds these."""
+
+LABEL_DTYPES = ("uint8", "uint16", "uint32", "uint64")
+"""Ids without a sign; those with one are looked at as such."""
 
 
 def compile_all(*, may_go_on: Callable[[], bool] = lambda: True) -> None:
@@ -27,6 +31,16 @@ def compile_all(*, may_go_on: Callable[[], bool] = lambda: True) -> None:
             downsample(np.zeros((2, 2, 2), dtype), (2, 2, 2), method)
         except UnsupportedDtype:
             continue
+    for dtype in DTYPES:
+        if not may_go_on():
+            sys.exit("whoever wanted it has ended")
+        values = np.zeros((2, 2, 2), dtype)
+        labels = values if dtype in LABEL_DTYPES else np.zeros((2, 2, 2), np.uint32)
+        segments.find_in_buckets(labels, (0, 0, 0), 32)
+        segments.measure(
+            labels, segments.lattice_of((1.0, 1.0, 1.0)), before_zyx=(0, 0, 0), origin_zyx=(0, 0, 0),
+            values=[((0, 0, 0), values[:1, :1, :1])],
+        )  # fmt: skip
 
 
 if __name__ == "__main__":

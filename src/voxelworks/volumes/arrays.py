@@ -172,6 +172,23 @@ class MagArray:
         names = ["/".join(["c", *map(str, index)]) for index in product(*ranges)] if inside else []
         return [name for name in names if (Path(self.location) / name).is_file()]
 
+    def is_missing(self, box: Box) -> bool:
+        """Tell without decoding that a box is all zero because none of its chunks is stored.
+
+        False where that cannot be told cheaply: on remote stores, each look is a request.
+        """
+        store = self._store
+        if is_remote(self.location) or np.any(store.fill_value or 0):
+            return False
+        inside = box.intersect(self.stored_box)
+        if inside.is_empty:
+            return True
+        try:
+            known = store[:, *inside.slices_zyx].storage_statistics(query_not_stored=True)
+            return bool(known.result().not_stored)
+        except (NotImplementedError, ValueError):
+            return False
+
     @property
     def _store(self) -> ts.TensorStore:
         return _open(self, storage.context(), _stamp(self))

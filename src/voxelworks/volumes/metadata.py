@@ -39,6 +39,8 @@ PROPERTIES_FILE = "datasource-properties.json"
 GROUP_FILE = "zarr.json"
 
 Category = Literal["color", "segmentation"]
+AttachmentKind = Literal["segmentIndex", "segmentStatistics"]
+"""Of what a layer has once, beside its voxels."""
 Axes = tuple[str, ...]
 """Names of the axes of a stored array, outermost first."""
 CZYX: Axes = ("c", "z", "y", "x")
@@ -110,6 +112,19 @@ class MagProperties(_Properties):
         return cls(mag=mag, path=f"./{layer_name}/{mag}", axis_order=order)
 
 
+class AttachmentProperties(_Properties):
+    """Something that belongs to a layer beside its voxels."""
+
+    name: str
+    path: str
+    data_format: str
+
+    @classmethod
+    def of(cls, layer_name: str, kind: AttachmentKind, name: str) -> Self:
+        """Describe one that lies in its usual place, `<layer>/<kind>/<name>`."""
+        return cls(name=name, path=f"./{layer_name}/{kind}/{name}", data_format="zarr3")
+
+
 class LayerProperties(_Properties):
     """One layer."""
 
@@ -124,6 +139,8 @@ class LayerProperties(_Properties):
     mags: tuple[MagProperties, ...] = ()
     largest_segment_id: int | None = None
     additional_axes: tuple[dict[str, Any], ...] | None = None
+    segment_table: str | None = None
+    """Folder with our table of the statistics of segments; WEBKNOSSOS does not know of it."""
 
     @model_validator(mode="before")
     @classmethod
@@ -153,6 +170,15 @@ class LayerProperties(_Properties):
         UnsupportedDtype
         """
         return dtype_of_element_class(self.element_class, self.channel_count)
+
+    def path_of(self, kind: AttachmentKind) -> str | None:
+        """Give the path of an attachment, as it is stated; None if there is none."""
+        if kind == "segmentStatistics" and self.segment_table is not None:
+            return self.segment_table
+        listed = (self.model_extra or {}).get("attachments")
+        found = listed.get(kind) if isinstance(listed, dict) else None
+        path = found.get("path") if isinstance(found, dict) else None
+        return path if isinstance(path, str) else None
 
     @property
     def sorted_mags(self) -> tuple[MagProperties, ...]:
@@ -240,6 +266,20 @@ class DataSource(_Properties):
     def with_largest_segment_id(self, layer_name: str, largest_segment_id: int) -> Self:
         layer = self.layer(layer_name)
         return self.with_layer(layer.model_copy(update={"largest_segment_id": largest_segment_id}))
+
+    def with_attachment(
+        self, layer_name: str, kind: AttachmentKind, attachment: AttachmentProperties | None
+    ) -> Self:
+        """Put an attachment in place of the one of its kind, or take that away."""
+        layer = self.layer(layer_name)
+        listed = (layer.model_extra or {}).get("attachments")
+        kept = {name: item for name, item in (listed or {}).items() if name != kind}
+        added = {} if attachment is None else {kind: attachment.model_dump(mode="json", by_alias=True)}
+        return self.with_layer(layer.model_copy(update={"attachments": kept | added}))
+
+    def with_segment_table(self, layer_name: str, path: str) -> Self:
+        layer = self.layer(layer_name)
+        return self.with_layer(layer.model_copy(update={"segment_table": path}))
 
     def to_json(self) -> str:
         """Give the text of the file: equal content gives equal bytes, and fields left out stay out."""

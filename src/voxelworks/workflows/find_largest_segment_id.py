@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -25,8 +24,8 @@ from voxelworks.workflows.publishing import LayerChange
 if TYPE_CHECKING:
     from voxelworks.volumes.dataset import MagArray
 
-READ_SIZE = (128, 128, 128)
-"""Voxels (x, y, z) that are read at a time."""
+_READ_EDGE = 128
+"""Voxels that are read at a time, along each axis."""
 
 
 class FindLargestSegmentIdParams(Params):
@@ -87,20 +86,20 @@ _DIGITS_MAX = len(str(2**64))
 )
 def find_largest_segment_id(params: FindLargestSegmentIdParams, job: Job) -> LargestSegmentId:
     """Find the largest segment id of a segmentation layer and write it to the dataset."""
+    from voxelworks.workflows._runs import scan_boxes  # slow import: workers only
+
     layer = job.open(params.layer)
     params.layer.require_category(layer.category)
     source = layer.finest
     job.start_addition(params.layer, inputs=[str(source)])
-    # Whole shards, so that no chunk is read twice and each index of a shard once.
-    depth, height, width = source.shard_shape_zyx
-    tiles = [(str(tile), tile) for tile in source.box.tiles((width, height, depth))]
+    boxes = [(str(box), box) for box in scan_boxes(source)]
     job.expect(source.box.voxel_count)
     largest = job.process(
         f"{layer.name}: reading mag {source.mag}",
-        tiles,
+        boxes,
         LargestIn(source),
         units=source.box.voxel_count,
-        memory_bytes_per_item=3 * math.prod(READ_SIZE) * source.dtype.itemsize,
+        memory_bytes_per_item=3 * _READ_EDGE**3 * source.dtype.itemsize,
     )
     largest_id = max(largest, default=0)
     job.change(LayerChange(layer=layer.name, largest_segment_id=largest_id))
@@ -116,5 +115,9 @@ class LargestIn:
     source: MagArray
 
     def __call__(self, box: Box) -> int:
+        from voxelworks.workflows._runs import whole_chunks
+
         # 128^3 at a time: with larger reads the system spends more time on fresh memory than zstd on decoding.
-        return max((int(self.source.read(part).max()) for part in box.tiles(READ_SIZE)), default=0)
+        parts = box.tiles(whole_chunks(self.source, _READ_EDGE))
+        stored = (part for part in parts if not self.source.is_missing(part))
+        return max((int(self.source.read(part).max()) for part in stored), default=0)

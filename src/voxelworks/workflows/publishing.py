@@ -25,7 +25,7 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict
@@ -43,7 +43,10 @@ from voxelworks.protocol.messages import SealedResult
 from voxelworks.protocol.places import is_remote
 from voxelworks.volumes.files import remove_leftovers, replace_file, sync_folder
 from voxelworks.volumes.metadata import (
+    AttachmentKind,
+    AttachmentProperties,
     DataSource,
+    LayerProperties,
     MagProperties,
     load_datasource,
     save_datasource,
@@ -62,6 +65,30 @@ FileFacts = dict[str, tuple[int, str]]
 """Path below the result -> size in bytes and SHA-256."""
 
 
+class NewAttachment(BaseModel):
+    """A folder that is added to a layer, in place of an earlier one of its kind."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: AttachmentKind
+    name: str
+    replaces: str | None
+    """Path of the earlier one, as it was stated when the job began."""
+    is_listed: bool = True
+    """Whether other programs can read it; only then is it listed among the layer's attachments."""
+
+    @classmethod
+    def to(cls, layer: LayerProperties, kind: AttachmentKind, name: str) -> NewAttachment:
+        """Choose another name than that of the earlier one: both exist until the new one is listed."""
+        earlier = layer.path_of(kind)
+        is_taken = earlier is not None and earlier.rstrip("/").endswith(f"/{name}")
+        return cls(kind=kind, name=f"{name}-2" if is_taken else name, replaces=earlier)
+
+    def folder(self, layer_name: str) -> str:
+        """Give the path of the new folder below the dataset."""
+        return f"{layer_name}/{self.kind}/{self.name}"
+
+
 class LayerChange(BaseModel):
     """What an addition changes in the properties of one layer."""
 
@@ -70,10 +97,16 @@ class LayerChange(BaseModel):
     layer: str
     mags: tuple[MagProperties, ...] = ()
     largest_segment_id: int | None = None
+    attachments: tuple[NewAttachment, ...] = ()
 
     def apply(self, source: DataSource) -> DataSource:
         if self.mags:
             source = source.merged_mags(self.layer, self.mags)
+        for new in self.attachments:
+            listed = AttachmentProperties.of(self.layer, new.kind, new.name) if new.is_listed else None
+            source = source.with_attachment(self.layer, new.kind, listed)
+            if new.kind == "segmentStatistics":
+                source = source.with_segment_table(self.layer, f"./{new.folder(self.layer)}")
         if self.largest_segment_id is not None:
             source = source.with_largest_segment_id(self.layer, self.largest_segment_id)
         return source
@@ -389,13 +422,13 @@ def _publish_dataset(folder: AttemptFolder, target: Path, manifest: Manifest) ->
 def _publish_addition(folder: AttemptFolder, dataset: Path, manifest: Manifest) -> None:
     source = load_datasource(dataset)
     staged = _still_staged(folder, dataset, manifest, source)
-    for mag_path in staged:
-        final = dataset / mag_path
+    for path in staged:
+        final = dataset / path
         if final.exists():
             # Moved by a job that died before it could list it: nobody can know it.
-            os.rename(final, folder.path / ("replaced-" + mag_path.replace("/", "-")))
-        final.parent.mkdir(exist_ok=True)
-        os.rename(folder.result / mag_path, final)
+            _set_aside(folder, dataset, path)
+        final.parent.mkdir(parents=True, exist_ok=True)
+        os.rename(folder.result / path, final)
         sync_folder(final.parent)
     merged = source
     for change in manifest.changes:
@@ -404,6 +437,9 @@ def _publish_addition(folder: AttemptFolder, dataset: Path, manifest: Manifest) 
         save_datasource(dataset, merged)  # replaces the properties in one step: the commit point
     else:
         save_groups(dataset, merged)  # an earlier try may have died between the two
+    for path in _replaced(manifest):
+        if (dataset / path).is_dir():
+            _set_aside(folder, dataset, path)
     try:
         adopt(folder.result / PREVIEW_FOLDER, dataset / PREVIEW_FOLDER, is_complete=False)
     except OSError as error:
@@ -411,7 +447,7 @@ def _publish_addition(folder: AttemptFolder, dataset: Path, manifest: Manifest) 
 
 
 def _still_staged(folder: AttemptFolder, dataset: Path, manifest: Manifest, source: DataSource) -> list[str]:
-    """Check every magnification before the first is moved; give the paths of those that an earlier try did not move."""
+    """Check everything before the first is moved; give the paths of what an earlier try did not move."""
     staged: list[str] = []
     for change in manifest.changes:
         listed = {mag.mag for mag in source.layer(change.layer).mags}
@@ -428,7 +464,35 @@ def _still_staged(folder: AttemptFolder, dataset: Path, manifest: Manifest, sour
             if not (folder.result / path).exists():
                 raise StorageFailed(f"{dataset / path} is not what was sealed; run the job again")
             staged.append(path)
+        for new in change.attachments:
+            path = new.folder(change.layer)
+            if not (folder.result / path).exists() and _is_as_sealed(dataset, path, manifest):
+                continue
+            if source.layer(change.layer).path_of(new.kind) != new.replaces:
+                raise TargetExists(
+                    f"another {new.kind} was added to layer {change.layer!r} meanwhile; nothing was changed"
+                )
+            if not (folder.result / path).exists():
+                raise StorageFailed(f"{dataset / path} is not what was sealed; run the job again")
+            staged.append(path)
     return staged
+
+
+def _replaced(manifest: Manifest) -> Iterator[str]:
+    """Give the folders, below the dataset, that are listed no longer. What lies elsewhere is not ours to remove."""
+    for change in manifest.changes:
+        for new in change.attachments:
+            path = PurePosixPath(new.replaces or "")
+            if path.parts[:-1] == (change.layer, new.kind) and path.name != ".." and path.name != new.name:
+                yield str(path)
+
+
+def _set_aside(folder: AttemptFolder, dataset: Path, path: str) -> None:
+    """Move what is no longer wanted into the attempt's folder, which is removed at the end."""
+    aside = folder.path / ("replaced-" + path.replace("/", "-"))
+    if aside.exists():
+        _remove_tree(aside)
+    os.rename(dataset / path, aside)
 
 
 def _is_as_sealed(dataset: Path, below: str, manifest: Manifest) -> bool:
