@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from voxelworks.errors import InvalidInput, VoxelworksError
 from voxelworks.geometry import Box, Mag, VoxelSize
 from voxelworks.protocol.views import DatasetView, LayerSummary
+from voxelworks.server.pictures import ShownSlice, shown_slices
 from voxelworks.server.rendering import physical_text, size_text
 from voxelworks.workflows import (
     DATA_KINDS,
@@ -81,6 +82,15 @@ class Earlier:
 
 
 @dataclass(frozen=True)
+class Canvas:
+    """Pictures of a layer, on which a box of it can be drawn."""
+
+    box: str
+    """Of the layer: what is drawn stays inside."""
+    slices: tuple[ShownSlice, ...]
+
+
+@dataclass(frozen=True)
 class Input:
     """One input of the form."""
 
@@ -96,6 +106,8 @@ class Input:
     """What choosing nothing says."""
     shortcuts: tuple[Choice, ...] = ()
     """Values that a button fills in."""
+    canvas: Canvas | None = None
+    """Where the value can be drawn, too."""
     note: str = ""
     """What the value comes to."""
     is_refused: bool = False
@@ -494,7 +506,12 @@ class Form:
             inside = Box.parse(drawn.value).intersect(whole)
             if not inside.is_empty:
                 shortcuts.append(Choice(str(inside), f"{drawn.text}, {size_text(str(inside.in_mag(mag)))}"))
-        return replace(shown, shortcuts=tuple(shortcuts), note=note, is_refused=is_refused)
+        # With several datasets the pictures of all of them would be in the way.
+        slices = (
+            shown_slices(dataset, layer) if self.rows.get(self._group_of(shown.field) or "", 1) == 1 else ()
+        )
+        canvas = Canvas(layer.box, slices) if slices else None
+        return replace(shown, shortcuts=tuple(shortcuts), canvas=canvas, note=note, is_refused=is_refused)
 
     def _chosen(self, item: ParamField) -> list[str]:
         """Give the layers or mags of all rows, as far as they can be chosen."""
