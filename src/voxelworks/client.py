@@ -439,6 +439,20 @@ class Client:
     def show_dataset(self, name: str) -> DatasetView:
         return DatasetView.model_validate(self._get(f"datasets/{_part(name)}"))
 
+    def set_voxel_size(self, name: str, voxel_size: str) -> DatasetView:
+        """State another voxel size of a dataset; its voxels and mags stay as they are.
+
+        Parameters
+        ----------
+        name
+            Name or id of the dataset.
+        voxel_size
+            Nanometres, `x,y,z`.
+        """
+        body = {"voxel_size": voxel_size}
+        answer = self._send("PATCH", f"datasets/{_part(name)}", json=body, is_repeatable=True)
+        return DatasetView.model_validate(_json(answer))
+
     def share_dataset(self, name: str, purpose: str, *, lifetime_days: int = 7) -> NewShare:
         """Make an address under which anybody can read a dataset for a while, without an account.
 

@@ -27,6 +27,9 @@ STOPPED = 130
         "upload": LazyCommand(
             "voxelworks.cli.upload:upload", "Send images to a server, which makes a dataset of them."
         ),
+        "datasets": LazyCommand(
+            "voxelworks.cli.datasets:datasets", "List the datasets of a server, and correct their voxel size."
+        ),
         "params": LazyCommand(
             "voxelworks.cli.params:params", "Keep parameters under a name, to use them again."
         ),
