@@ -501,6 +501,20 @@ class Client:
         body = {key: value for key, value in changes.items() if value is not None}
         return DatasetView.model_validate(_json(self._send("PATCH", f"datasets/{_part(name)}", json=body)))
 
+    def set_voxel_size(self, name: str, voxel_size: str) -> DatasetView:
+        """State another voxel size of a dataset; its voxels and mags stay as they are.
+
+        Parameters
+        ----------
+        name
+            Name or id of the dataset.
+        voxel_size
+            Nanometres, `x,y,z`.
+        """
+        body = {"voxel_size": voxel_size}
+        answer = self._send("PATCH", f"datasets/{_part(name)}", json=body, is_repeatable=True)
+        return DatasetView.model_validate(_json(answer))
+
     def trash_dataset(self, name: str) -> DatasetView:
         """Put a dataset into the trash, until its `purge_ms`."""
         return DatasetView.model_validate(_json(self._send("DELETE", f"datasets/{_part(name)}")))

@@ -36,6 +36,7 @@ from voxelworks.db import SecretBox, now
 from voxelworks.errors import (
     InvalidAnnotation,
     InvalidArchive,
+    InvalidInput,
     InvalidParams,
     NotFound,
     TargetNotWritable,
@@ -235,6 +236,17 @@ def annotation_token(session: Session, box: SecretBox, annotation_id: str, *, by
     if row.trashed_ms is not None:
         raise _is_trashed(row)
     return None if row.sealed_token is None else box.open(row.sealed_token)
+
+
+def require_uploaded(annotation: AnnotationView) -> None:
+    """Refuse an annotation that has no file here.
+
+    Raises
+    ------
+    InvalidInput
+    """
+    if annotation.kind == "webknossos":
+        raise InvalidInput(f"annotation {annotation.name!r} stays in its WEBKNOSSOS; look at it there")
 
 
 def annotation_file(annotation: AnnotationView, settings: Settings) -> Path:

@@ -12,7 +12,13 @@ from xml.parsers import expat
 
 from voxelworks.errors import InvalidAnnotation, InvalidGeometry
 from voxelworks.geometry import Box
-from voxelworks.protocol.views import AnnotationSummary, VolumeLayerSummary
+from voxelworks.protocol.views import (
+    AnnotationContents,
+    AnnotationSummary,
+    TreeSummary,
+    VolumeLayerContents,
+    VolumeLayerSummary,
+)
 
 DEPTH_MAX = 100
 """Groups of trees may lie in each other; nothing else lies deep."""
@@ -23,6 +29,8 @@ PARTS_MAX = 10_000
 NUMBER_MAX = 2**53
 """Up to here whole numbers are read exactly."""
 NAME_LENGTH_MAX = 300
+TREES_MAX = 500
+"""Trees that are described one by one; of more, only how many there are."""
 
 Attributes = Mapping[str, str]
 
@@ -45,6 +53,13 @@ def read_nml(pieces: Iterable[bytes], bytes_max: int) -> AnnotationSummary:
     return _Reader(bytes_max).read(pieces)
 
 
+def read_contents(pieces: Iterable[bytes], bytes_max: int) -> AnnotationContents:
+    """Describe the trees and volume layers of a skeleton file, as `read_nml` reads it; sizes are not in it."""
+    reader = _Reader(bytes_max)
+    reader.read(pieces)
+    return reader.contents
+
+
 class _Reader:
     def __init__(self, bytes_max: int) -> None:
         self._bytes_max = bytes_max
@@ -54,6 +69,10 @@ class _Reader:
         self._dataset_name: str | None = None
         self._layers: list[VolumeLayerSummary] = []
         self._boxes: list[str] = []
+        self._trees: list[TreeSummary] = []
+        self._edge_count = 0
+        self._before_tree = (0, 0)
+        self._formats: list[str | None] = []
         self._parser = expat.ParserCreate()
         self._parser.SetParamEntityParsing(expat.XML_PARAM_ENTITY_PARSING_NEVER)
         self._parser.StartElementHandler = self._start
@@ -83,6 +102,16 @@ class _Reader:
             volume_layers=tuple(self._layers), bounding_boxes=tuple(self._boxes),
         )  # fmt: skip
 
+    @property
+    def contents(self) -> AnnotationContents:
+        layers = tuple(
+            VolumeLayerContents(
+                name=layer.name, fallback_layer=layer.fallback_layer, location=layer.location, data_format=data_format,
+            )
+            for layer, data_format in zip(self._layers, self._formats, strict=True)
+        )  # fmt: skip
+        return AnnotationContents(trees=tuple(self._trees), edge_count=self._edge_count, volume_layers=layers)
+
     def _start(self, name: str, attributes: Attributes) -> None:
         self._path.append(name)
         if len(self._path) > DEPTH_MAX:
@@ -92,18 +121,37 @@ class _Reader:
                 raise self._problem(f"the first element is <{root[:40]}> instead of <things>: this is no NML")
             case ["things", "thing", "nodes", "node"]:
                 self._take_node(attributes)
+            case ["things", "thing", "edges", "edge"]:
+                self._edge_count += 1
             case ["things", "thing"]:
                 self._number(attributes, "thing", "id")
                 self._tree_count += 1
+                self._begin_tree(attributes)
             case ["things", "volume"]:
                 self._take_volume(attributes)
+                self._formats.append(_short(attributes.get("format")))
             case ["things", "parameters", "userBoundingBox"]:
                 self._take_box(attributes)
             case ["things", "parameters", "experiment"]:
                 self._dataset_name = _short(attributes.get("name"))
 
-    def _end(self, _name: str) -> None:
+    def _end(self, name: str) -> None:
+        if name == "thing" and len(self._path) == 2 and self._tree_count == len(self._trees):
+            self._end_tree()
         self._path.pop()
+
+    def _begin_tree(self, attributes: Attributes) -> None:
+        if len(self._trees) < TREES_MAX:
+            tree = TreeSummary(
+                name=_short(attributes.get("name")), color=_color(attributes), node_count=0, edge_count=0
+            )
+            self._trees.append(tree)
+            self._before_tree = self._node_count, self._edge_count
+
+    def _end_tree(self) -> None:
+        nodes, edges = self._before_tree
+        counts = {"node_count": self._node_count - nodes, "edge_count": self._edge_count - edges}
+        self._trees[-1] = self._trees[-1].model_copy(update=counts)
 
     def _take_node(self, attributes: Attributes) -> None:
         for key in ("id", "x", "y", "z"):
@@ -150,6 +198,17 @@ class _Reader:
 
     def _problem(self, what: str) -> InvalidAnnotation:
         return InvalidAnnotation(f"the NML cannot be taken: {what} (line {self._parser.CurrentLineNumber})")
+
+
+def _color(attributes: Attributes) -> str | None:
+    """Give the colour of a tree as `#rrggbb`; None if the file states none that can be used."""
+    try:
+        parts = [float(attributes[f"color.{part}"]) for part in "rgb"]
+    except (KeyError, ValueError):
+        return None
+    if not all(0 <= part <= 1 for part in parts):
+        return None
+    return "#" + "".join(f"{round(part * 255):02x}" for part in parts)
 
 
 def _short(name: str | None) -> str | None:

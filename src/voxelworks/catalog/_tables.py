@@ -62,6 +62,8 @@ class AnnotationRow(Base):
     size_bytes: Mapped[int]
     sha256: Mapped[str | None]
     summary: Mapped[dict[str, Any] | None]
+    contents: Mapped[dict[str, Any] | None] = mapped_column(deferred=True)
+    """Read from the file when somebody looks at it for the first time; lists do without."""
     created_ms: Mapped[int]
     trashed_ms: Mapped[int | None]
     purge_ms: Mapped[int | None]

@@ -13,11 +13,12 @@ from voxelworks.cli._server import connect, server_options
 from voxelworks.client import Client
 from voxelworks.errors import DatasetNotFound
 from voxelworks.protocol.views import DatasetView, LayerSummary
+from voxelworks.volumes.mags import mags_remark
 
 
 @click.group()
 def datasets() -> None:
-    """List, link, rename, publish and delete datasets of a server. DATASET is a name or an id."""
+    """List, link, correct, publish and delete datasets of a server. DATASET is a name or an id."""
 
 
 @datasets.command("list")
@@ -86,6 +87,25 @@ def rename(name: str, new_name: str, server: str | None, token: str | None, home
     with connect(server=server, token=token, home=home) as client:
         changed = client.change_dataset(name, new_name=new_name)
     _show.output().print(f"dataset {changed.id} is named {changed.name} now", markup=False)
+
+
+@datasets.command("voxel-size")
+@click.argument("name", metavar="DATASET")
+@click.argument("voxel_size", metavar="X,Y,Z")
+@server_options
+@json_option
+def set_voxel_size(
+    name: str, voxel_size: str, server: str | None, token: str | None, home: Path | None, as_json: bool
+) -> None:
+    """State another voxel size of a dataset, in nanometres, such as 4,4,40. Voxels and mags stay as they are."""
+    with connect(server=server, token=token, home=home) as client:
+        changed = client.set_voxel_size(name, voxel_size)
+    if as_json:
+        click.echo(_show.as_json(changed.model_dump(mode="json")))
+        return
+    _show.output().print(f"{changed.name}: voxels of {changed.summary.voxel_size} nm", markup=False)
+    if remark := mags_remark(changed.summary):
+        _show.messages().print(remark, markup=False)
 
 
 @datasets.command()

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, and_, func, inspect, select, tuple_
+from sqlalchemy import ColumnElement, Row, Text, and_, cast, func, inspect, select, tuple_
 from sqlalchemy.orm import Session
 
 from voxelworks import accounts, credits
@@ -34,6 +35,7 @@ from voxelworks.protocol.views import (
     WorkerView,
 )
 from voxelworks.settings import Settings
+from voxelworks.workflows import workflows
 
 _DAY_MS = 86_400_000
 
@@ -156,6 +158,25 @@ def jobs_of_dataset(
         .order_by(JobRow.created_ms.desc(), JobRow.id.desc())
         .limit(limit)
     )
+    return _views(session, session.execute(newest).all(), settings, counted_max=COUNTED_MAX)
+
+
+def jobs_of_annotation(
+    session: Session, annotation_id: str, *, by: Principal, settings: Settings, limit: int
+) -> tuple[JobView, ...]:
+    """Give the jobs that took an annotation, as far as somebody may see them, newest first."""
+    takers = [
+        name for name, item in workflows().items() if any(field.kind == "annotation" for field in item.fields)
+    ]
+    newest = (
+        select(*_SHOWN)
+        .where(
+            JobRow.workflow.in_(takers), seen_by(by),
+            cast(JobRow.params, Text).contains(json.dumps(annotation_id), autoescape=True),
+        )
+        .order_by(JobRow.created_ms.desc(), JobRow.id.desc())
+        .limit(limit)
+    )  # fmt: skip
     return _views(session, session.execute(newest).all(), settings, counted_max=COUNTED_MAX)
 
 

@@ -268,14 +268,15 @@ class IdempotencyKeyRow(Base):
 
 
 class DatasetLeaseRow(Base):
-    """Which attempt may change the metadata of a dataset now."""
+    """Which attempt, or which request of a person, may change the metadata of a dataset now."""
 
     __tablename__ = "dataset_leases"
     __table_args__ = (ForeignKeyConstraint(["job_id", "attempt"], ["attempts.job_id", "attempts.number"]),)
 
     place: Mapped[str] = mapped_column(primary_key=True)
-    job_id: Mapped[str]
-    attempt: Mapped[int]
+    job_id: Mapped[str | None]
+    attempt: Mapped[int | None]
+    """Both are None while a person changes it."""
     until_ms: Mapped[int]
 
 

@@ -565,6 +565,40 @@ class AnnotationView(Message):
     """When an annotation in the trash is deleted for good."""
 
 
+class TreeSummary(Message):
+    """A tree of a skeleton."""
+
+    name: str | None
+    color: str | None
+    """`#rrggbb`; None if the file states none."""
+    node_count: int
+    edge_count: int
+
+
+class VolumeLayerContents(Message):
+    """A volume layer of an annotation, and how its data is stored."""
+
+    name: str | None
+    fallback_layer: str | None
+    """Segmentation layer of the dataset that it changes."""
+    location: str | None
+    """Entry of the zip; None if the volume data was left out."""
+    data_format: str | None
+    """As the file states it, such as `zarr3`."""
+    size_bytes: int | None = None
+    """Of that entry, a zip of its own; None if there is none."""
+
+
+class AnnotationContents(Message):
+    """What an uploaded annotation holds, one by one."""
+
+    trees: tuple[TreeSummary, ...]
+    """The first ones, in the order of the file."""
+    edge_count: int
+    """Of all trees."""
+    volume_layers: tuple[VolumeLayerContents, ...]
+
+
 class StorageView(Message):
     """How much an organization stores."""
 

@@ -9,8 +9,9 @@ from pydantic import ValidationError
 
 from voxelworks.errors import InvalidInput, VoxelworksError
 from voxelworks.geometry import Box, Mag, VoxelSize
-from voxelworks.protocol.views import DatasetView, LayerSummary
-from voxelworks.server.rendering import physical_text, size_text
+from voxelworks.protocol.views import AnnotationView, DatasetView, LayerSummary
+from voxelworks.server.pictures import ShownSlice, shown_slices
+from voxelworks.server.rendering import count_text, physical_text, size_text
 from voxelworks.workflows import (
     DATA_KINDS,
     MadeLayer,
@@ -26,6 +27,7 @@ TEST_SIZE = (256, 256, 256)
 """Most voxels (x, y, z) of a test run."""
 PLACEHOLDERS = {
     "source": "root:NAME/folder",
+    "annotation": "id, as in the list of annotations",
     "new_dataset": "my-dataset",
     "mag": "16-16-4",
     "voxel_size": "4,4,40",
@@ -54,6 +56,8 @@ class Stock:
     """Of other organizations: named by their ids alone, as an own one may have the same name."""
     drawn: Mapping[str, tuple[Choice, ...]] = field(default_factory=dict)
     """Boxes that people drew in annotations, by id of the dataset."""
+    annotations: tuple[AnnotationView, ...] = ()
+    """Those that jobs can read, newest first."""
 
     def find(self, ref: str) -> DatasetView | None:
         own = {item.name: item for item in self.datasets}
@@ -81,6 +85,15 @@ class Earlier:
 
 
 @dataclass(frozen=True)
+class Canvas:
+    """Pictures of a layer, on which a box of it can be drawn."""
+
+    box: str
+    """Of the layer: what is drawn stays inside."""
+    slices: tuple[ShownSlice, ...]
+
+
+@dataclass(frozen=True)
 class Input:
     """One input of the form."""
 
@@ -96,6 +109,8 @@ class Input:
     """What choosing nothing says."""
     shortcuts: tuple[Choice, ...] = ()
     """Values that a button fills in."""
+    canvas: Canvas | None = None
+    """Where the value can be drawn, too."""
     note: str = ""
     """What the value comes to."""
     is_refused: bool = False
@@ -265,11 +280,11 @@ class Form:
         return flat
 
     def settled(self) -> Form:
-        """Choose layers where there is one choice, and drop layers and mags that a newly chosen dataset has not."""
+        """Choose layers where there is one choice, and drop layers, annotations and mags that a new dataset has not."""
         form = self
-        for kind in ("layer", "mag"):
+        for kind in ("layer", "annotation", "mag"):
             for item in self.workflow.fields:
-                if item.kind == kind and (kind == "layer" or item.of):
+                if item.kind == kind and (kind != "mag" or item.of):
                     form = form._with(values=form.values | {item.name: form._chosen(item)})
         return form
 
@@ -355,7 +370,9 @@ class Form:
         for item in self.workflow.fields:
             # A missing reference is reported as a whole: its first input then shows it.
             if item.path[: len(path)] == path and path and not self._is_given(item):
-                empty = {"dataset": "Choose a dataset.", "layer": "Choose a layer."}
+                empty = {
+                    "dataset": "Choose a dataset.", "layer": "Choose a layer.", "annotation": "Choose an annotation.",
+                }  # fmt: skip
                 at = row if row is not None else run if self._group_of(item) == RUNS else 0
                 return item.name, at, empty.get(item.kind, "Fill this in.")
         return None
@@ -433,6 +450,8 @@ class Form:
                 return replace(shown, choices=self._datasets(value), nothing="Choose a dataset")
             case "layer":
                 return self._with_layers(shown, row)
+            case "annotation":
+                return self._with_annotations(shown, row)
             case "mag" if item.of:
                 return self._with_mags(shown, row)
             case "box" if item.of:
@@ -466,6 +485,21 @@ class Form:
         )
         return replace(shown, choices=choices, nothing=nothing)
 
+    def _with_annotations(self, shown: Input, row: int) -> Input:
+        """Offer the annotations of the chosen dataset, and those of which nobody has said what they belong to."""
+        dataset = None if self.earlier else self.dataset_of(row)
+        if dataset is None and self.earlier is None and self._dataset_field is not None:
+            return replace(shown, choices=(), nothing="Choose a dataset first")
+        of_dataset = (None, dataset.id) if dataset is not None else None
+        found = [
+            item for item in self.stock.annotations if of_dataset is None or item.dataset_id in of_dataset
+        ]
+        # First those that are sure to fit.
+        found.sort(key=lambda item: item.dataset_id is None)
+        choices = tuple(Choice(item.id, _annotation_text(item)) for item in found)
+        nothing = "Choose an annotation" if choices else "There is no annotation of this dataset"
+        return replace(shown, choices=choices, nothing=nothing)
+
     def _with_mags(self, shown: Input, row: int) -> Input:
         found = self._layer_beside(shown.field, row)
         if found is None:
@@ -494,10 +528,15 @@ class Form:
             inside = Box.parse(drawn.value).intersect(whole)
             if not inside.is_empty:
                 shortcuts.append(Choice(str(inside), f"{drawn.text}, {size_text(str(inside.in_mag(mag)))}"))
-        return replace(shown, shortcuts=tuple(shortcuts), note=note, is_refused=is_refused)
+        # With several datasets the pictures of all of them would be in the way.
+        slices = (
+            shown_slices(dataset, layer) if self.rows.get(self._group_of(shown.field) or "", 1) == 1 else ()
+        )
+        canvas = Canvas(layer.box, slices) if slices else None
+        return replace(shown, shortcuts=tuple(shortcuts), canvas=canvas, note=note, is_refused=is_refused)
 
     def _chosen(self, item: ParamField) -> list[str]:
-        """Give the layers or mags of all rows, as far as they can be chosen."""
+        """Give the layers, mags or annotations of all rows, as far as they can be chosen."""
         count = self.rows[group] if (group := self._group_of(item)) is not None else 1
         chosen = []
         for row in range(count):
@@ -577,13 +616,26 @@ def kind_values(workflow: Workflow, values: Mapping[str, str]) -> dict[str, str]
 
 
 def _is_of_run(workflow: Workflow, item: ParamField) -> bool:
-    is_about_dataset = item.kind in ("dataset", "layer", "new_dataset") or item.of is not None
+    is_about_dataset = item.kind in ("dataset", "layer", "annotation", "new_dataset") or item.of is not None
     return is_about_dataset and not item.is_repeated and one_dataset_field(workflow) is not None
 
 
 def _layer_text(layer: LayerSummary) -> str:
     mags = "1 mag" if len(layer.mags) == 1 else f"{len(layer.mags)} mags"
     return f"{layer.name} – {layer.category}, {layer.dtype}, {size_text(layer.box)}, {mags}"
+
+
+def _annotation_text(annotation: AnnotationView) -> str:
+    text, summary = annotation.name, annotation.summary
+    if summary is None:
+        return text
+    layers = len(summary.volume_layers)
+    held = [count_text(summary.tree_count, "tree", "trees")] if summary.tree_count else []
+    held += [count_text(layers, "volume layer", "volume layers")] if layers else []
+    text += f" – {', '.join(held) or 'empty'}"
+    if annotation.dataset_id is None and summary.dataset_name:
+        text += f", made in {summary.dataset_name}"
+    return text
 
 
 def _mag_text(mag: str, voxel_size: str | None) -> str:

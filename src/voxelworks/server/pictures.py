@@ -28,6 +28,8 @@ class ShownSlice:
     """Such as ``z = 32``."""
     extent: str
     """Such as ``5.1 × 5.1 µm``; in voxels if their size is not known."""
+    proportion: float
+    """Width by height, as it is in space."""
 
     @property
     def is_coarse(self) -> bool:
@@ -68,6 +70,7 @@ def _shown(
 ) -> ShownSlice:
     box = Box.parse(item.box)
     right, down, across = _AXES[item.plane]
+    voxel_nm = VoxelSize.parse(dataset.summary.voxel_size or "1,1,1").xyz
     where = f"{'xyz'[across]} = {box.topleft[across]}"
     below = None
     if image is not None and image.preview is not None:
@@ -78,6 +81,7 @@ def _shown(
         alt=f"Slice {item.plane} through layer {layer.name} of {dataset.name} at {where}",
         where=where,
         extent=extent_text((box.size[right], box.size[down]), (right, down), dataset.summary.voxel_size),
+        proportion=box.size[right] * voxel_nm[right] / (box.size[down] * voxel_nm[down]),
     )
 
 

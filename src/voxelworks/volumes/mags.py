@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 from voxelworks.geometry import MAG1, Box, Mag, VoxelSize
+from voxelworks.protocol.views import DatasetSummary
 
 
 def mag_sequence(
@@ -42,6 +44,37 @@ def mag_sequence(
         mag = _next_mag(voxel_size, mag, until)
         found.append(mag)
     return found
+
+
+def odd_mags(voxel_size: VoxelSize, mags: Iterable[Mag]) -> list[Mag]:
+    """Give the mags of a layer that `mag_sequence` would not have chosen after its finest one, finest first."""
+    first, *others = sorted(mags, key=lambda mag: (math.prod(mag.xyz), mag.xyz))
+    odd, mag = [], first
+    for other in others:
+        while math.prod(mag.xyz) < math.prod(other.xyz):
+            mag = _next_mag(voxel_size, mag, None)
+        if mag != other:
+            odd.append(other)
+    return odd
+
+
+def mags_remark(summary: DatasetSummary) -> str:
+    """Say which mags of a dataset do not fit its voxel size; nothing if all do."""
+    if summary.voxel_size is None:
+        return ""
+    voxel_size = VoxelSize.parse(summary.voxel_size)
+    odd = [
+        f"{layer.name} ({', '.join(map(str, mags))})"
+        for layer in summary.layers
+        if layer.mags and (mags := odd_mags(voxel_size, map(Mag.parse, layer.mags)))
+    ]
+    if not odd:
+        return ""
+    return (
+        f"The mags stay as they are, though others would be made for this voxel size: {'; '.join(odd)}. "
+        "They are shown where they belong, but their voxels are longer on some axes than need be; "
+        "to get others, convert the images again."
+    )
 
 
 def _next_mag(voxel_size: VoxelSize, mag: Mag, until: Mag | None) -> Mag:

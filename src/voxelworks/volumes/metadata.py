@@ -263,6 +263,13 @@ class DataSource(_Properties):
         changed = layer.model_copy(update={"mags": tuple(merged.values())})
         return self.with_layer(changed.model_copy(update={"mags": changed.sorted_mags}))
 
+    def with_voxel_size(self, voxel_size: VoxelSize) -> Self:
+        """State another voxel size, in nanometres, in the form in which the file has it."""
+        scale: Scale | tuple[float, float, float] = voxel_size.xyz
+        if isinstance(self.scale, Scale):
+            scale = self.scale.model_copy(update={"factor": voxel_size.xyz, "unit": "nanometer"})
+        return self.model_copy(update={"scale": scale})
+
     def with_largest_segment_id(self, layer_name: str, largest_segment_id: int) -> Self:
         layer = self.layer(layer_name)
         return self.with_layer(layer.model_copy(update={"largest_segment_id": largest_segment_id}))

@@ -406,6 +406,21 @@ def publish(result: SealedResult, target: str, *, work_key: str, attempt: int) -
         raise StorageFailed(f"publishing {target} failed: {error}; it is tried again") from error
 
 
+def change_properties(dataset: Path, change: Callable[[DataSource], DataSource]) -> None:
+    """Change what a dataset says about itself, and the OME groups with it. May be repeated after a crash at any moment.
+
+    On a server the caller holds the lease of the dataset. It waits for other processes that publish into it.
+
+    Raises
+    ------
+    InvalidDataset
+        If its metadata cannot be understood.
+    OSError
+    """
+    with _dataset_lock(dataset):
+        save_datasource(dataset, change(load_datasource(dataset)))
+
+
 def _publish_dataset(folder: AttemptFolder, target: Path, manifest: Manifest) -> None:
     if folder.result.exists():
         if target.exists():

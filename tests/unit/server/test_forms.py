@@ -6,7 +6,14 @@ import pytest
 
 from paid_work import installed
 from voxelworks.errors import InvalidParams, SourceNotFound
-from voxelworks.protocol.views import DatasetSummary, DatasetView, LayerSummary
+from voxelworks.protocol.views import (
+    DatasetSummary,
+    DatasetView,
+    LayerPreview,
+    LayerSummary,
+    PictureView,
+    SliceView,
+)
 from voxelworks.server.forms import Choice, Form, Stock, kind_values
 from voxelworks.workflows import Box, LayerRef, Params, get_workflow, workflows
 
@@ -147,6 +154,31 @@ def test_boxes_are_offered_whole_small_in_the_middle_and_as_they_were_drawn(pric
     small = {"dataset": ["demo"], "layer": ["color"]}
     with_box = replace(priced, params_type=AnyBox)
     assert Form.fill(with_box, small, STOCK).input_named("box").shortcuts == (Choice("", "Whole layer"),)
+
+
+def test_a_box_is_drawn_on_the_pictures_of_the_only_layer_in_the_proportions_of_space(priced):
+    slices = tuple(
+        SliceView(file="a" * 32 + ".webp", width=512, height=8, plane=plane, box=box)
+        for plane, box in (
+            ("xy", "10,0,150,1000,600,1"),
+            ("xz", "10,300,0,1000,1,300"),
+            ("yz", "510,0,0,1,600,300"),
+        )
+    )
+    preview = LayerPreview(slices=slices, thumbnail=PictureView(file="b" * 32 + ".webp", width=8, height=8))
+    layer = LABELS.model_copy(update={"preview": preview})
+    drawn = CORTEX.model_copy(update={"summary": DatasetSummary(voxel_size="4,4,40", layers=(COLOR, layer))})
+
+    def canvas(stock: Stock, **values: list[str]):
+        return Form.fill(priced, {"layer": ["labels"], **values}, stock).input_named("box").canvas
+
+    found = canvas(Stock((drawn, DEMO)), dataset=["cortex"])
+    assert found.box == "10,0,0,1000,600,300"
+    assert [(item.slice.plane, item.proportion) for item in found.slices] == [
+        ("xy", 1000 / 600), ("xz", 4000 / 12000), ("yz", 2400 / 12000),
+    ]  # fmt: skip
+    assert canvas(Stock((drawn, DEMO)), dataset=["cortex", "demo"]) is None, "there are several datasets"
+    assert canvas(STOCK, dataset=["cortex"]) is None, "the layer has no pictures"
 
 
 def test_several_datasets_become_several_jobs_with_the_same_other_params(priced):

@@ -4,7 +4,8 @@ import pytest
 
 from voxelworks.errors import InvalidGeometry
 from voxelworks.geometry import MAG1, Box, Mag, VoxelSize
-from voxelworks.volumes.mags import mag_sequence
+from voxelworks.protocol.views import DatasetSummary, LayerSummary
+from voxelworks.volumes.mags import mag_sequence, mags_remark, odd_mags
 
 
 def sequence(voxel_size, size, **options):
@@ -60,3 +61,34 @@ def test_it_ends_at_the_wanted_mag_also_beside_the_natural_way():
 def test_a_wanted_mag_that_is_not_coarser_is_refused():
     with pytest.raises(InvalidGeometry, match="mag 2-2-1 is not coarser than mag 2"):
         sequence("8,8,8", (1000, 1000, 1000), start=Mag(2, 2, 2), until=Mag(2, 2, 1))
+
+
+@pytest.mark.parametrize(
+    ("voxel_size", "mags", "odd"),
+    [
+        ("4,4,40", "1 2-2-1 4-4-1 16-16-2", ""),
+        ("4,4,40", "2-2-1 8-8-1", ""),
+        ("4,4,40", "1", ""),
+        ("10,10,10", "1 2-2-1 4-4-1", "2-2-1 4-4-1"),
+        ("4,4,40", "1 2 4-4-1", "2"),
+        ("4,4,40", "16-16-2 2-2-1 1", ""),
+    ],
+)
+def test_mags_that_were_made_for_another_voxel_size_are_found(voxel_size, mags, odd):
+    found = odd_mags(VoxelSize.parse(voxel_size), map(Mag.parse, mags.split()))
+    assert [str(mag) for mag in found] == odd.split()
+
+
+def test_the_remark_names_the_mags_that_do_not_fit():
+    layers = [
+        LayerSummary(
+            name=name, category="color", dtype="uint8", channel_count=1, box="0,0,0,9,9,9", mags=mags
+        )
+        for name, mags in (("em", ("1", "2-2-1")), ("raw", ("1",)), ("empty", ()))
+    ]
+    assert mags_remark(DatasetSummary(voxel_size="4,4,40", layers=tuple(layers))) == ""
+    assert mags_remark(DatasetSummary(voxel_size=None, layers=tuple(layers))) == ""
+    assert mags_remark(DatasetSummary(voxel_size="4,4,4", layers=tuple(layers))) == (
+        "The mags stay as they are, though others would be made for this voxel size: em (2-2-1). They are shown where "
+        "they belong, but their voxels are longer on some axes than need be; to get others, convert the images again."
+    )

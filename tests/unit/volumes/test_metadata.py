@@ -324,3 +324,17 @@ def test_a_crash_before_the_last_step_leaves_the_old_file_and_no_rubbish_in_the_
 def test_a_folder_without_metadata_is_no_dataset(tmp_path):
     with pytest.raises(InvalidDataset, match=r"holds no datasource-properties\.json"):
         load_datasource(tmp_path)
+
+
+def test_a_voxel_size_is_changed_in_the_form_in_which_the_file_has_it():
+    changed = read_datasource(json.dumps(FOREIGN)).with_voxel_size(VoxelSize(4, 4, 40))
+    before = json.loads(read_datasource(json.dumps(FOREIGN)).to_json())
+    assert json.loads(changed.to_json()) == {**before, "scale": {"factor": [4, 4, 40], "unit": "nanometer"}}
+    micrometers = {**FOREIGN, "scale": {"factor": [1, 1, 1], "unit": "micrometer", "note": "kept"}}
+    changed = read_datasource(json.dumps(micrometers)).with_voxel_size(VoxelSize(4, 4, 40))
+    assert json.loads(changed.to_json())["scale"] == {
+        "factor": [4, 4, 40], "unit": "nanometer", "note": "kept",
+    }  # fmt: skip
+    bare = read_datasource(json.dumps({**FOREIGN, "scale": [1, 2, 3]})).with_voxel_size(VoxelSize(4, 4, 40))
+    assert json.loads(bare.to_json())["scale"] == [4, 4, 40]
+    assert bare.voxel_size == VoxelSize(4, 4, 40)

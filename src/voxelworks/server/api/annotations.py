@@ -12,7 +12,7 @@ from starlette.responses import FileResponse
 from voxelworks import accounts, catalog
 from voxelworks.accounts import Action
 from voxelworks.protocol.people import Principal
-from voxelworks.protocol.views import AnnotationView
+from voxelworks.protocol.views import AnnotationContents, AnnotationView
 from voxelworks.server.context import Context, Here, Who
 
 router = APIRouter(prefix="/annotations", tags=["annotations"])
@@ -76,10 +76,18 @@ def show(context: Here, who: Who, annotation_id: str) -> AnnotationView:
         return catalog.find_annotation(session, annotation_id, by=who)
 
 
+@router.get("/{annotation_id}/contents")
+def show_contents(context: Here, who: Who, annotation_id: str) -> AnnotationContents:
+    """Show the trees and volume layers of an uploaded annotation, of very many trees the first ones."""
+    view = show(context, who, annotation_id)
+    return catalog.annotation_contents(context.database, view, by=who, settings=context.settings)
+
+
 @router.get("/{annotation_id}/file", response_class=FileResponse)
 def download(context: Here, who: Who, annotation_id: str) -> FileResponse:
     """Download an uploaded annotation as it came."""
     view = show(context, who, annotation_id)
+    catalog.require_uploaded(view)
     file = catalog.annotation_file(view, context.settings)
     return FileResponse(file, media_type="application/octet-stream", filename=f"{view.id}{file.suffix}")
 

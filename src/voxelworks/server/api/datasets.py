@@ -13,6 +13,7 @@ from voxelworks import accounts, catalog, jobs
 from voxelworks.accounts import Action
 from voxelworks.client import FolderView, RootView
 from voxelworks.errors import VoxelworksError
+from voxelworks.geometry import VoxelSize
 from voxelworks.protocol.people import Principal
 from voxelworks.protocol.views import DatasetView, LeftoverView, StorageView
 from voxelworks.server import browse
@@ -39,6 +40,8 @@ class DatasetChange(BaseModel):
 
     name: Annotated[str | None, Field(max_length=128)] = None
     is_public: bool | None = None
+    voxel_size: Annotated[str | None, Field(max_length=100)] = None
+    """Nanometres, `x,y,z`. Voxels and mags stay as they are."""
 
 
 @router.get("/datasets")
@@ -85,10 +88,12 @@ def show_dataset(context: Here, who: Who, ref: str) -> DatasetView:
 
 @router.patch("/datasets/{ref}")
 def change_dataset(context: Here, who: Who, ref: str, change: DatasetChange) -> DatasetView:
-    """Rename a dataset, or let other organizations see it."""
+    """Rename a dataset, let other organizations see it, or state another voxel size."""
     accounts.require(who, Action.CHANGE_DATASET)
     if change.is_public is not None:
         accounts.require(who, Action.PUBLISH_DATASET)
+    if change.voxel_size is not None:
+        ref = _set_voxel_size(context, who, ref, VoxelSize.parse(change.voxel_size)).id
     with context.database.session() as session:
         dataset = catalog.find(session, ref, by=who)
         if change.name is not None and change.name != dataset.name:
@@ -162,8 +167,21 @@ def list_leftovers(context: Here, who: Who) -> tuple[LeftoverView, ...]:
         )  # fmt: skip
 
 
+def _set_voxel_size(context: Context, who: Principal, ref: str, voxel_size: VoxelSize) -> DatasetView:
+    context.limits.count_for("submission", who)
+    old = find_dataset(context, who, ref)
+    changed = jobs.set_voxel_size(
+        context.database, old.id, voxel_size, by=who, places=context.places, settings=context.settings
+    )
+    if changed.summary.voxel_size != old.summary.voxel_size and changed.summary.layers:
+        # Pictures have the proportions of space.
+        with context.database.session() as session:
+            _ask_for_previews(context, session, who, changed)
+    return changed
+
+
 def _ask_for_previews(context: Context, session: Session, who: Principal, dataset: DatasetView) -> None:
-    """Submit the job that makes the pictures of a dataset. It is linked in any case."""
+    """Submit the job that makes the pictures of a dataset. It can be used in any case."""
     try:
         with session.begin_nested():
             jobs.submit(

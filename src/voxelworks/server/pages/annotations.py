@@ -1,20 +1,25 @@
-"""Annotations: the list, and how they come in."""
+"""Annotations: the list, how they come in, and the page of one with what it holds."""
 
 from __future__ import annotations
 
 from typing import Annotated
 
 from fastapi import APIRouter, File, Form, UploadFile
+from sqlalchemy.orm import Session
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
-from voxelworks import accounts, catalog
+from voxelworks import accounts, catalog, jobs
 from voxelworks.accounts import Action
+from voxelworks.errors import DatasetNotFound, VoxelworksError
 from voxelworks.protocol.people import Principal
+from voxelworks.protocol.views import AnnotationContents, AnnotationView, DatasetView
 from voxelworks.server import rendering
 from voxelworks.server.api import annotations as api
 from voxelworks.server.context import Context, Here, Who
 from voxelworks.server.pages.acting import act, read
+from voxelworks.server.subjects import workflow_title
+from voxelworks.workflows import Workflow, workflows
 
 router = APIRouter(prefix="/annotations")
 
@@ -23,6 +28,8 @@ DONE = {
     "trashed": "The annotation is in the trash.",
     "restored": "The annotation is back in the list.",
 }
+JOBS_MAX = 20
+"""Jobs that the page of an annotation shows."""
 Text = Annotated[str, Form(max_length=2000)]
 
 
@@ -59,6 +66,27 @@ def link(
     )  # fmt: skip
 
 
+@router.get("/{annotation_id}", response_class=HTMLResponse)
+def annotation_page(context: Here, request: Request, who: Who, annotation_id: str) -> Response:
+    """Show what an annotation holds and belongs to."""
+    annotation = api.show(context, who, annotation_id)
+    contents, problem = _contents(context, who, annotation)
+    with context.database.read_session() as session:
+        dataset = _dataset_of(session, annotation, who)
+        owners = accounts.find_users(session, {annotation.user_id})
+        known_jobs = jobs.jobs_of_annotation(
+            session, annotation.id, by=who, settings=context.settings, limit=JOBS_MAX
+        )
+    is_own = annotation.user_id == who.user_id
+    may_submit = accounts.is_allowed(who, Action.SUBMIT_JOB) and annotation.kind != "webknossos"
+    return rendering.page(
+        request, "annotation.html", annotation=annotation, contents=contents, problem=problem, dataset=dataset,
+        owner=owners.get(annotation.user_id), jobs=known_jobs, workflow_title=workflow_title,
+        takers=[item for item in workflows().values() if _takes_annotation(item)] if may_submit else [],
+        may_delete=accounts.is_allowed(who, Action.MAKE_ANNOTATION if is_own else Action.DELETE_ANNOTATION),
+    )  # fmt: skip
+
+
 @router.post("/{annotation_id}/trash")
 def trash(context: Here, who: Who, annotation_id: str) -> Response:
     api.trash(context, who, annotation_id)
@@ -75,6 +103,34 @@ def restore(context: Here, who: Who, annotation_id: str) -> Response:
 def delete(context: Here, who: Who, annotation_id: str) -> Response:
     api.delete(context, who, annotation_id)
     return RedirectResponse("/trash?done=deleted", status_code=303)
+
+
+def _contents(
+    context: Context, who: Principal, annotation: AnnotationView
+) -> tuple[AnnotationContents | None, str]:
+    """Give what an uploaded annotation holds, or why that cannot be read: its page shows the rest all the same."""
+    if annotation.kind == "webknossos":
+        return None, ""
+    try:
+        return catalog.annotation_contents(
+            context.database, annotation, by=who, settings=context.settings
+        ), ""
+    except VoxelworksError as error:
+        return None, error.message
+
+
+def _dataset_of(session: Session, annotation: AnnotationView, who: Principal) -> DatasetView | None:
+    """Find the dataset that an annotation belongs to, or else the one whose name the file states."""
+    named = annotation.summary.dataset_name if annotation.summary is not None else None
+    ref = annotation.dataset_id or named
+    try:
+        return catalog.find(session, ref, by=who) if ref else None
+    except DatasetNotFound:
+        return None
+
+
+def _takes_annotation(workflow: Workflow) -> bool:
+    return any(item.kind == "annotation" for item in workflow.fields)
 
 
 def _page(

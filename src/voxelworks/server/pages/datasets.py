@@ -27,6 +27,7 @@ from voxelworks.server.pictures import shown_slices, thumbnail
 from voxelworks.server.rendering import layer_name_of
 from voxelworks.server.subjects import describe_params, workflow_title
 from voxelworks.server.viewing import read_source
+from voxelworks.volumes.mags import mags_remark
 from voxelworks.volumes.metadata import DataSource
 from voxelworks.workflows import Workflow, workflows
 
@@ -40,6 +41,7 @@ DONE = {
     "restored": "The dataset is back in the list.",
     "trashed": "The dataset is in the trash.",
     "deleted": "The files are deleted within the hour.",
+    "voxel-size": "The dataset has its new voxel size.",
     "revoked": "The address opens nothing any more.",
 }
 JOBS_MAX = 20
@@ -113,7 +115,11 @@ def trash_page(context: Here, request: Request, who: Who, done: str = "") -> Res
 
 @router.get("/datasets/{ref}", response_class=HTMLResponse)
 def dataset_page(context: Here, request: Request, who: Who, ref: str, done: str = "") -> Response:
-    return _dataset_page(context, request, who, api.find_dataset(context, who, ref), note=DONE.get(done, ""))
+    dataset = api.find_dataset(context, who, ref)
+    note = DONE.get(done, "")
+    if done == "voxel-size":
+        note = f"{note} {mags_remark(dataset.summary)}".strip()
+    return _dataset_page(context, request, who, dataset, note=note)
 
 
 @router.post("/datasets/{dataset_id}/name")
@@ -125,6 +131,20 @@ def rename(context: Here, request: Request, who: Who, dataset_id: str, name: Tex
             context, request, who, dataset, problem=problem, status=status
         ),
         back=f"/datasets/{dataset.id}", done="renamed",
+    )  # fmt: skip
+
+
+@router.post("/datasets/{dataset_id}/voxel-size")
+def set_voxel_size(
+    context: Here, request: Request, who: Who, dataset_id: str, voxel_size: Text = ""
+) -> Response:
+    dataset = api.find_dataset(context, who, dataset_id)
+    return act(
+        lambda: api.change_dataset(context, who, dataset.id, read(api.DatasetChange, {"voxel_size": voxel_size})),
+        show=lambda problem, status: _dataset_page(
+            context, request, who, dataset, problem=problem, status=status, voxel_size=voxel_size
+        ),
+        back=f"/datasets/{dataset.id}", done="voxel-size",
     )  # fmt: skip
 
 
@@ -239,6 +259,7 @@ def _dataset_page(
     problem: str = "",
     status: int = 200,
     new_share: NewShare | None = None,
+    voxel_size: str | None = None,
 ) -> Response:
     accounts.require(who, Action.SEE_DATASET)
     is_own = dataset.organization_id == who.organization_id
@@ -260,6 +281,7 @@ def _dataset_page(
         has_viewer=source is not None, openings=openings(source, location) if location else (),
         shares=shares_api.list_shares(context, who, dataset.id) if is_own else (), new_share=new_share,
         shared_openings=openings(source, new_share.address) if new_share else (),
+        voxel_size=voxel_size if voxel_size is not None else dataset.summary.voxel_size or "",
     )  # fmt: skip
 
 

@@ -29,7 +29,7 @@ from voxelworks.errors import (
 )
 from voxelworks.protocol.messages import NewJob
 from voxelworks.protocol.people import Principal
-from voxelworks.protocol.views import DatasetView, SavedParams
+from voxelworks.protocol.views import AnnotationView, DatasetView, SavedParams
 from voxelworks.server import browse, rendering
 from voxelworks.server.api.jobs import show_job
 from voxelworks.server.context import Context, Here, Who
@@ -402,12 +402,15 @@ def _stock(context: Context, who: Principal, workflow: Workflow, values: Values)
             ref for item in workflow.fields if item.kind == "dataset" for ref in values.get(item.name, ())
         ]
         foreign = [_named(session, who, ref) for ref in dict.fromkeys(refs) if ref and ref not in known]
-        drawn = _drawn(session, who) if any(item.kind == "box" for item in workflow.fields) else {}
+        takes = {item.kind for item in workflow.fields}
+        annotations = catalog.list_annotations(session, by=who) if takes & {"annotation", "box"} else ()
     usable, others = (
         tuple(item for item in items if item is not None and jobs.can_work_on(workflow, item, by=who))
         for items in (own, foreign)
     )
-    return Stock(usable, others, drawn)
+    # Those that stay in a WEBKNOSSOS are no files that a job could read.
+    uploaded = tuple(item for item in annotations if item.kind != "webknossos")
+    return Stock(usable, others, _drawn(annotations), uploaded)
 
 
 def _named(session: Session, who: Principal, ref: str) -> DatasetView | None:
@@ -417,10 +420,10 @@ def _named(session: Session, who: Principal, ref: str) -> DatasetView | None:
         return None
 
 
-def _drawn(session: Session, who: Principal) -> dict[str, tuple[Choice, ...]]:
+def _drawn(annotations: Sequence[AnnotationView]) -> dict[str, tuple[Choice, ...]]:
     """Give the boxes that people drew in annotations, by id of the dataset."""
     found: dict[str, list[Choice]] = {}
-    for annotation in catalog.list_annotations(session, by=who):
+    for annotation in annotations:
         if annotation.dataset_id is None or annotation.summary is None:
             continue
         for number, box in enumerate(annotation.summary.bounding_boxes, start=1):
