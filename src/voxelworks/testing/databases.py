@@ -7,6 +7,7 @@ import itertools
 import os
 import shutil
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from functools import cache
@@ -17,6 +18,7 @@ from sqlalchemy import URL, create_engine, make_url, text
 from voxelworks.db import Base, Database
 
 _names = itertools.count()
+_filling = threading.Lock()
 
 
 def test_server_url() -> str | None:
@@ -71,6 +73,14 @@ def new_postgresql_database(server_url: str) -> Iterator[Database]:
     finally:
         database.close()
         _on_server(server_url, f"DROP DATABASE {name} WITH (FORCE)")
+
+
+def fill_sqlite_file(file: Path) -> None:
+    """Give an empty or missing file of SQLite all tables: a copy takes a tenth of the time of the migrations."""
+    with _filling:
+        file.touch(0o600)
+        if file.stat().st_size == 0:
+            shutil.copyfile(_sqlite_template(), file)
 
 
 @cache

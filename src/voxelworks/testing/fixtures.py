@@ -7,9 +7,28 @@ from pathlib import Path
 
 import pytest
 
-from voxelworks.db import Database
-from voxelworks.testing.databases import postgresql_database, sqlite_database, test_server_url
+from voxelworks.db import Database, _engine
+from voxelworks.testing.databases import (
+    fill_sqlite_file,
+    postgresql_database,
+    sqlite_database,
+    test_server_url,
+)
 from voxelworks.testing.queues import Queue
+
+
+@pytest.fixture(scope="session", autouse=True)
+def new_homes_have_tables() -> Iterator[None]:
+    """Let each new home of a test begin with a copy of a migrated database. Tests of migrations make their own."""
+    make_file = _engine._make_private_file
+
+    def make_with_tables(path: Path) -> None:
+        make_file(path)
+        fill_sqlite_file(path)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_engine, "_make_private_file", make_with_tables)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -24,6 +24,7 @@ import pytest
 from voxelworks.client import Client, ServerInfo, server_file
 from voxelworks.protocol.people import LOCAL_ORGANIZATION_ID
 from voxelworks.protocol.views import JobDetail
+from voxelworks.testing.databases import fill_sqlite_file
 from voxelworks.testing.server import free_port
 from voxelworks.worker.limits import group_members
 
@@ -64,6 +65,7 @@ class Site:
         self.home = folder / "home"
         self.data = self.home / "datasets" / LOCAL_ORGANIZATION_ID
         self.data.mkdir(parents=True)
+        fill_sqlite_file(self.home / "voxelworks.sqlite3")
         self._has_own_worker = has_own_worker
         self._temporary = TemporaryDirectory(prefix="voxelworks-site-")
         self.port = free_port()

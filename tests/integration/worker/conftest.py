@@ -16,6 +16,7 @@ import pytest
 
 from voxelworks.client import Client, ServerInfo, server_file
 from voxelworks.protocol.views import JobDetail
+from voxelworks.testing.databases import fill_sqlite_file
 from voxelworks.worker.limits import group_members
 
 PROBE = Path(__file__).parent / "probe"
@@ -41,6 +42,7 @@ class Site:
 
     def __init__(self, home: Path, **settings: str) -> None:
         self.home = home
+        fill_sqlite_file(home / "voxelworks.sqlite3")
         self._environment = os.environ | {"PYTHONPATH": str(PROBE)}
         self._environment |= {f"VOXELWORKS_{name}": value for name, value in {**QUICK, **settings}.items()}
         self._environment["VOXELWORKS_HOME"] = str(home)
