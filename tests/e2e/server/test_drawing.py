@@ -1,4 +1,4 @@
-"""Boxes are drawn on slices of a layer in a real browser."""
+"""Boxes are drawn on slices of a layer, and annotations looked at, in a real browser."""
 
 from __future__ import annotations
 
@@ -159,3 +159,27 @@ def test_slices_have_the_proportions_of_space_and_no_barriers(site, open_page, b
             assert (plane, found) == (plane, pytest.approx(proportion, rel=0.02))
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
         assert barriers(page) == []
+
+
+def test_an_annotation_is_looked_at_and_thrown_away(site, open_page, barriers):
+    trees = "".join(
+        f'<thing id="{number}" name="axon_{"x" * 60}_{number}" color.r="1" color.g="0.4" color.b="0"/>'
+        for number in range(3)
+    )
+    nml = (
+        f'<things><parameters><experiment name="slab"/></parameters>{trees}<volume id="0" name="v"/></things>'
+    )
+    with site.operator() as operator:
+        files = {"file": ("axons.nml", nml)}
+        operator.post("/api/v1/annotations", files=files, data={"dataset": "slab"}).raise_for_status()
+    page = open_page("/datasets/slab", bypass_csp=True)
+    page.get_by_role("link", name="axons.nml").click()
+    expect(page.get_by_role("heading", level=1)).to_have_text("axons.nml")
+    for width, scheme in ((1280, "light"), (390, "dark")):
+        page.set_viewport_size({"width": width, "height": 860})
+        page.emulate_media(color_scheme=scheme)
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+        assert barriers(page) == []
+    page.get_by_role("button", name="Move to the trash").click()
+    page.get_by_role("button", name="Move it").click()
+    expect(page.get_by_text("The annotation is in the trash.")).to_be_visible()
