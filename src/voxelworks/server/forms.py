@@ -26,6 +26,7 @@ TEST_SIZE = (256, 256, 256)
 """Most voxels (x, y, z) of a test run."""
 PLACEHOLDERS = {
     "source": "root:NAME/folder",
+    "annotation": "id, as in the list of annotations",
     "new_dataset": "my-dataset",
     "mag": "16-16-4",
     "voxel_size": "4,4,40",
@@ -577,7 +578,7 @@ def kind_values(workflow: Workflow, values: Mapping[str, str]) -> dict[str, str]
 
 
 def _is_of_run(workflow: Workflow, item: ParamField) -> bool:
-    is_about_dataset = item.kind in ("dataset", "layer", "new_dataset") or item.of is not None
+    is_about_dataset = item.kind in ("dataset", "layer", "annotation", "new_dataset") or item.of is not None
     return is_about_dataset and not item.is_repeated and one_dataset_field(workflow) is not None
 
 

@@ -30,6 +30,7 @@ from voxelworks.workflows._declare import (
 )
 from voxelworks.workflows._job import Job, Reporter, StopFlag
 from voxelworks.workflows._refs import (
+    AnnotationRef,
     DatasetRef,
     LayerRef,
     LocalResolver,
@@ -49,6 +50,7 @@ __all__ = [
     "ADVANCED",
     "DATA_KINDS",
     "FREE",
+    "AnnotationRef",
     "Box",
     "Cost",
     "DatasetPreviews",

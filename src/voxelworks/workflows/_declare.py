@@ -28,7 +28,7 @@ from pydantic_core import PydanticUndefined
 from voxelworks.errors import InvalidGeometry, InvalidParams, MagNotFound, VoxelworksError
 from voxelworks.geometry import Box, Mag, VoxelSize
 from voxelworks.protocol.messages import Json, PriorityClass, ResultKind
-from voxelworks.workflows._refs import DatasetRef, LayerRef, NewDatasetRef, SourceRef
+from voxelworks.workflows._refs import AnnotationRef, DatasetRef, LayerRef, NewDatasetRef, SourceRef
 
 if TYPE_CHECKING:
     from voxelworks.protocol.views import DatasetSummary, LayerSummary
@@ -97,6 +97,9 @@ class Inputs(Protocol):
 
     def layer(self, ref: LayerRef) -> LayerSummary:
         """Describe a layer; `InvalidInput` if another job must make it first."""
+
+    def dataset(self, ref: DatasetRef) -> DatasetSummary:
+        """Describe a dataset; `InvalidInput` if another job must make it first."""
 
     def source_bytes(self, ref: SourceRef) -> int:
         """Tell about how much a source takes without loss, in bytes; 0 if that cannot be told."""
@@ -186,6 +189,7 @@ FieldKind = Literal[
     "dataset",
     "layer",
     "source",
+    "annotation",
     "new_dataset",
     "text",
     "choice",
@@ -196,10 +200,12 @@ FieldKind = Literal[
     "voxel_size",
     "box",
 ]
-DATA_KINDS: frozenset[FieldKind] = frozenset({"dataset", "layer", "source", "new_dataset", "box"})
+DATA_KINDS: frozenset[FieldKind] = frozenset(
+    {"dataset", "layer", "source", "annotation", "new_dataset", "box"}
+)
 """Fields that name what one job works on, or what it makes."""
 _KINDS: dict[type, FieldKind] = {
-    DatasetRef: "dataset", NewDatasetRef: "new_dataset", SourceRef: "source",
+    DatasetRef: "dataset", NewDatasetRef: "new_dataset", SourceRef: "source", AnnotationRef: "annotation",
     bool: "flag", int: "int", float: "float", str: "text", Mag: "mag", VoxelSize: "voxel_size", Box: "box",
 }  # fmt: skip
 

@@ -1,7 +1,8 @@
 """References in params: what a workflow works on, without saying where it lies.
 
 The same params run on a laptop and on a server: *locally* a reference is a path or an address, on a *server* it is the
-name of a dataset, ``root:NAME/relative`` below an import root, or ``upload:ID``. Only a `Resolver` knows which.
+name of a dataset, ``root:NAME/relative`` below an import root, ``upload:ID``, or the id of an annotation. Only a
+`Resolver` knows which.
 """
 
 from __future__ import annotations
@@ -66,6 +67,13 @@ class SourceRef(Ref):
 
     __slots__ = ()
     label = "Source"
+
+
+class AnnotationRef(Ref):
+    """An annotation: its id on a server, its file (NML, or zip with volume data) locally."""
+
+    __slots__ = ()
+    label = "Annotation"
 
 
 class LayerRef(BaseModel):
@@ -197,6 +205,7 @@ class PlacesResolver:
 
 
 __all__ = [
+    "AnnotationRef",
     "DatasetRef",
     "LayerRef",
     "LocalResolver",
