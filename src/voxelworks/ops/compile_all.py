@@ -12,6 +12,7 @@ import numpy as np
 
 from voxelworks.errors import UnsupportedDtype
 from voxelworks.ops.downsampling import Method, downsample
+from voxelworks.ops.relabelling import replace_labels
 
 DTYPES = (
     "uint8", "uint16", "uint32", "uint64", "float32", "int8", "int16", "int32", "int64", "float64",
@@ -27,6 +28,11 @@ def compile_all(*, may_go_on: Callable[[], bool] = lambda: True) -> None:
             downsample(np.zeros((2, 2, 2), dtype), (2, 2, 2), method)
         except UnsupportedDtype:
             continue
+    for dtype in DTYPES:
+        if not may_go_on():
+            sys.exit("whoever wanted it has ended")
+        if np.dtype(dtype).kind in "iu":
+            replace_labels(np.zeros(1, dtype), np.ones(1, dtype), np.ones(1, dtype))
 
 
 if __name__ == "__main__":
