@@ -28,6 +28,7 @@ VALUE_FORMS = {
     "dataset": "folder or address; on a server its name",
     "layer": "name",
     "source": "file or folder; on a server `root:NAME/relative`",
+    "annotation": "file; on a server its id",
     "new_dataset": "new folder; on a server a new name",
     "text": "text",
     "int": "whole number",

@@ -23,6 +23,7 @@
     │   ├── TargetNotWritable        the target folder is missing, read-only or full
     │   ├── InvalidArchive           a zip that is broken or would harm whoever unpacks it
     │   ├── InvalidAnnotation        a file that is no annotation
+    │   ├── AnnotationNotFound       no annotation has this id
     │   ├── QuotaExceeded            the organization has no room left for it
     │   └── NetworkFileSystem        SQLite on a file system without working locks
     ├── ResourcesExceeded            memory or disk
@@ -171,6 +172,11 @@ class InvalidArchive(InvalidInput):
 
 class InvalidAnnotation(InvalidInput):
     code = "invalid-annotation"
+
+
+class AnnotationNotFound(InvalidInput):
+    code = "annotation-not-found"
+    http_status = 404
 
 
 class QuotaExceeded(InvalidInput):

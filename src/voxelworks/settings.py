@@ -18,6 +18,9 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from voxelworks.errors import UnsafeReference
 from voxelworks.origins import allowed_origin
 
+ANNOTATIONS_FOLDER = ".annotations"
+"""In the folder of datasets: of uploaded annotations, in a folder for each organization."""
+
 
 class ImportRoot(BaseModel):
     """A folder that jobs may read from."""
@@ -279,7 +282,8 @@ class Settings(BaseSettings):
 
     @cached_property
     def annotations_dir(self) -> Path:
-        return self.home / "annotations"
+        """With the datasets, so that workers on other machines find them too."""
+        return self.datasets_dir / ANNOTATIONS_FOLDER
 
     @cached_property
     def sqlite_path(self) -> Path:

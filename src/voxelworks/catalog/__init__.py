@@ -14,6 +14,7 @@ from voxelworks.catalog._annotations import (
     find_annotation,
     list_annotations,
     require_uploaded,
+    place_of_annotation,
     store_annotation,
 )
 from voxelworks.catalog._contents import annotation_contents
@@ -34,7 +35,7 @@ from voxelworks.catalog._datasets import (
     why_taken,
 )
 from voxelworks.catalog._files import folder_of, open_file, read_metadata
-from voxelworks.catalog._layout import adopt_old_layout
+from voxelworks.catalog._layout import adopt_old_annotations, adopt_old_layout
 from voxelworks.catalog._leftovers import leftovers, remove_leftovers
 from voxelworks.catalog._previews import place_of_previews, preview_file
 from voxelworks.catalog._storage import check_quota, storage_usage
@@ -63,13 +64,14 @@ from voxelworks.catalog._uploads import (
 )
 
 __all__ = [
-    "StoredAnnotation", "abandon_upload", "add_annotation_file", "add_webknossos_annotation", "adopt_old_layout",
-    "annotation_contents", "annotation_file", "annotation_token", "begin_upload", "check_quota",
-    "delete_annotation_now", "delete_now", "discard_stored", "find", "find_annotation", "find_by_place", "find_upload",
-    "finish_upload", "folder_of", "has_files_at", "hold_upload", "is_changeable", "leftovers", "link_dataset",
-    "list_annotations", "list_datasets", "list_uploads", "missing_files", "note_converted", "open_file",
-    "place_of_previews", "place_of_upload", "preview_file", "purge_expired", "read_metadata", "receive_pieces",
-    "register", "remove_expired_uploads", "remove_leftovers", "remove_upload_files", "rename_dataset",
-    "require_changeable", "require_own", "require_readable", "require_uploaded", "restore", "restore_annotation",
-    "set_previews", "set_public", "storage_usage", "store_annotation", "trash", "trash_annotation", "why_taken",
+    "StoredAnnotation", "abandon_upload", "add_annotation_file", "add_webknossos_annotation",
+    "adopt_old_annotations", "adopt_old_layout", "annotation_contents", "annotation_file", "annotation_token",
+    "begin_upload", "check_quota", "delete_annotation_now", "delete_now", "discard_stored", "find",
+    "find_annotation", "find_by_place", "find_upload", "finish_upload", "folder_of", "has_files_at", "hold_upload",
+    "is_changeable", "leftovers", "link_dataset", "list_annotations", "list_datasets", "list_uploads",
+    "missing_files", "note_converted", "open_file", "place_of_annotation", "place_of_previews", "place_of_upload",
+    "preview_file", "purge_expired", "read_metadata", "receive_pieces", "register", "remove_expired_uploads",
+    "remove_leftovers", "remove_upload_files", "rename_dataset", "require_changeable", "require_own",
+    "require_readable", "require_uploaded", "restore", "restore_annotation", "set_previews", "set_public",
+    "storage_usage", "store_annotation", "trash", "trash_annotation", "why_taken",
 ]  # fmt: skip

@@ -20,7 +20,7 @@ from urllib.parse import parse_qs, urlsplit
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from voxelworks.catalog._archives import (
+from voxelworks.archives import (
     PIECE_BYTES,
     ArchiveLimits,
     Entry,
@@ -29,7 +29,6 @@ from voxelworks.catalog._archives import (
     unpack,
 )
 from voxelworks.catalog._datasets import find
-from voxelworks.catalog._nml import read_nml
 from voxelworks.catalog._storage import check_quota
 from voxelworks.catalog._tables import AnnotationRow
 from voxelworks.db import SecretBox, now
@@ -42,17 +41,14 @@ from voxelworks.errors import (
     TargetNotWritable,
     UnsafeReference,
 )
+from voxelworks.protocol.nml import BUCKETS_MAX, ENTRIES_MAX, find_skeleton, read_nml
 from voxelworks.protocol.people import Principal
-from voxelworks.protocol.places import Places
+from voxelworks.protocol.places import Places, annotation_place
 from voxelworks.protocol.views import AnnotationSummary, AnnotationView
 from voxelworks.settings import Settings
 
 PART_SUFFIX = ".part"
 """Of a file that is being received."""
-ENTRIES_MAX = 1000
-"""Of an annotation's zip: one NML, and one zip for each volume layer."""
-CHUNKS_MAX = 250_000
-"""Files in the zip of one volume layer."""
 NAME_LENGTH_MAX = 200
 
 _ADDRESS_PATH = re.compile(
@@ -90,7 +86,7 @@ def store_annotation(content: BinaryIO, *, by: Principal, settings: Settings) ->
     annotation_id = secrets.token_hex(8)
     part = folder / f".{annotation_id}{PART_SUFFIX}"
     try:
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        folder.mkdir(parents=True, exist_ok=True)
         with part.open("x+b") as stream:
             size, digest = _receive(content, stream, settings.annotation_bytes_max)
             kind: Literal["nml", "zip"] = "zip" if looks_like_archive(stream) else "nml"
@@ -255,6 +251,22 @@ def annotation_file(annotation: AnnotationView, settings: Settings) -> Path:
     return settings.annotations_dir / annotation.organization_id / f"{annotation.id}.{annotation.kind}"
 
 
+def place_of_annotation(annotation: AnnotationView) -> str:
+    """Give the place of the file of an annotation, for jobs.
+
+    Raises
+    ------
+    InvalidInput
+        If it stays in a WEBKNOSSOS.
+    """
+    if annotation.kind == "webknossos":
+        raise InvalidInput(
+            f"annotation {annotation.name!r} is an address, which jobs cannot read yet; download it there with its "
+            "volume data, and upload the zip"
+        )
+    return annotation_place(annotation.organization_id, f"{annotation.id}.{annotation.kind}")
+
+
 def lock_own_annotation(
     session: Session, annotation_id: str, by: Principal, *, is_trashed: bool = False
 ) -> AnnotationRow:
@@ -317,12 +329,7 @@ def _read_zip(stream: BinaryIO, folder: Path, settings: Settings) -> AnnotationS
     """Look through an annotation's zip, and the zips of volume data in it."""
     limits = ArchiveLimits(ENTRIES_MAX, settings.annotation_bytes_max)
     entries = {entry.name: entry for entry in list_entries(stream, limits)}
-    skeletons = [entry for entry in entries.values() if entry.name.lower().endswith(".nml")]
-    if len(skeletons) != 1:
-        raise InvalidAnnotation(
-            f"the zip holds {len(skeletons)} NML files; the zip of an annotation holds exactly one"
-        )
-    summary = read_nml(unpack(stream, skeletons[0]), settings.nml_bytes_max)
+    summary = read_nml(unpack(stream, find_skeleton(entries)), settings.nml_bytes_max)
     for layer in summary.volume_layers:
         if layer.location is None:
             continue
@@ -336,7 +343,7 @@ def _read_zip(stream: BinaryIO, folder: Path, settings: Settings) -> AnnotationS
 
 def _check_volume(stream: BinaryIO, entry: Entry, folder: Path, settings: Settings) -> None:
     """Look through the zip of one volume layer; an empty one stands for no data."""
-    limits = ArchiveLimits(CHUNKS_MAX, settings.annotation_bytes_max)
+    limits = ArchiveLimits(BUCKETS_MAX, settings.annotation_bytes_max)
     with TemporaryFile(dir=folder) as inner:
         for piece in unpack(stream, entry):
             inner.write(piece)

@@ -11,7 +11,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from voxelworks.catalog._previews import with_addresses
-from voxelworks.catalog._tables import DatasetRow, UploadRow
+from voxelworks.catalog._tables import AnnotationRow, DatasetRow, UploadRow
 from voxelworks.db import now
 from voxelworks.errors import (
     DatasetNotFound,
@@ -27,6 +27,7 @@ from voxelworks.protocol.places import (
     DATASET_NAME,
     OWN_PLACES,
     Places,
+    annotation_parts,
     dataset_place,
     is_remote,
     upload_parts,
@@ -258,6 +259,14 @@ def require_readable(session: Session, place: str, *, organization_id: str, plac
         upload = session.get(UploadRow, upload_id)
         if upload is None or not upload.organization_id == owner == organization_id:
             raise NotFound(f"there is no upload {upload_id!r} any more; send its files again")
+        return
+    if place.startswith("annotation:"):
+        owner, file_name = annotation_parts(place)
+        annotation = session.get(AnnotationRow, file_name.partition(".")[0])
+        if annotation is None or not annotation.organization_id == owner == organization_id:
+            raise NotFound("the annotation is not there any more; upload it again")
+        if annotation.trashed_ms is not None:
+            raise NotFound(f"annotation {annotation.name!r} is in the trash; restore it first")
         return
     if not place.startswith("data:"):
         places.for_organization(organization_id).locate(place)

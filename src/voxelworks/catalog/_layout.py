@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 from sqlalchemy import select
@@ -11,8 +12,10 @@ from voxelworks.catalog._tables import DatasetRow
 from voxelworks.errors import TargetNotWritable
 from voxelworks.protocol.people import LOCAL_ORGANIZATION_ID
 from voxelworks.protocol.places import Places, dataset_place
+from voxelworks.settings import Settings
 
 _WORK_FOLDER = ".voxelworks"
+_OLD_ANNOTATIONS = "annotations"
 _ASIDE = f".{LOCAL_ORGANIZATION_ID}.moving"
 
 
@@ -52,6 +55,43 @@ def adopt_old_layout(session: Session, places: Places) -> tuple[str, ...]:
         raise TargetNotWritable(
             f"the datasets in {places.data_dir} cannot be moved to its folder {LOCAL_ORGANIZATION_ID} "
             f"({error.strerror}); make it writable, or move them there by hand, and start again"
+        ) from error
+    return moved
+
+
+def adopt_old_annotations(settings: Settings) -> int:
+    """Move the files of annotations from the server's home, where workers on other machines do not find them.
+
+    May be repeated after a crash at any moment, and does nothing the next time.
+
+    Returns
+    -------
+    int
+        How many files were moved.
+
+    Raises
+    ------
+    TargetNotWritable
+        If they cannot be moved.
+    """
+    old, moved = settings.home / _OLD_ANNOTATIONS, 0
+    try:
+        for file in sorted(path for path in old.glob("*/*") if path.is_file()):
+            target = settings.annotations_dir / file.parent.name / file.name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            # The two may lie on different disks; what is copied gets its name when it is whole.
+            part = target.with_name(f".{target.name}.part")
+            shutil.copy2(file, part)
+            part.replace(target)
+            file.unlink()
+            moved += 1
+        for folder in (*old.glob("*/"), old):
+            if folder.is_dir():
+                folder.rmdir()
+    except OSError as error:
+        raise TargetNotWritable(
+            f"the annotations in {old} cannot be moved to {settings.annotations_dir} ({error.strerror}); "
+            "make both writable, or move them there by hand, and start again"
         ) from error
     return moved
 

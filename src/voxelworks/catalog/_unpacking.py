@@ -7,7 +7,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from voxelworks.catalog._archives import ArchiveLimits, Entry, list_entries, unpack
+from voxelworks.archives import ArchiveLimits, Entry, list_entries, unpack
 from voxelworks.catalog._upload_paths import check_paths, without_common_folder
 from voxelworks.errors import InvalidArchive
 from voxelworks.protocol.uploads import FILES_MAX

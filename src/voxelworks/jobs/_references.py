@@ -13,6 +13,7 @@ from sqlalchemy.orm import Session
 
 from voxelworks import catalog
 from voxelworks.errors import (
+    AnnotationNotFound,
     InvalidInput,
     LayerNotFound,
     NotFound,
@@ -24,8 +25,9 @@ from voxelworks.jobs._tables import JobRow
 from voxelworks.protocol.people import Principal
 from voxelworks.protocol.places import OWN_PLACES, PREVIEWS_OF, Places, dataset_place, is_remote
 from voxelworks.protocol.uploads import UPLOAD_REF
-from voxelworks.protocol.views import DatasetView, LayerSummary
+from voxelworks.protocol.views import DatasetSummary, DatasetView, LayerSummary
 from voxelworks.workflows import (
+    AnnotationRef,
     DatasetRef,
     LayerRef,
     NewDatasetRef,
@@ -71,13 +73,20 @@ class Resolved:
         InvalidInput
             If another job must make it first, or the dataset has no such layer any more.
         """
-        dataset = self.datasets.get(ref.dataset)
+        return fit_layer(self._dataset(ref.dataset, str(ref)), ref)
+
+    def dataset(self, ref: DatasetRef) -> DatasetSummary:
+        """Give what is known of a dataset; `InvalidInput` as for a layer."""
+        return self._dataset(ref, str(ref)).summary
+
+    def _dataset(self, name: str, what: str) -> DatasetView:
+        dataset = self.datasets.get(name)
         if dataset is None:
             raise InvalidInput(
-                f"the size of {ref} is not known before {ref.dataset} has ended, and so is the price; give the box "
+                f"the size of {what} is not known before {name} has ended, and so is the price; give the box "
                 "and the mag to work on, or submit the job when its input is there"
             )
-        return fit_layer(dataset, ref)
+        return dataset
 
     def source_bytes(self, ref: SourceRef) -> int:
         """Tell about how much a source takes without loss, in bytes; 0 if it is remote or cannot be looked at.
@@ -113,6 +122,8 @@ def resolve(
             path = _source_path(ref, place, own)
             if path is not None:
                 sources[ref] = path
+        elif isinstance(ref, AnnotationRef):
+            found[ref] = _annotation_place(session, ref, by)
         elif isinstance(ref, NewDatasetRef):
             _refuse_path(ref)
             found[ref] = new_place = _new_place(session, check_name("dataset", ref), by, own)
@@ -183,6 +194,13 @@ def _source_place(session: Session, ref: SourceRef, by: Principal) -> str:
         return catalog.place_of_upload(session, ref, by=by)
     except NotFound as error:
         raise SourceNotFound(error.message) from error
+
+
+def _annotation_place(session: Session, ref: AnnotationRef, by: Principal) -> str:
+    try:
+        return catalog.place_of_annotation(catalog.find_annotation(session, ref, by=by))
+    except NotFound as error:
+        raise AnnotationNotFound(error.message) from error
 
 
 def _source_path(ref: SourceRef, place: str, places: Places) -> Path | None:

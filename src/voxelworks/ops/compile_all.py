@@ -13,6 +13,7 @@ import numpy as np
 from voxelworks.errors import UnsupportedDtype
 from voxelworks.ops import segments
 from voxelworks.ops.downsampling import Method, downsample
+from voxelworks.ops.relabelling import replace_labels
 
 DTYPES = (
     "uint8", "uint16", "uint32", "uint64", "float32", "int8", "int16", "int32", "int64", "float64",
@@ -41,6 +42,8 @@ def compile_all(*, may_go_on: Callable[[], bool] = lambda: True) -> None:
             labels, segments.lattice_of((1.0, 1.0, 1.0)), before_zyx=(0, 0, 0), origin_zyx=(0, 0, 0),
             values=[((0, 0, 0), values[:1, :1, :1])],
         )  # fmt: skip
+        if np.dtype(dtype).kind in "iu":
+            replace_labels(np.zeros(1, dtype), np.ones(1, dtype), np.ones(1, dtype))
 
 
 if __name__ == "__main__":

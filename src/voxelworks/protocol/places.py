@@ -2,7 +2,8 @@
 
 A place is a text: ``data:ORGANIZATION/NAME`` for a dataset in the folder of datasets, ``previews:ORGANIZATION/NAME``
 for its pictures, ``root:NAME/relative`` below an import root that the operator allowed,
-``upload:ORGANIZATION/ID/relative`` for files that somebody sent, or an ``http(s)``, ``s3`` or ``gs`` address on an
+``upload:ORGANIZATION/ID/relative`` for files that somebody sent, ``annotation:ORGANIZATION/FILE`` for an uploaded
+annotation, or an ``http(s)``, ``s3`` or ``gs`` address on an
 allowed host and port or in an allowed bucket. Each side finds it below its own folders, so mounts may differ, and
 nothing outside can ever be named.
 """
@@ -13,20 +14,19 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 from voxelworks.errors import UnsafeReference
 from voxelworks.origins import allowed_origin, origin_of
-
-if TYPE_CHECKING:
-    from voxelworks.settings import ImportRoot, Settings
+from voxelworks.settings import ANNOTATIONS_FOLDER, ImportRoot, Settings
 
 REMOTE_SCHEMES = ("http", "https", "s3", "gs")
 PREVIEW_FOLDER = ".previews"
 """Folder in a dataset with pictures of its layers; programs that look for layers pass it by."""
 PREVIEWS_OF = "previews:"
 """Before a reference in the places of a job: where the pictures of that dataset go. Also the kind of such a place."""
-OWN_PLACES = ("data:", PREVIEWS_OF)
+_ANNOTATION = "annotation:"
+OWN_PLACES = ("data:", PREVIEWS_OF, _ANNOTATION)
 """How places begin that the server alone gives out: nobody may name them."""
 DATASET_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 """A dataset or layer name: it becomes a folder name and part of addresses."""
@@ -35,6 +35,7 @@ ORGANIZATION_ID = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 UPLOAD_ID = re.compile(r"[0-9a-f]{16}")
 UPLOADS_FOLDER = ".uploads"
 """In the folder of an organization: beside its datasets, so that workers on other machines find it too."""
+_ANNOTATION_FILE = re.compile(r"[0-9a-f]{16}\.(?:nml|zip)")
 _LINKED = re.compile(r"@[0-9a-f]{16}")
 """Id of a dataset that is only read, in the place of its pictures."""
 
@@ -57,6 +58,11 @@ def previews_place(organization_id: str, dataset_id: str, place: str, *, is_link
     """Give the place of the pictures of a dataset: in it, or beside those of its organization if it is only read."""
     name = f"@{dataset_id}" if is_linked else place.removeprefix(dataset_place(organization_id, ""))
     return f"{PREVIEWS_OF}{organization_id}/{name}"
+
+
+def annotation_place(organization_id: str, file_name: str) -> str:
+    """Give the place of the file of an annotation."""
+    return f"{_ANNOTATION}{organization_id}/{file_name}"
 
 
 @dataclass(frozen=True)
@@ -95,6 +101,9 @@ class Places:
         if kind == "upload":
             organization_id, upload_id, relative = upload_parts(place)
             return str(_below(self.upload_folder(organization_id, upload_id) / "files", relative, place))
+        if kind == "annotation":
+            organization_id, name = annotation_parts(place)
+            return str(_below(self.data_dir / ANNOTATIONS_FOLDER / organization_id, name, place))
         if kind == "previews":
             organization_id, folder = _preview_parts(place, rest)
             return str(_below(self.data_dir / organization_id, folder, place))
@@ -167,6 +176,23 @@ def upload_parts(place: str) -> tuple[str, str, str]:
             f"{place!r} is not the place of an upload; it is written upload:ORGANIZATION/ID"
         )
     return organization_id, upload_id, relative
+
+
+def annotation_parts(place: str) -> tuple[str, str]:
+    """Give organization and file name of the place of an annotation.
+
+    Raises
+    ------
+    UnsafeReference
+        If it is none.
+    """
+    organization_id, _, name = place.removeprefix(_ANNOTATION).partition("/")
+    is_one = place.startswith(_ANNOTATION) and ORGANIZATION_ID.fullmatch(organization_id)
+    if not (is_one and _ANNOTATION_FILE.fullmatch(name)):
+        raise UnsafeReference(
+            f"{place!r} is not the place of an annotation; it is written annotation:ORGANIZATION/FILE"
+        )
+    return organization_id, name
 
 
 def _dataset_parts(place: str, rest: str) -> tuple[str, str]:

@@ -527,6 +527,8 @@ class VolumeLayerSummary(Message):
     fallback_layer: str | None
     location: str | None
     """Entry of the zip; None if the volume data was left out."""
+    has_editable_mapping: bool = False
+    """Its segments were split or merged by proofreading: only the WEBKNOSSOS that it comes from can apply that."""
 
 
 class AnnotationSummary(Message):

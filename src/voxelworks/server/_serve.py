@@ -88,6 +88,8 @@ def _prepare(settings: Settings, database: Database) -> None:
         accounts.prepare(session)
         for name in catalog.adopt_old_layout(session, Places.of(settings)):
             log.info("dataset %s moved to the folder of its organization", name)
+    if moved := catalog.adopt_old_annotations(settings):
+        log.info("%d files of annotations moved to the folder of datasets", moved)
     require_set_up(settings, database)
 
 

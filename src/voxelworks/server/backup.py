@@ -4,7 +4,7 @@ A backup is a tar archive, compressed by gzip::
 
     manifest.json      what it is
     database           copy of the database: a SQLite file, or what `pg_dump --format=custom` writes
-    home/...           keys, logs and annotations, as they lie in the home of the server
+    home/...           keys, logs and annotations
 
 The database is copied first, as it was at one moment: the files that it speaks of are there then, and only grow.
 """
@@ -42,6 +42,7 @@ from voxelworks.settings import Settings
 FORMAT = 1
 KEYS = ("secret.key", "worker.key")
 FOLDERS = ("logs", "annotations")
+"""Names in the backup; `_folders` says where they lie."""
 _MANIFEST, _DATABASE, _HOME = "manifest.json", "database", "home"
 
 
@@ -90,7 +91,7 @@ def make_backup(settings: Settings, file: Path, *, with_keys: bool = True) -> Ma
                 database="sqlite" if _is_sqlite(url) else "postgresql", revision=revision_of(url), has_keys=with_keys,
             )  # fmt: skip
             (Path(scratch) / _MANIFEST).write_text(manifest.model_dump_json(indent=2))
-            _pack(part, Path(scratch), settings.home, with_keys=with_keys)
+            _pack(part, Path(scratch), settings, with_keys=with_keys)
             os.link(part, file)  # unlike a rename, never replaces what somebody has made meanwhile
     except FileExistsError:
         raise TargetExists(f"{file} exists already; choose another name") from None
@@ -137,8 +138,11 @@ def restore_backup(
         if manifest.database == "sqlite":
             os.chmod(folder / _DATABASE, 0o600)
             os.rename(folder / _DATABASE, settings.sqlite_path)
+        places = _folders(settings)
         for path in sorted((folder / _HOME).glob("*")):
-            os.rename(path, settings.home / path.name)
+            target = places.get(path.name, settings.home / path.name)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.move(path, target)  # the folder of datasets may lie on another disk
     open_database(settings).close()  # brings its tables to the form of this version
     return manifest, put_aside or (aside if had_tables else None)
 
@@ -160,7 +164,12 @@ def _require_database(settings: Settings, url: URL) -> None:
         )
 
 
-def _pack(target: Path, scratch: Path, home: Path, *, with_keys: bool) -> None:
+def _folders(settings: Settings) -> dict[str, Path]:
+    """Give the folders that are backed up, by their names in the backup."""
+    return dict(zip(FOLDERS, (settings.logs_dir, settings.annotations_dir), strict=True))
+
+
+def _pack(target: Path, scratch: Path, settings: Settings, *, with_keys: bool) -> None:
     with (
         os.fdopen(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as stream,
         tarfile.open(fileobj=stream, mode="w:gz", compresslevel=3) as archive,
@@ -168,14 +177,14 @@ def _pack(target: Path, scratch: Path, home: Path, *, with_keys: bool) -> None:
         archive.add(scratch / _MANIFEST, _MANIFEST)
         archive.add(scratch / _DATABASE, _DATABASE)
         for name in KEYS if with_keys else ():
-            if (home / name).exists():
-                archive.add(home / name, f"{_HOME}/{name}")
-        for folder in FOLDERS:
-            for path in sorted((home / folder).rglob("*")):
+            if (settings.home / name).exists():
+                archive.add(settings.home / name, f"{_HOME}/{name}")
+        for name, folder in _folders(settings).items():
+            for path in sorted(folder.rglob("*")):
                 if path.is_file() and not path.is_symlink():
                     # A log may grow, and be removed, while it is copied.
                     with suppress(FileNotFoundError):
-                        _add_as_it_is(archive, path, f"{_HOME}/{path.relative_to(home).as_posix()}")
+                        _add_as_it_is(archive, path, f"{_HOME}/{name}/{path.relative_to(folder).as_posix()}")
         archive.close()
         stream.flush()
         os.fsync(stream.fileno())
@@ -241,10 +250,10 @@ def _require_fitting(manifest: Manifest, url: URL) -> None:
 
 def _belongings(settings: Settings, manifest: Manifest) -> list[Path]:
     """List what the backup takes the place of."""
-    names = [*FOLDERS, *(KEYS if manifest.has_keys else ())]
+    names = list(KEYS if manifest.has_keys else ())
     if manifest.database == "sqlite":
         names += [f"{settings.sqlite_path.name}{ending}" for ending in ("", "-wal", "-shm")]
-    return [settings.home / name for name in names]
+    return [*_folders(settings).values(), *(settings.home / name for name in names)]
 
 
 def _put_aside(there: list[Path], aside: Path) -> Path | None:
@@ -252,5 +261,5 @@ def _put_aside(there: list[Path], aside: Path) -> Path | None:
         return None
     aside.mkdir(mode=0o700)
     for path in there:
-        os.rename(path, aside / path.name)
+        shutil.move(path, aside / path.name)
     return aside

@@ -9,9 +9,14 @@ The webKNOSSOS Wrapper Format (scalableminds, MIT); LZ4 block format (Y. Collet)
 
 from __future__ import annotations
 
+import gzip
+import io
+import json
 import struct
-from collections.abc import Iterator
-from itertools import product
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import count, product
 from pathlib import Path
 from typing import Any, Literal
 
@@ -145,7 +150,105 @@ def _lz4_more(length: int) -> bytes:
     return b"\xff" * ((length - 15) // 255) + bytes([(length - 15) % 255])
 
 
-def _interleaved(number: tuple[int, int, int]) -> int:
+def _interleaved(number: tuple[int, ...]) -> int:
     """Give the place in Morton order by writing the bits of z, y and x by turns."""
     x, y, z = (format(part, "08b") for part in number)
     return int("".join(c + b + a for a, b, c in zip(x, y, z, strict=True)), 2)
+
+
+def write_annotation(
+    path: Path,
+    volumes: Sequence[VolumeLayer] = (),
+    trees: Sequence[Sequence[tuple[float, float, float]]] = (),
+    *,
+    dataset: str = "demo",
+) -> Path:
+    """Write an annotation as WEBKNOSSOS downloads it.
+
+    Parameters
+    ----------
+    path : Path
+        Of the zip.
+    volumes
+    trees
+        For each tree the places of its nodes: x, y, z in voxels of mag 1.
+    dataset : str
+        Name that the skeleton states.
+    """
+    places = [f"data_{number}_{layer.name}.zip" for number, layer in enumerate(volumes)]
+    tags = "".join(
+        layer.tag(number, place) for number, (layer, place) in enumerate(zip(volumes, places, strict=True))
+    )
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("annotation.nml", nml_text(trees, tags, dataset=dataset))
+        for layer, place in zip(volumes, places, strict=True):
+            archive.writestr(place, layer.zipped(), zipfile.ZIP_STORED)
+    return path
+
+
+def nml_text(
+    trees: Sequence[Sequence[tuple[float, float, float]]], volume_tags: str = "", *, dataset: str = "demo"
+) -> str:
+    """Give a skeleton file; nodes are numbered over all trees."""
+    numbers = count(1)
+    written = []
+    for number, nodes in enumerate(trees, start=1):
+        inside = "".join(f'<node id="{next(numbers)}" x="{x}" y="{y}" z="{z}"/>' for x, y, z in nodes)
+        written.append(f'<thing id="{number}" name="tree {number}"><nodes>{inside}</nodes><edges/></thing>')
+    head = f'<parameters><experiment name="{dataset}"/><scale x="4" y="4" z="40"/></parameters>'
+    return f'<?xml version="1.0" encoding="utf-8"?><things>{head}{"".join(written)}{volume_tags}</things>'
+
+
+@dataclass(frozen=True)
+class VolumeLayer:
+    """A volume layer of an annotation."""
+
+    buckets: Mapping[str, Mapping[tuple[int, int, int], NDArray[Any]]] = field(default_factory=dict)
+    """For each mag, by the number of the bucket along x, y and z: its voxels (z, y, x), all of one size."""
+    data_format: Literal["wkw", "zarr3"] = "wkw"
+    name: str = "Volume"
+    fallback: str | None = "segmentation"
+    extents: tuple[int, int, int] = (4096, 4096, 1536)
+    """Of the arrays, x, y, z: Zarr v3 states them."""
+
+    def tag(self, number: int, place: str) -> str:
+        below = f' fallbackLayer="{self.fallback}"' if self.fallback else ""
+        return f'<volume id="{number}" name="{self.name}" location="{place}" format="{self.data_format}"{below}/>'
+
+    def zipped(self) -> bytes:
+        """Give the zip within the zip."""
+        stream = io.BytesIO()
+        with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
+            for mag, buckets in self.buckets.items():
+                files = self._wkw(mag, buckets) if self.data_format == "wkw" else self._zarr(mag, buckets)
+                for name, content in files:
+                    archive.writestr(name, content)
+        return stream.getvalue()
+
+    def _wkw(
+        self, mag: str, buckets: Mapping[tuple[int, int, int], NDArray[Any]]
+    ) -> Iterator[tuple[str, bytes]]:
+        for voxels in list(buckets.values())[:1] or [np.zeros((32, 32, 32), np.uint32)]:
+            yield f"{mag}/header.wkw", wkw_header(voxels[np.newaxis], len(voxels), 1, "lz4", 0)
+        for (x, y, z), voxels in buckets.items():
+            yield f"{mag}/z{z}/y{y}/x{x}.wkw", wkw_cube(voxels[np.newaxis], len(voxels), 1, "lz4")
+
+    def _zarr(
+        self, mag: str, buckets: Mapping[tuple[int, int, int], NDArray[Any]]
+    ) -> Iterator[tuple[str, bytes]]:
+        first = next(iter(buckets.values()), np.zeros((32, 32, 32), np.uint32))
+        described = {
+            "zarr_format": 3, "node_type": "array", "shape": [1, *self.extents], "data_type": first.dtype.name,
+            "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [1, *[len(first)] * 3]}},
+            "chunk_key_encoding": {"name": "default", "configuration": {"separator": "."}},
+            "fill_value": 0, "dimension_names": ["c", "x", "y", "z"],
+            "codecs": [
+                {"name": "transpose", "configuration": {"order": "F"}},
+                {"name": "bytes", "configuration": {"endian": "little"}},
+                {"name": "gzip", "configuration": {"level": 1}},
+            ],
+        }  # fmt: skip
+        yield f"volumeAnnotationData/{mag}/zarr.json", json.dumps(described).encode()
+        for (x, y, z), voxels in buckets.items():
+            content = voxels.astype(voxels.dtype.newbyteorder("<")).tobytes()
+            yield f"volumeAnnotationData/{mag}/c.0.{x}.{y}.{z}", gzip.compress(content, mtime=0)

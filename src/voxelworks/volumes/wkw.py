@@ -219,14 +219,14 @@ def _packed_block(file: int, path: str, header: Header, index: int) -> bytes:
 def _unpacked(packed: bytes, path: str, size: int) -> NDArray[np.uint8]:
     import imagecodecs  # slow import: only who reads such files
 
-    block = np.empty(size, np.uint8)
+    block = bytearray(size)
     try:
         found = imagecodecs.lz4_decode(packed, out=block)
     except imagecodecs.Lz4Error as error:
         raise _damaged(path, str(error)) from error
     if len(found) != size:
         raise _damaged(path, f"a block unpacks to {len(found)} instead of {size} bytes")
-    return block
+    return np.frombuffer(block, np.uint8)
 
 
 def _damaged(path: str, what: str) -> InvalidDataset:

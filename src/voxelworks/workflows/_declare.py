@@ -98,6 +98,9 @@ class Inputs(Protocol):
     def layer(self, ref: LayerRef) -> LayerSummary:
         """Describe a layer; `InvalidInput` if another job must make it first."""
 
+    def dataset(self, ref: DatasetRef) -> DatasetSummary:
+        """Describe a dataset; `InvalidInput` if another job must make it first."""
+
     def source_bytes(self, ref: SourceRef) -> int:
         """Tell about how much a source takes without loss, in bytes; 0 if that cannot be told."""
 

@@ -24,12 +24,20 @@ from voxelworks.protocol.views import LayerPreview
 from voxelworks.settings import Settings
 from voxelworks.volumes.metadata import PROPERTIES_FILE, MagProperties
 from voxelworks.workflows._declare import Outcome, Params, Workflow
-from voxelworks.workflows._refs import DatasetRef, LayerRef, NewDatasetRef, Resolver, SourceRef
+from voxelworks.workflows._refs import (
+    AnnotationRef,
+    DatasetRef,
+    LayerRef,
+    NewDatasetRef,
+    Resolver,
+    SourceRef,
+)
 from voxelworks.workflows.publishing import AttemptFolder, LayerChange, seal
 
 if TYPE_CHECKING:
     from voxelworks.blocks.checkpoints import Checkpoints
     from voxelworks.blocks.executor import Executor
+    from voxelworks.volumes.annotations import Annotation
     from voxelworks.volumes.dataset import Dataset, Layer
     from voxelworks.workflows._previews import Drawable
 
@@ -123,6 +131,13 @@ class Job:
                 raise UnsafeReference(
                     f"{Path(file).name} in {ref} is a link that leads out of it; put the file itself there"
                 )
+
+    def open_annotation(self, ref: AnnotationRef) -> Annotation:
+        """Open an annotation; `InvalidAnnotation` or `InvalidArchive` say what is wrong with its file."""
+        from voxelworks.volumes.annotations import Annotation, Limits
+
+        limits = Limits(self.settings.nml_bytes_max, self.settings.annotation_bytes_max)
+        return Annotation.open(self._resolver.locate(ref), limits)
 
     def open_dataset(self, ref: DatasetRef) -> Dataset:
         from voxelworks.volumes.dataset import Dataset

@@ -66,8 +66,8 @@ def fill(settings: Settings) -> str:
     (settings.home / "worker.key").write_text("key")
     (settings.home / "logs/7").mkdir(parents=True)
     (settings.home / "logs/7/1.log").write_bytes(b"line\n\0\xff")
-    (settings.home / "annotations/local").mkdir(parents=True)
-    (settings.home / "annotations/local/1").write_bytes(b"<things/>")
+    (settings.annotations_dir / "local").mkdir(parents=True)
+    (settings.annotations_dir / "local/1").write_bytes(b"<things/>")
     return sealed
 
 
@@ -85,7 +85,7 @@ def rows(settings: Settings) -> Rows:
 
 
 def files(home: Path) -> dict[str, bytes]:
-    kept = ("logs", "annotations", "secret.key", "worker.key")
+    kept = ("logs", "datasets", "secret.key", "worker.key")
     found = (path for path in sorted(home.rglob("*")) if path.is_file())
     return {
         path.relative_to(home).as_posix(): path.read_bytes()

@@ -92,3 +92,23 @@ def test_datasets_that_cannot_be_moved_are_not_hidden(stock):
     (stock.settings.datasets_dir / "local").write_text("a file in the way")
     with pytest.raises(TargetNotWritable, match="move them there by hand, and start again"):
         _adopt(stock)
+
+
+def test_annotations_move_from_the_home_of_the_server_to_the_datasets(stock):
+    old = stock.settings.home / "annotations"
+    for name in ("neuro/0123.zip", "other/4567.nml"):
+        (old / name).parent.mkdir(parents=True)
+        (old / name).write_text(name)
+    # Of an earlier start that was killed between copy and removal.
+    kept = stock.settings.annotations_dir / "neuro" / "0123.zip"
+    kept.parent.mkdir(parents=True)
+    kept.write_text("neuro/0123.zip")
+    assert catalog.adopt_old_annotations(stock.settings) == 2
+    found = {
+        path.relative_to(stock.settings.annotations_dir).as_posix(): path.read_text()
+        for path in stock.settings.annotations_dir.rglob("*")
+        if path.is_file()
+    }
+    assert found == {"neuro/0123.zip": "neuro/0123.zip", "other/4567.nml": "other/4567.nml"}
+    assert not old.exists()
+    assert catalog.adopt_old_annotations(stock.settings) == 0

@@ -7,9 +7,9 @@ from contextlib import suppress
 from hypothesis import given
 from hypothesis import strategies as st
 
-from voxelworks.catalog._archives import ArchiveLimits, list_entries, unpack
-from voxelworks.catalog._nml import read_nml
+from voxelworks.archives import ArchiveLimits, list_entries, unpack
 from voxelworks.errors import InvalidAnnotation, InvalidArchive
+from voxelworks.protocol.nml import read_nml
 
 LIMITS = ArchiveLimits(entries_max=100, bytes_max=2**20)
 NAMES = st.text("abcdefghijk.-_", min_size=1, max_size=8).filter(lambda name: name not in (".", ".."))

@@ -4,7 +4,7 @@ import pytest
 from pydantic import ValidationError
 
 from voxelworks.errors import UnsafeReference
-from voxelworks.protocol.places import Places, dataset_place, previews_place, upload_place
+from voxelworks.protocol.places import Places, annotation_place, dataset_place, previews_place, upload_place
 from voxelworks.settings import ImportRoot, Settings
 
 
@@ -53,6 +53,23 @@ def test_pictures_lie_in_their_dataset_or_beside_those_of_its_organization(place
 def test_nothing_else_is_a_place_of_pictures(places, rest):
     with pytest.raises(UnsafeReference, match="is not the place of the pictures"):
         places.locate(f"previews:{rest}")
+
+
+def test_an_annotation_lies_beside_the_datasets_of_all_organizations(places, tmp_path):
+    place = annotation_place("neuro", "0123456789abcdef.zip")
+    assert place == "annotation:neuro/0123456789abcdef.zip"
+    assert places.locate(place) == str(tmp_path / "datasets/.annotations/neuro/0123456789abcdef.zip")
+
+
+@pytest.mark.parametrize(
+    "rest",
+    ["0123456789abcdef.zip", "neuro/", "neuro/0123.zip", "neuro/0123456789abcdef", "neuro/0123456789abcdef.exe",
+     "neuro/../other/0123456789abcdef.zip", "../0123456789abcdef.zip", "Neuro/0123456789abcdef.zip",
+     "neuro/0123456789abcdef.zip/x", "neuro/0123456789abcdef.zip\n"],
+)  # fmt: skip
+def test_nothing_else_is_the_place_of_an_annotation(places, rest):
+    with pytest.raises(UnsafeReference, match="is not the place of an annotation"):
+        places.locate(f"annotation:{rest}")
 
 
 def test_a_dataset_that_is_a_link_out_of_its_organization_is_refused(places, tmp_path):

@@ -149,7 +149,6 @@ def test_there_is_nothing_to_download(face: Face, worker: Worker):
         ("inferNuclei", "infer_nuclei"),
         ("inferNeurons", "infer_neurons"),
         ("alignSections", "align_sections"),
-        ("materializeVolumeAnnotation", "materialize_volume_annotation"),
         ("renderAnimation", "render_animation"),
     ],
 )
@@ -182,6 +181,13 @@ def test_trainings_and_inferences_of_the_newest_clients_say_so_too(face: Face, r
     assert unknown.status_code == 404
 
 
+OF_NOBODY = {
+    "fallbackLayerName": "segmentation", "annotationId": "0123456789abcdef", "annotationType": "Task",
+    "newDatasetName": "corrected",
+}  # fmt: skip
+EDITABLE = {"includesEditableMapping": "true"}
+
+
 @pytest.mark.parametrize(
     ("route", "dataset", "params", "status", "message"),
     [
@@ -192,6 +198,8 @@ def test_trainings_and_inferences_of_the_newest_clients_say_so_too(face: Face, r
         ("findLargestSegmentId", "0" * 24, {"layerName": "segmentation"}, 404, "there is no dataset"),
         ("findLargestSegmentId", "..%2F..%2Fetc", {"layerName": "segmentation"}, 404, "there is nothing"),
         ("convertToWkw", None, {"scale": "4,4,40"}, 422, "cannot be started here"),
+        ("materializeVolumeAnnotation", None, OF_NOBODY, 404, "there is no annotation '0123456789abcdef'"),
+        ("materializeVolumeAnnotation", None, OF_NOBODY | EDITABLE, 422, "has an editable mapping"),
         ("makeCoffee", None, {}, 404, "there is no command"),
     ],
 )
@@ -200,6 +208,32 @@ def test_what_cannot_be_started_is_refused_with_a_reason(face: Face, route, data
         answer = client.post(f"/jobs/run/{route}/{dataset or face.dataset_id}", params=params)
     assert answer.status_code == status, answer.text
     assert message in answer.json()["messages"][0]["error"]
+
+
+def test_a_volume_annotation_is_materialized_with_the_arguments_that_webknossos_has(face: Face):
+    nml = "<things><volume id='0' name='Volume' fallbackLayer='segmentation'/></things>"
+    made = httpx.post(
+        f"{face.info.url}/api/v1/annotations", files={"file": ("a.nml", nml)},
+        headers={"Authorization": f"Bearer {face.tokens['ada']}"}, trust_env=False,
+    ).json()  # fmt: skip
+    given = {
+        "fallbackLayerName": "segmentation", "annotationId": foreign_id(made["id"]), "annotationType": "Explorational",
+        "newDatasetName": "corrected", "outputSegmentationLayerName": "cells", "mergeSegments": "true",
+        "volumeLayerName": "Volume", "includesEditableMapping": "false", "boundingBox": "0,0,0,8,8,8",
+    }  # fmt: skip
+    with face.client("ada") as client:
+        answer = client.post(f"/jobs/run/materializeVolumeAnnotation/{face.dataset_id}", params=given)
+        assert answer.status_code == 200, answer.text
+        job = answer.json()
+        client.patch(f"/jobs/{job['id']}/cancel")
+    assert (job["command"], job["state"]) == ("materialize_volume_annotation", "PENDING")
+    assert job["args"] == {
+        "organization_id": "local", "dataset_id": face.dataset_id, "dataset_name": "demo",
+        "dataset_directory_name": "demo", "fallback_layer_name": "segmentation", "annotation_id": made["id"],
+        "annotation_type": "Explorational", "new_dataset_name": "corrected",
+        "output_segmentation_layer_name": "cells", "merge_segments": True, "volume_layer_name": "Volume",
+        "use_zarr_streaming": False, "bounding_box": "0,0,0,8,8,8",
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("body", [b"{", b"[]", b'"x"', b"\xff"])

@@ -7,9 +7,10 @@ refused at the first sight of it: nothing is expanded, nothing is fetched.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sized
+from collections.abc import Callable, Iterable, Mapping, Sized
 from xml.parsers import expat
 
+from voxelworks.archives import Entry
 from voxelworks.errors import InvalidAnnotation, InvalidGeometry
 from voxelworks.geometry import Box
 from voxelworks.protocol.views import (
@@ -20,6 +21,10 @@ from voxelworks.protocol.views import (
     VolumeLayerSummary,
 )
 
+ENTRIES_MAX = 1000
+"""Of an annotation's zip: one NML, and one zip for each volume layer."""
+BUCKETS_MAX = 250_000
+"""Files in the zip of one volume layer."""
 DEPTH_MAX = 100
 """Groups of trees may lie in each other; nothing else lies deep."""
 TOKEN_BYTES_MAX = 2**20
@@ -33,9 +38,13 @@ TREES_MAX = 500
 """Trees that are described one by one; of more, only how many there are."""
 
 Attributes = Mapping[str, str]
+NodeTaker = Callable[[int, tuple[float, float, float]], None]
+"""Gets the number of a tree in the file, from 0 on, and where a node of it lies: x, y, z in voxels of mag 1."""
 
 
-def read_nml(pieces: Iterable[bytes], bytes_max: int) -> AnnotationSummary:
+def read_nml(
+    pieces: Iterable[bytes], bytes_max: int, *, take_node: NodeTaker = lambda _tree, _position: None
+) -> AnnotationSummary:
     """Check a skeleton file and count what it holds.
 
     Parameters
@@ -44,13 +53,31 @@ def read_nml(pieces: Iterable[bytes], bytes_max: int) -> AnnotationSummary:
         Its bytes, in order.
     bytes_max
         Largest file that is read.
+    take_node
+        Called for every node, in the order of the file.
 
     Raises
     ------
     InvalidAnnotation
         Naming the line.
     """
-    return _Reader(bytes_max).read(pieces)
+    return _Reader(bytes_max, take_node).read(pieces)
+
+
+def find_skeleton(entries: Mapping[str, Entry]) -> Entry:
+    """Find the skeleton file among the entries of an annotation's zip.
+
+    Raises
+    ------
+    InvalidAnnotation
+        If there is not exactly one.
+    """
+    skeletons = [entry for entry in entries.values() if entry.name.lower().endswith(".nml")]
+    if len(skeletons) != 1:
+        raise InvalidAnnotation(
+            f"the zip holds {len(skeletons)} NML files; the zip of an annotation holds exactly one"
+        )
+    return skeletons[0]
 
 
 def read_contents(pieces: Iterable[bytes], bytes_max: int) -> AnnotationContents:
@@ -61,8 +88,9 @@ def read_contents(pieces: Iterable[bytes], bytes_max: int) -> AnnotationContents
 
 
 class _Reader:
-    def __init__(self, bytes_max: int) -> None:
+    def __init__(self, bytes_max: int, take_node: NodeTaker) -> None:
         self._bytes_max = bytes_max
+        self._hand_over = take_node
         self._path: list[str] = []
         self._tree_count = 0
         self._node_count = 0
@@ -154,9 +182,10 @@ class _Reader:
         self._trees[-1] = self._trees[-1].model_copy(update=counts)
 
     def _take_node(self, attributes: Attributes) -> None:
-        for key in ("id", "x", "y", "z"):
-            self._number(attributes, "node", key)
+        self._number(attributes, "node", "id")
+        x, y, z = (self._number(attributes, "node", key) for key in "xyz")
         self._node_count += 1
+        self._hand_over(self._tree_count - 1, (x, y, z))
 
     def _take_volume(self, attributes: Attributes) -> None:
         self._refuse_too_many(self._layers, "volume layers")
@@ -164,6 +193,7 @@ class _Reader:
             VolumeLayerSummary(
                 name=_short(attributes.get("name")), fallback_layer=_short(attributes.get("fallbackLayer")),
                 location=attributes.get("location") or None,
+                has_editable_mapping=any(key.startswith("editableMapping") for key in attributes),
             )
         )  # fmt: skip
 

@@ -2,8 +2,8 @@ import time
 
 import pytest
 
-from voxelworks.catalog._nml import read_nml
 from voxelworks.errors import InvalidAnnotation
+from voxelworks.protocol.nml import read_nml
 from voxelworks.protocol.views import AnnotationSummary, VolumeLayerSummary
 
 BYTES_MAX = 2**24
@@ -49,6 +49,18 @@ def test_an_nml_is_summed_up():
         ),
         bounding_boxes=("1,2,-3,4,5,6", "0,0,0,1,1,1"),
     )
+
+
+def test_nodes_are_handed_over_with_the_number_of_their_tree():
+    found = []
+    read_nml([WHOLE.encode()], BYTES_MAX, take_node=lambda tree, position: found.append((tree, position)))
+    assert found == [(0, (1.5, 2, 3)), (0, (4, 5, 6)), (1, (1, 1, 1))]
+
+
+def test_proofread_volume_layers_are_known_by_their_mapping():
+    text = "<things><volume id='0' editableMappingLocation='m.zip'/><volume id='1'/></things>"
+    layers = read_nml([text.encode()], BYTES_MAX).volume_layers
+    assert [layer.has_editable_mapping for layer in layers] == [True, False]
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-16", "latin-1"])

@@ -1,0 +1,435 @@
+"""Annotations of WEBKNOSSOS as files: skeletons (NML), and zips of one with the voxels of its volume layers.
+
+A volume layer keeps whole *buckets*, usually of 32^3 voxels, and only those in which something was changed. Its voxels
+lie in a zip within the zip, as WKW or Zarr v3.
+
+References
+----------
+Documentation of WEBKNOSSOS, "Data formats" and "Annotations"; files of several of its versions.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import math
+import re
+import shutil
+from array import array
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from voxelworks.archives import PIECE_BYTES, ArchiveLimits, Entry, list_entries, looks_like_archive, unpack
+from voxelworks.errors import (
+    DiskFull,
+    InvalidAnnotation,
+    InvalidArchive,
+    InvalidDataset,
+    InvalidGeometry,
+    SourceNotFound,
+    StorageFailed,
+    UnsupportedFormat,
+)
+from voxelworks.geometry import Box, Mag, Vec3
+from voxelworks.protocol.nml import BUCKETS_MAX, ENTRIES_MAX, find_skeleton, read_nml
+from voxelworks.protocol.views import AnnotationSummary, VolumeLayerSummary
+from voxelworks.volumes.arrays import MagArray
+from voxelworks.volumes.metadata import CXYZ, GROUP_FILE, PROPERTIES_FILE, Axes
+from voxelworks.volumes.wkw import BLOCK_BYTES_MAX, HEADER_FILE, Header
+
+METADATA_BYTES_MAX = 2**20
+"""Of the description of an array."""
+NUMBER_MAX = 2**21
+"""Buckets along one axis: the numbers of a bucket on the three axes are kept as one of 63 bits."""
+
+_N = r"(?:0|[1-9][0-9]{0,6})"
+_WKW_CUBE = re.compile(rf"(?P<mag>[^/]+)/z(?P<z>{_N})/y(?P<y>{_N})/x(?P<x>{_N})\.wkw")
+_ZARR_CHUNK = re.compile(rf"(?P<layer>[^/]+)/(?P<mag>[^/]+)/c(?P<index>(?:[./]{_N}){{4}})")
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How large an annotation may be."""
+
+    nml_bytes_max: int
+    bytes_max: int
+    """Of the file, and of what it unpacks to."""
+
+
+@dataclass(frozen=True)
+class Skeleton:
+    """The nodes of all trees, in the order of the file."""
+
+    trees: NDArray[np.int64]
+    """Number of the tree of each node, (n,)."""
+    positions_xyz: NDArray[np.float64]
+    """In voxels of mag 1, (n, 3)."""
+
+
+class Annotation:
+    """An annotation in a file."""
+
+    def __init__(self, path: Path, summary: AnnotationSummary, skeleton: Skeleton, limits: Limits) -> None:
+        self.path = path
+        self.summary = summary
+        self.skeleton = skeleton
+        self._limits = limits
+
+    @classmethod
+    def open(cls, path: str | Path, limits: Limits) -> Annotation:
+        """Read the skeleton, and what volume layers there are; voxels are looked at by `unpack_volume`.
+
+        Parameters
+        ----------
+        path
+            NML, or zip with one; told apart by the content.
+        limits
+
+        Raises
+        ------
+        SourceNotFound
+            If there is no file.
+        InvalidAnnotation, InvalidArchive
+            Saying what is wrong with it.
+        """
+        file = Path(path)
+        trees, positions = array("q"), array("d")
+
+        def take_node(tree: int, position: tuple[float, float, float]) -> None:
+            trees.append(tree)
+            positions.extend(position)
+
+        try:
+            with file.open("rb") as stream:
+                summary = read_nml(_skeleton_of(stream, limits), limits.nml_bytes_max, take_node=take_node)
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
+            raise SourceNotFound(
+                f"there is no file {file}; name an NML or the zip of an annotation"
+            ) from error
+        except OSError as error:
+            raise StorageFailed(f"cannot read {file}: {error.strerror}") from error
+        skeleton = Skeleton(np.array(trees, np.int64), np.array(positions, np.float64).reshape(-1, 3))
+        return cls(file, summary, skeleton, limits)
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes with the file."""
+        status = self.path.stat()
+        return f"{status.st_size} bytes of {status.st_mtime_ns}"
+
+    def volume_layer(self, name: str | None) -> VolumeLayerSummary | None:
+        """Choose a volume layer; None if there is none, and none was asked for.
+
+        Raises
+        ------
+        InvalidAnnotation
+            If there is no such layer, or more than one to choose from.
+        """
+        layers = self.summary.volume_layers
+        found = [layer for layer in layers if name in (None, layer.name)]
+        names = ", ".join(repr(layer.name) for layer in layers) or "none"
+        if name is not None and not found:
+            raise InvalidAnnotation(f"the annotation has no volume layer {name!r}; it has {names}")
+        if len(found) > 1:
+            remedy = "name one of them" if name is None else "rename one of them and download it anew"
+            raise InvalidAnnotation(f"the annotation has {len(found)} volume layers ({names}); {remedy}")
+        return found[0] if found else None
+
+    def unpack_volume(
+        self, layer: VolumeLayerSummary, folder: Path, check: Callable[[], None] = lambda: None
+    ) -> Buckets | None:
+        """Unpack the finest magnification of a volume layer that holds anything.
+
+        Parameters
+        ----------
+        layer
+        folder
+            For the files; what is in it is removed. They take as much as the volume data unpacks to.
+        check
+            Called now and then; may raise.
+
+        Returns
+        -------
+        Buckets or None
+            None if the layer holds no voxels.
+
+        Raises
+        ------
+        InvalidAnnotation, InvalidArchive
+            Saying what is wrong with the file.
+        DiskFull, StorageFailed
+        """
+        if layer.location is None:
+            return None
+        try:
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir(parents=True)
+            return self._unpack(layer.location, folder, check)
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise DiskFull(f"cannot unpack {self.path}: the disk is full; free some space") from error
+            raise StorageFailed(f"cannot unpack {self.path}: {error.strerror}") from error
+
+    def _unpack(self, location: str, folder: Path, check: Callable[[], None]) -> Buckets | None:
+        packed = folder / "volume.zip"
+        with self.path.open("rb") as stream:
+            _unpack_to(packed, stream, _entry_named(stream, location, self._limits), check)
+        with packed.open("rb") as stream:
+            if packed.stat().st_size == 0:
+                return None
+            if not looks_like_archive(stream):
+                raise InvalidAnnotation(f"volume data {location!r} is no zip file; download it anew")
+            try:
+                found = _unpack_buckets(stream, self._limits, folder, check)
+            except (InvalidAnnotation, InvalidArchive) as error:
+                raise type(error)(f"volume data {location!r}: {error.message}") from error
+        packed.unlink()
+        return found
+
+
+@dataclass(frozen=True)
+class Buckets:
+    """The buckets of a volume layer in one magnification: which there are, and their voxels. Picklable."""
+
+    array: MagArray
+    """Zero where there is no bucket."""
+    edges: Vec3
+    """Size of a bucket in voxels of its mag."""
+    file: str
+    """Of the numbers of the buckets, sorted."""
+
+    @property
+    def mag(self) -> Mag:
+        return self.array.mag
+
+    def within(self, box: Box) -> list[Box]:
+        """Give the buckets that touch a box, both in voxels of their mag."""
+        inside = box.intersect(self.array.box)
+        axes = [
+            np.arange(start // edge, -(-stop // edge), dtype=np.int64)
+            for start, stop, edge in zip(inside.topleft, inside.bottomright, self.edges, strict=True)
+        ]
+        x, y, z = np.meshgrid(*axes, indexing="ij") if not inside.is_empty else [np.zeros(0, np.int64)] * 3
+        wanted = _number(x, y, z).ravel()
+        known = _numbers(self.file)
+        places = np.minimum(np.searchsorted(known, wanted), len(known) - 1)
+        return [self._box(number) for number in wanted[known[places] == wanted].tolist()]
+
+    def __iter__(self) -> Iterator[Box]:
+        """Yield all buckets, in voxels of their mag."""
+        for number in _numbers(self.file).tolist():
+            yield self._box(number)
+
+    def _box(self, number: int) -> Box:
+        z, y, x = number // NUMBER_MAX**2, number // NUMBER_MAX % NUMBER_MAX, number % NUMBER_MAX
+        width, height, depth = self.edges
+        return Box((x * width, y * height, z * depth), self.edges)
+
+
+class _Mag(NamedTuple):
+    """A magnification in the zip of a volume layer."""
+
+    mag: Mag
+    folder: str
+    """In the zip."""
+    is_wkw: bool
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """How the buckets of a magnification are stored."""
+
+    edges: Vec3
+    dtype: np.dtype[Any]
+    data_format: str
+    axes: Axes | None
+    counts: Vec3
+    """Buckets that there can be along x, y and z."""
+    separator: str = "/"
+
+    def name_of(self, x: int, y: int, z: int) -> str:
+        """Name the file of a bucket."""
+        if self.axes is None:
+            return f"z{z}/y{y}/x{x}.wkw"
+        numbers = {"c": 0, "x": x, "y": y, "z": z}
+        return self.separator.join(["c", *(str(numbers[axis]) for axis in self.axes)])
+
+
+def _skeleton_of(stream: BinaryIO, limits: Limits) -> Iterator[bytes]:
+    """Yield the NML of an annotation piece by piece."""
+    if looks_like_archive(stream):
+        entries = {entry.name: entry for entry in list_entries(stream, _outer(limits))}
+        yield from unpack(stream, find_skeleton(entries))
+        return
+    stream.seek(0)
+    while piece := stream.read(PIECE_BYTES):
+        yield piece
+
+
+def _outer(limits: Limits) -> ArchiveLimits:
+    return ArchiveLimits(ENTRIES_MAX, limits.bytes_max)
+
+
+def _entry_named(stream: BinaryIO, name: str, limits: Limits) -> Entry:
+    for entry in list_entries(stream, _outer(limits)) if looks_like_archive(stream) else ():
+        if entry.name == name:
+            return entry
+    raise InvalidAnnotation(
+        f"the NML names volume data {name!r}, which is missing; give the whole zip of the annotation"
+    )
+
+
+def _unpack_buckets(
+    stream: BinaryIO, limits: Limits, folder: Path, check: Callable[[], None]
+) -> Buckets | None:
+    """Unpack the buckets of the finest magnification that has any."""
+    inner = ArchiveLimits(BUCKETS_MAX, limits.bytes_max)
+    described: dict[str, Entry] = {}
+    mags: set[_Mag] = set()
+    for entry in list_entries(stream, inner):
+        if (found := _bucket_of(entry.name)) is not None:
+            mags.add(found[0])
+        elif entry.name.rpartition("/")[2] in (HEADER_FILE, GROUP_FILE):
+            described[entry.name] = entry
+        elif entry.name.rpartition("/")[2] not in (PROPERTIES_FILE, ".zattrs", ".zgroup"):
+            raise InvalidAnnotation(f"{entry.name!r} is no part of volume data that is understood")
+    if not mags:
+        return None
+    finest = min(mags, key=lambda found: (math.prod(found.mag.xyz), found))
+    name = f"{finest.folder}/{HEADER_FILE if finest.is_wkw else GROUP_FILE}"
+    if name not in described:
+        raise InvalidAnnotation(f"{name!r} is missing; download the annotation anew")
+    content = _read_small(stream, described[name])
+    layout = _layout_of_wkw(content, name) if finest.is_wkw else _layout_of_zarr(content, name)
+    home = folder / "buckets"
+    home.mkdir()
+    (home / Path(name).name).write_bytes(content)
+    numbers = set[int]()
+    for entry in list_entries(stream, inner):
+        found = _bucket_of(entry.name)
+        if found is None or found[0] != finest:
+            continue
+        xyz = _position_of(found[1], layout, entry.name)
+        if _number(*xyz) in numbers:
+            raise InvalidAnnotation(f"{entry.name!r} is there twice; download the annotation anew")
+        numbers.add(_number(*xyz))
+        _unpack_to(home / layout.name_of(*xyz), stream, entry, check)
+    file = folder / "buckets.npy"
+    known = np.array(sorted(numbers), np.int64)
+    np.save(file, known)
+    return Buckets(_array_of(home, finest.mag, layout, known), layout.edges, str(file))
+
+
+def _bucket_of(name: str) -> tuple[_Mag, tuple[int, ...]] | None:
+    """Tell of which magnification a file is a bucket, and its numbers: x, y, z, or those in its Zarr key."""
+    try:
+        if (cube := _WKW_CUBE.fullmatch(name)) is not None:
+            mag = _Mag(Mag.parse(cube["mag"]), cube["mag"], is_wkw=True)
+            return mag, tuple(int(cube[axis]) for axis in "xyz")
+        if (chunk := _ZARR_CHUNK.fullmatch(name)) is not None:
+            mag = _Mag(Mag.parse(chunk["mag"]), f"{chunk['layer']}/{chunk['mag']}", is_wkw=False)
+            return mag, tuple(int(number) for number in re.split("[./]", chunk["index"])[1:])
+    except InvalidGeometry as error:
+        raise InvalidAnnotation(f"{name!r} lies in no magnification: {error.message}") from error
+    return None
+
+
+def _position_of(numbers: tuple[int, ...], layout: _Layout, name: str) -> Vec3:
+    """Give the number of a bucket along x, y and z."""
+    known = dict(zip(layout.axes or "xyz", numbers, strict=True))
+    xyz = known["x"], known["y"], known["z"]
+    is_outside = any(number >= count for number, count in zip(xyz, layout.counts, strict=True))
+    if known.get("c", 0) != 0 or is_outside:
+        raise InvalidAnnotation(f"{name!r} lies outside of its array; download the annotation anew")
+    return xyz
+
+
+def _layout_of_wkw(content: bytes, name: str) -> _Layout:
+    try:
+        header = Header.parse(content, name)
+    except (InvalidDataset, UnsupportedFormat) as error:
+        raise InvalidAnnotation(error.message) from error
+    if header.blocks_per_edge != 1 or header.channel_count != 1 or header.dtype.kind not in "iu":
+        raise InvalidAnnotation(
+            f"{name!r} states {header.channel_count} x {header.dtype} in cubes of {header.blocks_per_edge}^3 blocks; "
+            "volume data has one channel of whole numbers, and a file for each block"
+        )
+    edges = (header.block_edge,) * 3
+    return _Layout(edges, header.dtype, "wkw", None, (NUMBER_MAX,) * 3)
+
+
+def _layout_of_zarr(content: bytes, name: str) -> _Layout:
+    try:
+        stated = json.loads(content)
+        axes: Axes = tuple(stated.get("dimension_names") or CXYZ)
+        shape = dict(zip(axes, stated["shape"], strict=True))
+        chunk = dict(zip(axes, stated["chunk_grid"]["configuration"]["chunk_shape"], strict=True))
+        separator = stated["chunk_key_encoding"].get("configuration", {}).get("separator", "/")
+        codecs = [codec["name"] for codec in stated["codecs"]]
+        dtype = np.dtype(str(stated["data_type"]))
+        numbers = [int(number) for number in (*shape.values(), *chunk.values())]
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise InvalidAnnotation(
+            f"{name!r} describes no Zarr v3 array; download the annotation anew"
+        ) from error
+    is_understood = (
+        sorted(axes) == sorted(CXYZ)
+        and min(numbers) > 0
+        and max(numbers) < 2**31
+        and shape["c"] == chunk["c"] == 1
+        and math.prod(chunk.values()) * dtype.itemsize <= BLOCK_BYTES_MAX
+        and separator in (".", "/")
+        and stated["chunk_key_encoding"].get("name") == "default"
+        and "sharding_indexed" not in codecs
+        and dtype.kind in "iu"
+    )
+    if not is_understood:
+        raise InvalidAnnotation(
+            f"{name!r} describes {dtype} of shape {tuple(shape.values())} in chunks of {tuple(chunk.values())}; "
+            "volume data has one channel of whole numbers, and a file for each chunk"
+        )
+    counts = tuple(min(NUMBER_MAX, -(-shape[axis] // chunk[axis])) for axis in "xyz")
+    return _Layout(
+        (chunk["x"], chunk["y"], chunk["z"]),
+        dtype,
+        "zarr3",
+        axes,
+        (counts[0], counts[1], counts[2]),
+        separator,
+    )
+
+
+def _array_of(home: Path, mag: Mag, layout: _Layout, known: NDArray[np.int64]) -> MagArray:
+    numbers = (known % NUMBER_MAX, known // NUMBER_MAX % NUMBER_MAX, known // NUMBER_MAX**2)
+    first = [int(part.min()) * edge for part, edge in zip(numbers, layout.edges, strict=True)]
+    stop = [(int(part.max()) + 1) * edge for part, edge in zip(numbers, layout.edges, strict=True)]
+    box = Box((first[0], first[1], first[2]), (stop[0] - first[0], stop[1] - first[1], stop[2] - first[2]))
+    return MagArray(str(home), mag, box, layout.dtype, 1, layout.data_format, layout.axes)
+
+
+def _unpack_to(path: Path, stream: BinaryIO, entry: Entry, check: Callable[[], None]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("xb") as target:
+        for piece in unpack(stream, entry):
+            target.write(piece)
+            check()
+
+
+def _read_small(stream: BinaryIO, entry: Entry) -> bytes:
+    if entry.size_bytes > METADATA_BYTES_MAX:
+        raise InvalidAnnotation(f"{entry.name!r} is far too large for a description")
+    return b"".join(unpack(stream, entry))
+
+
+def _number(x: Any, y: Any, z: Any) -> Any:
+    """Give one number to a bucket, by its numbers along the axes; or to many buckets at once."""
+    return (z * NUMBER_MAX + y) * NUMBER_MAX + x
+
+
+def _numbers(file: str) -> NDArray[np.int64]:
+    return np.asarray(np.load(file, mmap_mode="r"))

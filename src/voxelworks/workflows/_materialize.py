@@ -1,0 +1,182 @@
+"""A volume annotation over its fallback layer, as something to read block by block."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from voxelworks.geometry import Box, Mag
+from voxelworks.ops.relabelling import merged_ids, replace_labels
+from voxelworks.volumes.annotations import Buckets, Skeleton
+from voxelworks.volumes.arrays import MagArray
+
+PIECE = (128, 128, 128)
+"""Voxels (x, y, z) that are looked at together: nodes of skeletons, and what is read in another mag."""
+Voxels = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Fallback:
+    """The layer below an annotation."""
+
+    array: MagArray
+    box: Box
+    """Of the layer, in mag 1: what lies outside does not count."""
+
+
+@dataclass(frozen=True)
+class Merges:
+    """Which segments become which, in a file."""
+
+    file: str
+    """Of an array (2, n): the old ids, sorted, and the new ones."""
+
+    @classmethod
+    def save(cls, ids: dict[int, int], file: Path, dtype: np.dtype[Any]) -> Merges:
+        pairs = sorted(ids.items())
+        np.save(file, np.array(pairs, dtype).reshape(-1, 2).T)
+        return cls(str(file))
+
+    def apply(self, voxels: Voxels) -> None:
+        old, new = np.load(self.file)
+        replace_labels(voxels, np.ascontiguousarray(old), np.ascontiguousarray(new))
+
+
+@dataclass(frozen=True)
+class MergedVolume:
+    """The buckets of an annotation over its fallback layer. Cheap, picklable, opened when it is read.
+
+    A bucket is kept whole as soon as one voxel of it was changed. So it replaces all that lies below it, also by
+    zeros: what was erased stays erased.
+    """
+
+    mag: Mag
+    """As fine as the finer of the two on each axis; the other is enlarged, voxel by voxel."""
+    dtype: np.dtype[Any]
+    fallback: Fallback | None = None
+    edits: Buckets | None = None
+    merges: Merges | None = None
+
+    def read(self, box: Box) -> Voxels:
+        """Read a box, given in voxels of `mag`, as (1, z, y, x)."""
+        voxels = self._below(box)
+        if self.edits is not None:
+            for bucket in self._buckets_in(box):
+                self._copy(self.edits.array, bucket.intersect(box), voxels, box)
+        if self.merges is not None:
+            self.merges.apply(voxels)
+        return voxels
+
+    def touches(self, box: Box) -> bool:
+        """Whether there can be anything in a box."""
+        return self.fallback is not None or any(True for _ in self._buckets_in(box))
+
+    def _below(self, box: Box) -> Voxels:
+        """Read the fallback layer; zeros where there is none."""
+        if self.fallback is None:
+            return np.zeros((1, *box.shape_zyx), self.dtype)
+        array = self.fallback.array
+        inside = box.intersect(self.fallback.box.in_mag(self.mag))
+        if array.mag == self.mag and array.dtype == self.dtype and inside == box:
+            return array.read(box)  # at once: it needs no second copy
+        voxels = np.zeros((1, *box.shape_zyx), self.dtype)
+        for piece in inside.tiles(PIECE):
+            self._copy(array, piece, voxels, box)
+        return voxels
+
+    def _buckets_in(self, box: Box) -> Iterator[Box]:
+        """Yield the buckets that touch a box, in voxels of `mag`."""
+        if self.edits is not None:
+            factor = self.edits.mag.relative_to(self.mag)
+            for bucket in self.edits.within(box.in_mag(factor)):
+                yield bucket.from_mag(factor)
+
+    def _copy(self, array: MagArray, part: Box, voxels: Voxels, box: Box) -> None:
+        """Copy a part of `box` from an array, enlarged if that is coarser."""
+        factor = array.mag.relative_to(self.mag)
+        covering = part.in_mag(factor)
+        found = array.read(covering)
+        for axis, times in enumerate(factor.zyx, start=1):
+            found = found.repeat(times, axis) if times > 1 else found
+        start = covering.from_mag(factor).topleft
+        cut = part.moved((-start[0], -start[1], -start[2]))
+        place = part.moved((-box.topleft[0], -box.topleft[1], -box.topleft[2]))
+        voxels[:, *place.slices_zyx] = found[:, *cut.slices_zyx]
+
+
+def beyond(edits: Buckets, whole: Box, check: Callable[[], None]) -> Box:
+    """Find the smallest box of what an annotation adds outside of a box, both in mag 1; empty if that is nothing."""
+    inside = whole.in_mag(edits.mag)
+    found = Box((0, 0, 0), (0, 0, 0))
+    for bucket in edits:
+        if inside.contains(bucket):
+            continue
+        check()
+        voxels = edits.array.read(bucket)[0]
+        common = bucket.intersect(inside)
+        if not common.is_empty:
+            start = bucket.topleft
+            voxels[common.moved((-start[0], -start[1], -start[2])).slices_zyx] = 0
+        where = np.nonzero(voxels)
+        if len(where[0]):
+            first = [int(axis.min()) for axis in where]
+            shape = [int(axis.max()) + 1 - low for axis, low in zip(where, first, strict=True)]
+            tight = Box.from_zyx((first[0], first[1], first[2]), (shape[0], shape[1], shape[2]))
+            found = found.union(tight.moved(bucket.topleft).from_mag(edits.mag))
+    return found
+
+
+@dataclass(frozen=True)
+class Nodes:
+    """The nodes of all trees, sorted by the piece of space in which they lie, in files."""
+
+    file: str
+    """Of an array (n, 3): voxels of the volume's mag, x, y, z."""
+    order: NDArray[np.int64]
+    """Which node of the skeleton each of them is, (n,)."""
+    ranges: tuple[tuple[int, int], ...]
+    """First and last + 1 of the nodes in each piece."""
+
+    @classmethod
+    def save(cls, skeleton: Skeleton, mag: Mag, file: Path) -> Nodes:
+        voxels = np.floor(skeleton.positions_xyz / np.array(mag.xyz)).astype(np.int64)
+        pieces = voxels // np.array(PIECE)
+        order = np.lexsort(pieces.T)
+        pieces = pieces[order]
+        starts = np.flatnonzero((np.diff(pieces, axis=0) != 0).any(axis=1)) + 1
+        np.save(file, voxels[order])
+        borders = [0, *starts.tolist(), len(order)]
+        ranges = tuple((a, b) for a, b in pairwise(borders) if b > a)
+        return cls(str(file), order, ranges)
+
+
+@dataclass(frozen=True)
+class IdsUnder:
+    """Look up the segments under the nodes of one piece. Runs in the processes of the executor."""
+
+    volume: MergedVolume
+    file: str
+
+    def __call__(self, nodes: tuple[int, int]) -> list[int]:
+        first, stop = nodes
+        positions = np.load(self.file, mmap_mode="r")[first:stop]
+        low, high = positions.min(axis=0).tolist(), positions.max(axis=0).tolist()
+        box = Box((low[0], low[1], low[2]), tuple(b - a + 1 for a, b in zip(low, high, strict=True)))
+        x, y, z = (positions - np.array(low)).T
+        ids: list[int] = self.volume.read(box)[0, z, y, x].tolist()
+        return ids
+
+
+def merges_of(skeleton: Skeleton, nodes: Nodes, ids: Iterable[list[int]]) -> dict[int, int]:
+    """Merge what lies under the nodes of each tree; `ids` are those under the nodes, piece by piece."""
+    under = np.array([label for part in ids for label in part], object)
+    in_order = np.empty(len(under), object)
+    in_order[nodes.order] = under
+    borders = np.flatnonzero(np.diff(skeleton.trees)) + 1
+    return merged_ids(tree.tolist() for tree in np.split(in_order, borders))
