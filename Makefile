@@ -4,7 +4,7 @@ PYTHON_HERE := .venv/bin/python
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format bench bench-pages test-faults test-mutation docs
+.PHONY: help setup demo test check format bench bench-segments bench-pages test-faults test-mutation docs
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -47,6 +47,10 @@ test-mutation: ## Change single things in the ledger and the job transitions: do
 bench: ## Measure conversion and pyramids against the simplest correct script (long)
 	@tools/environment.sh test
 	@$(PYTHON_HERE) benchmarks/run.py $(ARGS)
+
+bench-segments: ## Measure what is computed of segments against one read of all chunks
+	@tools/environment.sh test
+	@$(PYTHON_HERE) benchmarks/segments.py $(ARGS)
 
 bench-pages: ## Measure the pages of jobs and long logs in a real browser (needs Chromium)
 	@tools/environment.sh test

@@ -21,6 +21,7 @@ DISK_FIGURES = DOCS / "figures" / "foundation_disk.json"
 """The same on a disk, which may be what both wait for."""
 PAGE = DOCS / "benchmarks.md"
 PAGE_FIGURES = DOCS / "figures" / "pages.json"
+SEGMENT_FIGURES = DOCS / "figures" / "segments.json"
 
 CPU_RATIO_MAX = 1.5
 WALL_RATIO_MAX = 0.65
@@ -32,7 +33,12 @@ Json = dict[str, Any]
 
 
 def main() -> int:
-    wanted = {FIGURES: "bench", DISK_FIGURES: "bench", PAGE_FIGURES: "bench-pages"}
+    wanted = {
+        FIGURES: "bench",
+        DISK_FIGURES: "bench",
+        PAGE_FIGURES: "bench-pages",
+        SEGMENT_FIGURES: "bench-segments",
+    }
     for file, target in wanted.items():
         if not file.exists():
             print(
@@ -55,6 +61,7 @@ def made_page() -> str:
     page = PAGE.read_text(encoding="utf-8")
     in_memory, on_disk = (json.loads(file.read_text()) for file in (FIGURES, DISK_FIGURES))
     page = _between(page, "foundation", "\n\n".join([tables(in_memory), "### On a disk", limits(on_disk)]))
+    page = _between(page, "segments", segment_tables(json.loads(SEGMENT_FIGURES.read_text())))
     return _between(page, "pages", page_tables(json.loads(PAGE_FIGURES.read_text())))
 
 
@@ -65,6 +72,41 @@ def _between(page: str, name: str, content: str) -> str:
     assert found, f"{PAGE} has lost its marker {begin}"
     assert found_end, f"{PAGE} has lost its marker {end}"
     return f"{before}{begin}\n\n{content}\n\n{end}{after}"
+
+
+def segment_tables(figures: Json) -> str:
+    """Give what the file of segments shows, as Markdown."""
+    machine, values = figures["machine"], figures["values"]
+    commit, changed = figures["commit"].rstrip("+")[:12], " with changes" * figures["commit"].endswith("+")
+    about = (
+        f"`{figures['command']}` on {figures['date'][:10]}, commit `{commit}`{changed}: medians of "
+        f"{len(values[0]['wall_s'])} interleaved runs, in seconds, on labels of uint32.\n"
+        f"Machine: {machine['processor']}, {machine['cores']} cores, {machine['memory_gib']:.0f} GiB, "
+        f"{machine['system']}, {machine['file_system']}."
+    )
+    rows = []
+    for series in values:
+        (floor,) = (
+            item
+            for item in values
+            if item["program"] == "floor"
+            and (item["size"], item["processes"]) == (series["size"], series["processes"])
+        )
+        foreign = median(series["foreign_cores"])
+        rows.append(
+            [
+                f"{'the floor: one read' if series is floor else series['program']}",
+                _size(series),
+                str(series["processes"]),
+                f"{_cpu_s(series):.2f}",
+                f"{_cpu_s(series) / _cpu_s(floor):.2f}",
+                f"{_wall_s(series):.2f}",
+                f"{max(series['peak_mib']):.0f}",
+                f"{foreign:.2f}" + (" (not clean)" if foreign > FOREIGN_CORES_MAX else ""),
+            ]
+        )
+    head = ["Work", "Voxels", "Processes", "CPU", "CPU / floor", "Wall", "Peak MiB", "Foreign cores"]
+    return f"{about}\n\n{_table(head, rows)}"
 
 
 def page_tables(figures: Json) -> str:

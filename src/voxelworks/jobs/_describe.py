@@ -144,6 +144,7 @@ def _layer_summary(layer: LayerProperties) -> LayerSummary:
         name=layer.name, category=layer.category, dtype=layer.dtype_name, channel_count=layer.channel_count,
         box=str(layer.bounding_box), mags=tuple(str(item.mag) for item in layer.sorted_mags),
         largest_segment_id=layer.largest_segment_id, attachments=tuple(_attachments(layer)),
+        has_segment_table=layer.segment_table is not None,
     )  # fmt: skip
 
 
@@ -154,5 +155,3 @@ def _attachments(layer: LayerProperties) -> Iterator[str]:
         for item in given if isinstance(given, list) else [given]:
             if isinstance(item, dict) and isinstance(item.get("name"), str):
                 yield f"{kind}/{item['name']}"
-    if layer.segment_table is not None:
-        yield "segmentTable/" + layer.segment_table.rstrip("/").rpartition("/")[2]

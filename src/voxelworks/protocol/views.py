@@ -474,6 +474,8 @@ class LayerSummary(Message):
     largest_segment_id: int | None = None
     attachments: tuple[str, ...] = ()
     """Kind and name of each, such as `meshes/oversegmentation`."""
+    has_segment_table: bool = False
+    """Whether its segments were measured."""
     preview: LayerPreview | None = None
     """None if no pictures were made yet."""
 

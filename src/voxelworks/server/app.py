@@ -42,6 +42,7 @@ from voxelworks.server.pages import logs as logs_pages
 from voxelworks.server.pages import operator as operator_pages
 from voxelworks.server.pages import organization as organization_pages
 from voxelworks.server.pages import previews as previews_pages
+from voxelworks.server.pages import segments as segments_pages
 from voxelworks.server.pages import selected as selected_pages
 from voxelworks.server.pages import uploads as uploads_pages
 from voxelworks.server.pages import viewer as viewer_pages
@@ -61,6 +62,7 @@ PAGE_ROUTERS: tuple[APIRouter, ...] = (
     viewer_pages.router, door_pages.router, selected_pages.router, jobs_pages.router, logs_pages.router,
     workflows_pages.router, datasets_pages.router, annotations_pages.router, uploads_pages.router,
     account_pages.router, organization_pages.router, operator_pages.router, previews_pages.router, help_pages.router,
+    segments_pages.router,
 )  # fmt: skip
 
 

@@ -15,7 +15,7 @@ from pathlib import PurePosixPath
 from typing import Any
 from urllib.parse import quote
 
-from voxelworks.errors import InvalidDataset, InvalidGeometry, InvalidInput
+from voxelworks.errors import InvalidDataset, InvalidGeometry, InvalidInput, InvalidParams
 from voxelworks.geometry import Box, VoxelSize
 from voxelworks.protocol.messages import Json
 from voxelworks.volumes import ome
@@ -80,6 +80,7 @@ def make_scene(
     box: Box | None = None,
     position: tuple[float, float, float] | None = None,
     layer_name: str | None = None,
+    segment: tuple[str, int] | None = None,
 ) -> Scene:
     """Say what the viewer opens with.
 
@@ -91,6 +92,8 @@ def make_scene(
         Where to look, in voxels of mag 1; a box is also drawn. By default the middle of the largest layer.
     layer_name
         Show this layer alone; the others are there, but hidden.
+    segment
+        Layer and id of a segment that is selected.
 
     Raises
     ------
@@ -98,14 +101,17 @@ def make_scene(
         If no layer can be shown: the message says why.
     LayerNotFound
     """
-    if layer_name is not None:
-        source.layer(layer_name)
+    for named in (layer_name, segment and segment[0]):
+        if named is not None:
+            source.layer(named)
     layers, left_out = [], []
     for layer in source.data_layers:
         shown = _layer(source, layer, read, files)
         if isinstance(shown, str):
             left_out.append(f"layer {layer.name!r} {shown}")
         else:
+            if segment is not None and segment[0] == layer.name:
+                shown = {**shown, "segments": [str(segment[1])]}
             is_hidden = layer_name not in (None, layer.name)
             layers.append({**shown, "visible": False} if is_hidden else shown)
     if not layers:
@@ -149,6 +155,19 @@ def parse_position(text: str) -> tuple[float, float, float]:
     if not all(abs(value) < 2**53 for value in (x, y, z)):
         raise InvalidGeometry(f"position {text!r} is too far away")
     return x, y, z
+
+
+def parse_segment(text: str) -> tuple[str, int]:
+    """Read a segment, `LAYER/ID`.
+
+    Raises
+    ------
+    InvalidParams
+    """
+    layer, _, number = text.rpartition("/")
+    if not layer or not (number.isascii() and number.isdecimal()) or len(number) > 20:
+        raise InvalidParams(f"{text[:200]!r} is not a segment; write LAYER/ID, such as segmentation/42")
+    return layer, int(number)
 
 
 def _layer(source: DataSource, layer: LayerProperties, read: Read, files: str) -> dict[str, Any] | str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from importlib.resources import as_file, files
 
 import pytest
@@ -69,6 +70,28 @@ def test_the_pictures_of_a_result_appear_when_it_is_published(site, open_page, f
     expect(page.get_by_role("link", name="Open dataset fly")).to_be_visible()
     # Three slices of the images, and three of the segments that lie on them.
     assert loaded(page, ".result-pictures img") == (9, True)
+
+
+def test_segments_are_sorted_found_and_opened_in_the_viewer(site, open_page, fly):
+    voxelworks.run(
+        "compute_segment_statistics",
+        layer=str(site.settings.datasets_dir / "local" / "fly" / "segmentation"),
+        image_layers="color",
+    )
+    page = open_page("/datasets/fly/segments/segmentation", width=390, scheme="dark")
+    page.get_by_role("link", name="Volume").click()
+    expect(page.get_by_role("img", name="Volume of")).to_be_visible()
+    rows = page.get_by_role("cell").get_by_role("link")
+    largest = rows.first.inner_text()
+    page.get_by_role("link", name="Volume").click()
+    expect(page).to_have_url(re.compile("order=up"))
+    assert rows.first.inner_text() != largest
+    page.get_by_label("Segment id").fill(largest)
+    page.get_by_label("Segment id").press("Enter")
+    expect(page.locator(".is-wanted")).to_contain_text(largest)
+    assert page.evaluate("document.documentElement.scrollWidth") == 390
+    page.locator(".is-wanted").get_by_role("link").click()
+    expect(page).to_have_url(re.compile(f"datasets/[0-9a-f]+/view.*{largest}"))
 
 
 @pytest.mark.parametrize("width", [390, 1280])

@@ -71,7 +71,15 @@ def site(tmp_path: Path) -> Iterator[Site]:
 
 def test_only_what_can_work_on_a_dataset_is_offered(site: Site):
     assert {which: sorted(site.offers(which)) for which in site.ids} == {
-        "own": ["describe", "downsample", "find_largest_segment_id", "make_segmented", "segment"],
+        "own": [
+            "compute_segment_index_file",
+            "compute_segment_statistics",
+            "describe",
+            "downsample",
+            "find_largest_segment_id",
+            "make_segmented",
+            "segment",
+        ],
         "linked": ["describe", "make_segmented"],
         "public": ["make_segmented"],
     }

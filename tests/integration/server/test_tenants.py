@@ -114,6 +114,8 @@ API = {
     "GET /workflows/{name}": case(ALL, "workflow"),
     "POST /workflows/convert/jobs": case(ALL, "new", json=CONVERT),
     "POST /workflows/describe/jobs": case(ALL, "dataset", json={"dataset": "{ref}"}),
+    "POST /workflows/compute_segment_index_file/jobs": case(ALL, "dataset", json=LAYER, ok={201, 422}),
+    "POST /workflows/compute_segment_statistics/jobs": case(ALL, "dataset", json=LAYER, ok={201, 422}),
     "POST /workflows/downsample/jobs": case(ALL, "dataset", json=LAYER, ok={201, 422}),
     "POST /workflows/find_largest_segment_id/jobs": case(ALL, "dataset", json=LAYER, ok={201, 422}),
     "POST /jobs": case(ALL, "new", json=JOB),
@@ -288,6 +290,7 @@ PAGES = {
     "GET /trash": case(ALL),
     "GET /datasets/{ref}": case(ALL, "dataset"),
     "GET /datasets/{ref}/view": case(ALL, "stored_dataset"),
+    "GET /datasets/{ref}/segments/{layer}": case(ALL, "labelled_dataset"),
     "POST /datasets/{dataset_id}/shares": case(ALL, "dataset", form={"name": "for Ada", "lifetime_days": "7"}),
     "POST /datasets/{dataset_id}/shares/{share_id}/revoke": case(ALL, "share", colleague=MANAGERS),
     "GET /shared/{token}/view": case(ALL, "share", is_open=True, foreign=200),
@@ -468,6 +471,7 @@ def make(world: World, session: Session, kind: str, by: Principal, *, prefix: st
         "dataset": lambda: _dataset(world, session, by, new),
         "stored_dataset": lambda: _stored_dataset(world, session, by, new),
         "share": lambda: _share(world, session, by, new),
+        "labelled_dataset": lambda: _labelled_dataset(world, session, by, new),
         "drawn_dataset": lambda: _drawn_dataset(world, session, by, new),
         "trashed_dataset": lambda: _dataset(world, session, by, new, is_trashed=True),
         "annotation": lambda: {"annotation_id": _annotation(world, session, by, new)},
@@ -579,6 +583,14 @@ def _share(world: World, session: Session, by: Principal, new: str) -> dict[str,
     values = _stored_dataset(world, session, by, new)
     token, view = accounts.create_share(session, by, values["dataset_id"], new, 7)
     return values | {"token": token, "share_id": view.id}
+
+
+def _labelled_dataset(world: World, session: Session, by: Principal, new: str) -> dict[str, str]:
+    """Make a dataset whose metadata name a segmentation."""
+    values = _stored_dataset(world, session, by, new)
+    file = world.settings.datasets_dir / by.organization_id / new / PROPERTIES_FILE
+    file.write_text(READY.replace('"category": "color"', '"category": "segmentation"'))
+    return values | {"layer": "color"}
 
 
 def _drawn_dataset(world: World, session: Session, by: Principal, new: str) -> dict[str, str]:

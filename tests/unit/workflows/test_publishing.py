@@ -18,7 +18,7 @@ from voxelworks.volumes.metadata import (
     save_datasource,
 )
 from voxelworks.workflows import publishing
-from voxelworks.workflows.publishing import AttemptFolder, LayerChange, publish, seal
+from voxelworks.workflows.publishing import AttemptFolder, LayerChange, NewAttachment, publish, seal
 
 BOX = Box((0, 0, 0), (8, 8, 8))
 
@@ -51,6 +51,25 @@ def seal_mag(dataset: Path, mag: str, *, work_key: str = "job", content: str = "
     return SealedResult(
         kind="addition", place=str(dataset), value={}, manifest_sha256=digest, size_bytes=size
     )
+
+
+def seal_index(dataset: Path, *, work_key: str, content: str) -> SealedResult:
+    folder = AttemptFolder.for_target("addition", str(dataset), work_key, 1)
+    folder.prepare("same")
+    new = NewAttachment.to(load_datasource(dataset).layer("color"), "segmentIndex", "index")
+    (folder.result / new.folder("color")).mkdir(parents=True)
+    (folder.result / new.folder("color") / "zarr.json").write_text(content)
+    change = LayerChange(layer="color", attachments=(new,))
+    digest, size = seal(folder, kind="addition", known={}, changes=(change,))
+    return SealedResult(
+        kind="addition", place=str(dataset), value={}, manifest_sha256=digest, size_bytes=size
+    )
+
+
+def listed_index(dataset: Path) -> str | None:
+    """Give the content of the index that is listed."""
+    path = load_datasource(dataset).layer("color").path_of("segmentIndex")
+    return (dataset / path / "zarr.json").read_text() if path is not None else None
 
 
 def tree(folder: Path) -> dict[str, bytes]:
@@ -147,6 +166,57 @@ def test_an_addition_is_listed_only_when_its_files_are_there_wherever_the_publis
         publish(prepared[n], str(tmp_path / f"run{n}"), work_key="job", attempt=1)
 
     assert die_at_every_step(monkeypatch, publish_number, after_death) >= 5
+
+
+def test_one_attachment_takes_the_place_of_another_wherever_the_publisher_dies(tmp_path, monkeypatch):
+    prepared = {}
+    for n in range(40):
+        dataset = tmp_path / f"run{n}"
+        write_dataset(dataset)
+        publish(
+            seal_index(dataset, work_key="first", content="old"), str(dataset), work_key="first", attempt=1
+        )
+        prepared[n] = seal_index(dataset, work_key="job", content="new")
+
+    def publish_number(n):
+        publish(prepared[n], str(tmp_path / f"run{n}"), work_key="job", attempt=1)
+
+    def after_death(n):
+        assert listed_index(tmp_path / f"run{n}") in ("old", "new")
+        publish_number(n)
+        publish_number(n)
+        assert tree(tmp_path / f"run{n}") == tree(tmp_path / "run0")
+
+    publish_number(0)
+    assert listed_index(tmp_path / "run0") == "new"
+    assert [path.name for path in (tmp_path / "run0/color/segmentIndex").iterdir()] == ["index-2"]
+    assert die_at_every_step(monkeypatch, publish_number, after_death) >= 5
+
+
+def test_an_attachment_that_another_job_added_meanwhile_is_never_replaced(tmp_path):
+    dataset = tmp_path / "demo"
+    write_dataset(dataset)
+    first = seal_index(dataset, work_key="first", content="first")
+    second = seal_index(dataset, work_key="second", content="second one")
+    publish(first, str(dataset), work_key="first", attempt=1)
+    with pytest.raises(TargetExists, match="another segmentIndex was added to layer 'color' meanwhile"):
+        publish(second, str(dataset), work_key="second", attempt=1)
+    assert listed_index(dataset) == "first"
+
+
+def test_an_attachment_elsewhere_is_replaced_in_the_list_and_left_where_it_lies(tmp_path):
+    dataset = tmp_path / "demo"
+    write_dataset(dataset)
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere/zarr.json").write_text("of somebody else")
+    listed = {"name": "index", "path": "../elsewhere", "dataFormat": "zarr3"}
+    properties = json.loads((dataset / "datasource-properties.json").read_text())
+    properties["dataLayers"][0]["attachments"] = {"segmentIndex": listed, "meshes": [{"name": "kept"}]}
+    (dataset / "datasource-properties.json").write_text(json.dumps(properties))
+    publish(seal_index(dataset, work_key="job", content="new"), str(dataset), work_key="job", attempt=1)
+    assert listed_index(dataset) == "new"
+    assert load_datasource(dataset).layer("color").model_extra["attachments"]["meshes"] == [{"name": "kept"}]
+    assert (tmp_path / "elsewhere/zarr.json").read_text() == "of somebody else"
 
 
 def test_publishing_twice_changes_nothing(tmp_path):

@@ -22,7 +22,7 @@ from voxelworks.server import rendering
 from voxelworks.server.api.files import answer_with_file
 from voxelworks.server.context import Context, Here, Who
 from voxelworks.server.security import VIEWER_POLICY
-from voxelworks.server.viewing import make_scene, parse_position, read_source
+from voxelworks.server.viewing import make_scene, parse_position, parse_segment, read_source
 
 router = APIRouter()
 shared_router = APIRouter()
@@ -41,8 +41,9 @@ def viewer_page(
     box: str = "",
     position: str = "",
     layer: str | None = None,
+    segment: str = "",
 ) -> Response:
-    """Show a dataset: a box, a position, or a layer alone. The address then follows what is looked at."""
+    """Show a dataset: a box, a position, a segment, or a layer alone. The address then follows what is looked at."""
     accounts.require(who, Action.SEE_DATASET)
     foreign = _FOREIGN_ID_AT_END.fullmatch(ref)
     if foreign and native_id(foreign[1]) != foreign[1]:
@@ -52,7 +53,7 @@ def viewer_page(
     is_own = dataset.organization_id == who.organization_id
     return _viewer(
         context, request, dataset, who, files=f"/api/v1/datasets/{dataset.id}/files", box=box, position=position,
-        layer=layer, back=f"/datasets/{quote(dataset.name if is_own else dataset.id)}",
+        layer=layer, segment=segment, back=f"/datasets/{quote(dataset.name if is_own else dataset.id)}",
         may_share=is_own and accounts.is_allowed(who, Action.SHARE_DATASET),
     )  # fmt: skip
 
@@ -98,6 +99,7 @@ def _viewer(
     box: str,
     position: str,
     layer: str | None,
+    segment: str = "",
     back: str | None = None,
     may_share: bool = False,
 ) -> Response:
@@ -107,7 +109,7 @@ def _viewer(
     scene = make_scene(
         read_source(read, dataset.name), read, title=dataset.name, files=files,
         box=Box.parse(box) if box else None, position=parse_position(position) if position else None,
-        layer_name=layer,
+        layer_name=layer, segment=parse_segment(segment) if segment else None,
     )  # fmt: skip
     answer = rendering.page(
         request, "viewer.html", dataset=dataset, files=files, state=json.dumps(scene.state),
