@@ -205,7 +205,7 @@ def convert(params: ConvertParams, job: Job) -> ConvertedDataset:
     """Convert image stacks to a chunked, multiscale dataset.
 
     Reads folders of TIFF, PNG or JPEG sections (in natural order), multi-page TIFF and OME-TIFF, MRC, NIfTI, NRRD,
-    NumPy, DM3, DM4, HDF5, Imaris and BigDataViewer files, and raw voxels of a given size and type. Voxels
+    NumPy, DM3, DM4, HDF5, Imaris and BigDataViewer files, DICOM series, and raw voxels of a given size and type. Voxels
     are uint8 to uint32, float32 or RGB, labels also of 64 bits; stored values are kept as they are. Missing and unequal
     sections are refused by name unless `fill_missing` is set. The result is Zarr v3 with the metadata of WEBKNOSSOS and
     of OME-Zarr 0.5.
