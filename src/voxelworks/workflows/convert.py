@@ -33,7 +33,7 @@ from voxelworks.workflows import (
 
 if TYPE_CHECKING:
     from voxelworks.volumes.dataset import Dataset, MagArray
-    from voxelworks.volumes.formats import RawLayout, VolumeSource
+    from voxelworks.volumes.formats import RawLayout, Volume, VolumeSource
     from voxelworks.volumes.shards import LevelGroup
     from voxelworks.workflows._staging import StagedSlab
 
@@ -48,7 +48,7 @@ class LayerSource(Params):
     """Name of the layer; if the source holds several volumes, the beginning of their names."""
 
     category: Literal["color", "segmentation"] = "color"
-    """`color` for images, `segmentation` for labels."""
+    """`color` for images, `segmentation` for labels. What the files themselves call labels becomes a segmentation."""
 
     part: Annotated[str | None, ADVANCED] = None
     """Which volume of the source, as `voxelworks inspect` names it; by default all, each as a layer of its own."""
@@ -205,7 +205,7 @@ def convert(params: ConvertParams, job: Job) -> ConvertedDataset:
     """Convert image stacks to a chunked, multiscale dataset.
 
     Reads folders of TIFF, PNG or JPEG sections (in natural order), multi-page TIFF and OME-TIFF, MRC, NIfTI, NRRD,
-    NumPy, DM3, DM4, HDF5, Imaris and BigDataViewer files, and raw voxels of a given size and type. Voxels
+    NumPy, DM3, DM4, HDF5, Imaris and BigDataViewer files, DICOM series, and raw voxels of a given size and type. Voxels
     are uint8 to uint32, float32 or RGB, labels also of 64 bits; stored values are kept as they are. Missing and unequal
     sections are refused by name unless `fill_missing` is set. The result is Zarr v3 with the metadata of WEBKNOSSOS and
     of OME-Zarr 0.5.
@@ -255,17 +255,17 @@ def _chosen(layer: LayerSource, params: ConvertParams, job: Job) -> list[_Chosen
     if layer.part is not None:
         volumes = (named(volumes, layer.part, layer.source),)
     if len(volumes) == 1:
-        return [_Chosen(layer, layer.layer_name, layer.category, volumes[0].source)]
-    # Images and labels may lie in one file, which says which is which: the user can name one category only.
+        return [_chosen_volume(layer, layer.layer_name, volumes[0])]
     return [
-        _Chosen(
-            layer,
-            f"{layer.layer_name}_{_layer_name_of(volume.name)}",
-            volume.category or layer.category,
-            volume.source,
-        )
+        _chosen_volume(layer, f"{layer.layer_name}_{_layer_name_of(volume.name)}", volume)
         for volume in volumes
     ]
+
+
+def _chosen_volume(layer: LayerSource, name: str, volume: Volume) -> _Chosen:
+    # Labels that were averaged as if they were an image would be worth nothing.
+    category = "segmentation" if volume.category == "segmentation" else layer.category
+    return _Chosen(layer, name, category, volume.source)
 
 
 def _layer_name_of(part: str) -> str:

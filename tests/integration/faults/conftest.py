@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import math
 import os
 import random
@@ -17,15 +18,16 @@ import pytest
 
 import voxelworks
 from voxelworks.settings import Settings
-from voxelworks.testing.independent_writers import TiffStyle, write_png, write_tiff
+from voxelworks.testing.independent_writers import TiffStyle, write_nifti, write_png, write_tiff
 from voxelworks.testing.rounds import rounds
 
 from .fault_site import SHARD_BYTES_MAX, Site, Tree, tree
 
 LARGE_ZYX = rounds((200, 260, 260), (500, 300, 300))
 BLOCK_COUNT = math.prod(-(-extent // 64) for extent in LARGE_ZYX)
-FORMS = ("plain", "png", "deflated")
-"""Forms of the large stack: TIFF that is cut block by block; PNG and compressed TIFF, which are decoded beforehand."""
+FORMS = ("plain", "png", "deflated", "packed")
+"""Forms of the large stack: TIFF that is cut block by block; PNG and compressed TIFF, whose sections are decoded
+beforehand; and a file that is packed in one piece, and unpacked beforehand."""
 LAYER_COUNTS = (2, 8)
 VOXEL_SIZE = "4,4,4"
 
@@ -96,6 +98,11 @@ def _write_stack(folder: Path, shape_zyx: tuple[int, int, int], form: str) -> No
     folder.mkdir()
     # No voxel is zero: a shard of zeros would not be stored, and could not be seen to be lost.
     voxels = np.random.default_rng(1).integers(1, 9, shape_zyx, dtype=np.uint8)
+    if form == "packed":
+        path = write_nifti(folder / "volume.nii", voxels)
+        (folder / "volume.nii.gz").write_bytes(gzip.compress(path.read_bytes(), 1))
+        path.unlink()
+        return
     for z, section in enumerate(voxels):
         if form == "png":
             write_png(folder / f"section{z:04}.png", section)

@@ -11,6 +11,8 @@ from voxelworks.errors import InvalidParams, UnsupportedFormat
 from voxelworks.protocol.places import is_remote
 from voxelworks.volumes.formats import (
     bdv_hdf5,
+    dicom,
+    dicom_folder,
     dm,
     hdf5,
     headerless,
@@ -45,6 +47,7 @@ FILE_FORMATS: tuple[FileFormat, ...] = (
     jpeg,
     nrrd,
     numpy_arrays,
+    dicom,
     dm,
     nifti,
     mrc,
@@ -53,7 +56,7 @@ FILE_FORMATS: tuple[FileFormat, ...] = (
     hdf5,
 )
 """In the order in which a file is offered to them; the sure signs come first."""
-FOLDER_FORMATS: tuple[FolderFormat, ...] = (section_folder,)
+FOLDER_FORMATS: tuple[FolderFormat, ...] = (dicom_folder, section_folder)
 """The last takes any folder, and says what it needs."""
 
 
