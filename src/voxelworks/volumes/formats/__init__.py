@@ -6,7 +6,19 @@ from pathlib import Path
 
 from voxelworks.errors import InvalidParams, UnsupportedFormat
 from voxelworks.protocol.places import is_remote
-from voxelworks.volumes.formats import jpeg, png, section_folder, tiff
+from voxelworks.volumes import storage
+from voxelworks.volumes.formats import (
+    dataset_folder,
+    jpeg,
+    knossos,
+    n5,
+    png,
+    precomputed,
+    section_folder,
+    tiff,
+    tile_folder,
+    zarr_store,
+)
 from voxelworks.volumes.formats.source import (
     START_BYTES,
     FileFormat,
@@ -14,6 +26,7 @@ from voxelworks.volumes.formats.source import (
     ImageSource,
     ReadOptions,
     SourceFile,
+    StoreFormat,
     Volume,
     VolumeSource,
     listed,
@@ -22,19 +35,28 @@ from voxelworks.volumes.formats.source import (
 
 FILE_FORMATS: tuple[FileFormat, ...] = (tiff, png, jpeg)
 """In the order in which a file is offered to them; the sure signs come first."""
-FOLDER_FORMATS: tuple[FolderFormat, ...] = (section_folder,)
+FOLDER_FORMATS: tuple[FolderFormat, ...] = (
+    dataset_folder, zarr_store, precomputed, knossos, n5, tile_folder, section_folder,
+)  # fmt: skip
 """The last takes any folder, and says what it needs."""
+STORE_FORMATS: tuple[StoreFormat, ...] = (zarr_store, precomputed, n5)
+"""What is also read at an address, where nothing can be listed."""
 
 
-def open_volumes(location: str | Path, *, fill_missing: bool = False) -> tuple[Volume, ...]:
+def open_volumes(
+    location: str | Path, *, fill_missing: bool = False, may_leave_folder: bool = False
+) -> tuple[Volume, ...]:
     """Open all volumes that a place holds. Only headers are read, no voxels.
 
     Parameters
     ----------
     location
-        A file of any format in `FILE_FORMATS`, or a folder of one in `FOLDER_FORMATS`.
+        A file of any format in `FILE_FORMATS`, a folder of one in `FOLDER_FORMATS`, or an address
+        (``http(s)://``, ``s3://``, ``gs://``) of one in `STORE_FORMATS`.
     fill_missing
         Fill missing sections with zeros and pad smaller ones, instead of refusing them.
+    may_leave_folder
+        Whether metadata in a folder may lead out of it; only for files that the user trusts.
 
     Returns
     -------
@@ -54,10 +76,8 @@ def open_volumes(location: str | Path, *, fill_missing: bool = False) -> tuple[V
         If the file system does not answer.
     """
     if is_remote(str(location)):
-        raise UnsupportedFormat(
-            f"{location}: images are read from files, not from addresses; download them first"
-        )
-    path, options = Path(location), ReadOptions(fill_missing=fill_missing)
+        return _open_address(str(location).rstrip("/"))
+    path, options = Path(location), ReadOptions(fill_missing, may_leave_folder)
     with readable(str(path)):
         is_folder = path.stat() and path.is_dir()
     if is_folder:
@@ -65,6 +85,16 @@ def open_volumes(location: str | Path, *, fill_missing: bool = False) -> tuple[V
         return folder_format.open_volumes(path, options)
     file = SourceFile.of(path)
     return file_format(file).open_volumes(file, options)
+
+
+def _open_address(address: str) -> tuple[Volume, ...]:
+    for form in STORE_FORMATS:
+        if any(storage.read_bytes(address, name) is not None for name in form.MARKS):
+            return form.volumes_at(address)
+    known = listed([form.NAME for form in STORE_FORMATS])
+    raise UnsupportedFormat(
+        f"{address} is none of {known}; other images are read from files: download them first"
+    )
 
 
 def open_source(location: str | Path, *, part: str | None = None, fill_missing: bool = False) -> VolumeSource:
