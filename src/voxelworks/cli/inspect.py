@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import click
 
+from voxelworks import archives
+from voxelworks.archives import ArchiveLimits
 from voxelworks.cli import _show
+from voxelworks.errors import SourceNotFound
 from voxelworks.protocol.messages import Json
 
 if TYPE_CHECKING:
@@ -21,11 +27,30 @@ if TYPE_CHECKING:
 def inspect(path: Path, *, fill_missing: bool, as_json: bool) -> int:
     """Say what would be read from a file or folder: its volumes, their size, type and voxel size.
 
-    Only headers are read. Each volume is listed with the name that `convert` takes as `--part`.
+    Only headers are read, but an archive is unpacked into the folder for temporary files. Each volume is listed with
+    the name that `convert` takes as `--part`.
     """
+    with _unpacked(path) as place:
+        return _show_volumes(place, fill_missing=fill_missing, as_json=as_json)
+
+
+@contextmanager
+def _unpacked(path: Path) -> Iterator[Path]:
+    """Give what is in an archive, or the path itself."""
+    try:
+        if archives.kind_of(path) is None:
+            yield path
+            return
+    except OSError as error:
+        raise SourceNotFound(f"{path} could not be read: {error.strerror}") from error
+    with TemporaryDirectory() as folder:
+        yield archives.unpack(path, Path(folder) / "unpacked", ArchiveLimits(200_000, 2**50))
+
+
+def _show_volumes(path: Path, *, fill_missing: bool, as_json: bool) -> int:
     from voxelworks.volumes.formats import open_volumes
 
-    volumes = open_volumes(path, fill_missing=fill_missing)
+    volumes = open_volumes(path, fill_missing=fill_missing, may_leave_folder=True)
     if as_json:
         click.echo(_show.as_json({"volumes": [_facts(volume) for volume in volumes]}))
         return 0

@@ -33,7 +33,7 @@ from voxelworks.workflows import (
 
 if TYPE_CHECKING:
     from voxelworks.volumes.dataset import Dataset, MagArray
-    from voxelworks.volumes.formats import VolumeSource
+    from voxelworks.volumes.formats import Volume, VolumeSource
     from voxelworks.volumes.shards import LevelGroup
     from voxelworks.workflows._staging import StagedSlab
 
@@ -42,13 +42,13 @@ class LayerSource(Params):
     """Images that become one layer."""
 
     source: SourceRef
-    """Folder of TIFF, PNG or JPEG sections, or one multi-page TIFF or OME-TIFF; on a server also `upload:ID`."""
+    """Image file, folder of sections, chunked store, or a zip or tar of them; on a server also `upload:ID`."""
 
     layer_name: str = "color"
     """Name of the layer; if the source holds several volumes, the beginning of their names."""
 
     category: Literal["color", "segmentation"] = "color"
-    """`color` for images, `segmentation` for labels."""
+    """`color` for images, `segmentation` for labels. What the files themselves call labels becomes a segmentation."""
 
     part: Annotated[str | None, ADVANCED] = None
     """Which volume of the source, as `voxelworks inspect` names it; by default all, each as a layer of its own."""
@@ -145,9 +145,10 @@ def _outcome_of(params: ConvertParams, result: ForeignResult) -> ConvertedDatase
 def convert(params: ConvertParams, job: Job) -> ConvertedDataset:
     """Convert image stacks to a chunked, multiscale dataset.
 
-    Reads folders of TIFF, PNG or JPEG sections (in natural order), multi-page TIFF and OME-TIFF files with uint8 to
-    uint32, float32 or RGB voxels. Missing and unequal sections are refused by name unless `fill_missing` is set. The
-    result is Zarr v3 with the metadata of WEBKNOSSOS and of OME-Zarr 0.5.
+    Reads folders of TIFF, PNG or JPEG sections (in natural order), multi-page TIFF and OME-TIFF files, OME-Zarr, Zarr,
+    N5, Neuroglancer precomputed, KNOSSOS cubes, folders of tiles, datasets of WEBKNOSSOS, and zip or tar archives of
+    any of them, with uint8 to uint32, float32 or RGB voxels. Missing and unequal sections are refused by name unless
+    `fill_missing` is set. The result is Zarr v3 with the metadata of WEBKNOSSOS and of OME-Zarr 0.5.
     """
     job.check_new_dataset(params.target)
     chosen = [item for layer in params.layers for item in _chosen(layer, params, job)]
@@ -181,6 +182,7 @@ class _Chosen:
     layer: LayerSource
     """What the user asked for: there may be several volumes for it."""
     name: str
+    category: Literal["color", "segmentation"]
     source: VolumeSource
 
 
@@ -188,16 +190,22 @@ def _chosen(layer: LayerSource, params: ConvertParams, job: Job) -> list[_Chosen
     """Open the volumes of a source that are wanted, and name their layers."""
     from voxelworks.volumes.formats import named, open_volumes
 
-    location = job.locate(layer.source)
-    volumes = open_volumes(location, fill_missing=params.fill_missing)
+    location = job.unpack(layer.source, params.target)
+    volumes = open_volumes(location, fill_missing=params.fill_missing, may_leave_folder=job.is_trusting)
     if layer.part is not None:
-        return [_Chosen(layer, layer.layer_name, named(volumes, layer.part, layer.source).source)]
+        volumes = (named(volumes, layer.part, layer.source),)
     if len(volumes) == 1:
-        return [_Chosen(layer, layer.layer_name, volumes[0].source)]
+        return [_chosen_volume(layer, layer.layer_name, volumes[0])]
     return [
-        _Chosen(layer, f"{layer.layer_name}_{_layer_name_of(volume.name)}", volume.source)
+        _chosen_volume(layer, f"{layer.layer_name}_{_layer_name_of(volume.name)}", volume)
         for volume in volumes
     ]
+
+
+def _chosen_volume(layer: LayerSource, name: str, volume: Volume) -> _Chosen:
+    # Labels that were averaged as if they were an image would be worth nothing.
+    category = "segmentation" if volume.category == "segmentation" else layer.category
+    return _Chosen(layer, name, category, volume.source)
 
 
 def _layer_name_of(part: str) -> str:
@@ -213,7 +221,7 @@ class _LayerPlan:
         from voxelworks.volumes.shards import plan_levels
         from voxelworks.workflows._pyramid import method_for
 
-        source, category = chosen.source, chosen.layer.category
+        source, category = chosen.source, chosen.category
         self.name = chosen.name
         self.dataset = dataset
         self.source = source
@@ -325,12 +333,12 @@ def _sections(box: Box) -> str:
 
 def _check_dtype(chosen: _Chosen) -> None:
     layer, dtype, channels = chosen.layer, chosen.source.dtype, chosen.source.channel_count
-    if layer.category == "segmentation" and (dtype.kind not in "iu" or channels != 1):
+    if chosen.category == "segmentation" and (dtype.kind not in "iu" or channels != 1):
         found = "RGB" if channels > 1 else dtype.name
         raise UnsupportedDtype(
             f"{layer.source} holds {found}, but segmentation layers need whole numbers; use category color"
         )
-    if layer.category == "color" and dtype.itemsize == 8:
+    if chosen.category == "color" and dtype.itemsize == 8:
         raise UnsupportedDtype(
             f"{layer.source} holds {dtype.name}, which only segmentation layers may; use category segmentation"
         )
