@@ -6,6 +6,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable
+from itertools import islice
 from pathlib import Path
 from typing import BinaryIO, Literal
 
@@ -34,6 +35,26 @@ def kind_of(path: str | Path) -> Kind | None:
         if zips.looks_like_archive(stream):
             return "zip"
         return "tar" if tars.looks_like_archive(stream) else None
+
+
+def find(path: str | Path) -> Path | None:
+    """Find the archive that a path stands for: the file itself, or the only one in a folder, as uploads have it.
+
+    Returns
+    -------
+    Path or None
+        None if there is none, or nothing can be read: whoever reads images there will say what is wrong.
+    """
+    try:
+        if os.path.isdir(path):
+            with os.scandir(path) as entries:
+                visible = list(islice((entry for entry in entries if not entry.name.startswith(".")), 2))
+            if len(visible) != 1:
+                return None
+            path = visible[0].path
+        return None if kind_of(path) is None else Path(path)
+    except OSError:
+        return None
 
 
 def unpack(
@@ -146,4 +167,4 @@ def _unpack_file(
     part.rename(target)
 
 
-__all__ = ["ArchiveLimits", "Kind", "kind_of", "unpack"]
+__all__ = ["ArchiveLimits", "Kind", "find", "kind_of", "unpack"]

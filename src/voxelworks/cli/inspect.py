@@ -13,19 +13,19 @@ import click
 from voxelworks import archives
 from voxelworks.archives import ArchiveLimits
 from voxelworks.cli import _show
-from voxelworks.errors import SourceNotFound
 from voxelworks.protocol.messages import Json
+from voxelworks.protocol.places import is_remote
 
 if TYPE_CHECKING:
     from voxelworks.volumes.formats import Volume
 
 
 @click.command()
-@click.argument("path", type=click.Path(path_type=Path))
+@click.argument("path")
 @click.option("--fill-missing", is_flag=True, help="Accept gaps and unequal sections, as `convert` does.")
 @click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
-def inspect(path: Path, *, fill_missing: bool, as_json: bool) -> int:
-    """Say what would be read from a file or folder: its volumes, their size, type and voxel size.
+def inspect(path: str, *, fill_missing: bool, as_json: bool) -> int:
+    """Say what would be read from a file, folder or address: its volumes, their size, type and voxel size.
 
     Only headers are read, but an archive is unpacked into the folder for temporary files. Each volume is listed with
     the name that `convert` takes as `--part`.
@@ -35,19 +35,17 @@ def inspect(path: Path, *, fill_missing: bool, as_json: bool) -> int:
 
 
 @contextmanager
-def _unpacked(path: Path) -> Iterator[Path]:
+def _unpacked(path: str) -> Iterator[str]:
     """Give what is in an archive, or the path itself."""
-    try:
-        if archives.kind_of(path) is None:
-            yield path
-            return
-    except OSError as error:
-        raise SourceNotFound(f"{path} could not be read: {error.strerror}") from error
+    archive = None if is_remote(path) else archives.find(path)
+    if archive is None:
+        yield path
+        return
     with TemporaryDirectory() as folder:
-        yield archives.unpack(path, Path(folder) / "unpacked", ArchiveLimits(200_000, 2**50))
+        yield str(archives.unpack(archive, Path(folder) / "unpacked", ArchiveLimits(200_000, 2**50)))
 
 
-def _show_volumes(path: Path, *, fill_missing: bool, as_json: bool) -> int:
+def _show_volumes(path: str, *, fill_missing: bool, as_json: bool) -> int:
     from voxelworks.volumes.formats import open_volumes
 
     volumes = open_volumes(path, fill_missing=fill_missing, may_leave_folder=True)

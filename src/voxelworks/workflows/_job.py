@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import os
 import shutil
 import threading
 import time
@@ -137,14 +136,15 @@ class Job:
         """
         from voxelworks import archives
 
+        if ref in self._unpacked:
+            return str(self._unpacked[ref])
         location = self.locate(ref)
-        if is_remote(location):
+        archive = None if is_remote(location) else archives.find(location)
+        if archive is None:
             return location
         try:
-            if archives.kind_of(location) is None:
-                return location
-            status = os.stat(location)
-            facts = (Path(location).name, status.st_size, status.st_mtime_ns)
+            status = archive.stat()
+            facts = (archive.name, status.st_size, status.st_mtime_ns)
             folder = AttemptFolder.for_target(
                 "dataset", self._resolver.locate(target), self._work_key, self._attempt
             )
@@ -152,13 +152,13 @@ class Job:
             place = folder.open_unpacked() / hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
             self.log(f"unpacking {ref}")
             found = archives.unpack(
-                location, place, _ARCHIVE_LIMITS, check=self.check, report=self._report_unpacked
+                archive, place, _ARCHIVE_LIMITS, check=self.check, report=self._report_unpacked
             )
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise DiskFull(f"cannot unpack {ref}: the disk is full; free some space") from error
             raise StorageFailed(f"cannot unpack {ref}: {error.strerror or error}") from error
-        self._unpacked[ref] = place
+        self._unpacked[ref] = found
         return str(found)
 
     def _report_unpacked(self, done: int, total: int) -> None:

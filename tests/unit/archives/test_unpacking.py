@@ -92,6 +92,13 @@ def test_the_disk_must_have_room_before_anything_is_written(tmp_path, monkeypatc
     assert not (tmp_path / "out").exists()
 
 
+def test_the_only_file_of_a_folder_stands_for_it_as_uploads_have_it(tmp_path):
+    archive = make(tmp_path / "a", FILES, "tar.gz")
+    assert archives.find(archive) == archives.find(tmp_path) == archive
+    (tmp_path / "b").write_bytes(b"1")
+    assert archives.find(tmp_path) is archives.find(tmp_path / "b") is archives.find(tmp_path / "c") is None
+
+
 def test_what_is_no_archive_is_told(tmp_path):
     (tmp_path / "a").write_bytes(b"II*\0")
     assert (

@@ -77,7 +77,7 @@ def open_volumes(
     """
     if is_remote(str(location)):
         return _open_address(str(location).rstrip("/"))
-    path, options = Path(location), ReadOptions(fill_missing, may_leave_folder)
+    path, options = Path(location), ReadOptions(fill_missing=fill_missing, may_leave_folder=may_leave_folder)
     with readable(str(path)):
         is_folder = path.stat() and path.is_dir()
     if is_folder:

@@ -11,7 +11,7 @@ import math
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, Literal
 
 import numpy as np
@@ -20,15 +20,22 @@ from numpy.typing import NDArray
 from voxelworks.errors import InvalidGeometry, UnsafeReference, UnsupportedFormat, VoxelworksError
 from voxelworks.geometry import MAG1, Box, VoxelSize, Zyx
 from voxelworks.protocol.places import is_remote
+from voxelworks.volumes import ome, storage
 from voxelworks.volumes.arrays import ArrayFacts, MagArray, look_at
+from voxelworks.volumes.formats.names import natural_key
 from voxelworks.volumes.formats.samples import Samples, checked, value_dtype
 from voxelworks.volumes.formats.source import Volume, listed, readable
 
 Category = Literal["color", "segmentation"]
 VOLUMES_MAX = 1000
 """More are no images of a specimen any more, but a table."""
+GROUPS_MAX = 2000
+"""So many folders are searched for arrays: links may make a few look like endlessly many."""
+METADATA_BYTES_MAX = 2**24
 CHUNK_BYTES_MAX = 2**30
 """A chunk is decoded as a whole."""
+_FLAT_DEPTH, _WIDE_EDGE = 4, 1024
+"""A chunk that is flatter and wider would be decoded for each of many blocks."""
 _REASON_LENGTH = 150
 _CHANNELS_BY_LOOKS = 4
 """An axis without name that is not longer holds channels."""
@@ -49,7 +56,12 @@ class ChunkedSource:
     notes: tuple[str, ...] = ()
     described_by: tuple[str, ...] = ()
     """Texts of the files that describe the array and do not lie in its folder."""
-    has_random_access = True
+
+    @property
+    def has_random_access(self) -> bool:
+        """Whether reading a box costs about its own size: not if a chunk is a whole section or nearly that."""
+        depth, height, width = self.array.chunk_shape_zyx
+        return depth > _FLAT_DEPTH or max(height, width) <= _WIDE_EDGE
 
     @property
     def shape_zyx(self) -> Zyx:
@@ -232,10 +244,12 @@ def split(name: str, array: MagArray, said: Description) -> list[Volume]:
     if not is_rgb and count > VOLUMES_MAX:
         raise UnsupportedFormat(f"{label} has {count:,} channels; at most {VOLUMES_MAX:,} are read")
     step = samples.channel_count
-    parts = [
-        replace(array, channel_count=step, channel_index=array.channel_index + first)
-        for first in range(0, count, step)
-    ]
+    parts = [array]
+    if step < count:
+        parts = [
+            replace(array, channel_count=step, channel_index=array.channel_index + first)
+            for first in range(0, count, step)
+        ]
     names = [name] if len(parts) == 1 else _channel_names(name, said.channel_names, len(parts))
     return [
         Volume(
@@ -287,6 +301,22 @@ class Found:
         self._place = place
         self._volumes: list[Volume] = []
         self._ignored: list[str] = []
+        self._searched = 0
+
+    def folders_in(self, place: str) -> list[str]:
+        """List the names of the folders in a group, in natural order; hidden ones are left out.
+
+        Raises
+        ------
+        UnsupportedFormat
+            If it is remote, or too many were searched already.
+        """
+        if self._searched >= GROUPS_MAX:
+            raise UnsupportedFormat(
+                f"{self._place} holds more than {GROUPS_MAX:,} folders of groups; name the folder of one"
+            )
+        self._searched += 1
+        return folders_in(place)
 
     def add(self, name: str, open_array: Callable[[], Iterable[Volume]]) -> None:
         """Open an array, or note why it is none of them."""
@@ -343,13 +373,19 @@ def child(place: str, name: str) -> str:
 
 
 def folders_in(place: str) -> list[str]:
-    """List the names of the folders in a local folder; hidden ones are left out."""
+    """List the names of the folders in a local folder, in natural order; hidden ones are left out."""
     if is_remote(place):
         raise UnsupportedFormat(
             f"{place} is a group of several arrays, which cannot be listed; name one of them"
         )
     with readable(place), os.scandir(place) as entries:
-        return [entry.name for entry in entries if not entry.name.startswith(".") and entry.is_dir()]
+        names = [entry.name for entry in entries if not entry.name.startswith(".") and entry.is_dir()]
+    return sorted(names, key=natural_key)
+
+
+def metadata_in(place: str) -> ome.Read:
+    """Give what reads files of metadata below a folder or address."""
+    return partial(storage.read_bytes, place, bytes_max=METADATA_BYTES_MAX)
 
 
 def stated_size(

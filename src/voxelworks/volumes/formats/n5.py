@@ -16,20 +16,19 @@ from typing import Any
 
 from voxelworks.errors import UnsupportedFormat
 from voxelworks.geometry import VoxelSize
-from voxelworks.volumes import ome, storage
+from voxelworks.volumes import ome
 from voxelworks.volumes.formats.chunked import (
     Category,
     Description,
     Found,
     axis_name,
     child,
-    folders_in,
+    metadata_in,
     numbers,
     stated_size,
     texts,
     volumes_of,
 )
-from voxelworks.volumes.formats.names import natural_key
 from voxelworks.volumes.formats.source import ReadOptions, Volume, readable
 
 NAME = "N5"
@@ -75,7 +74,7 @@ def volumes_at(place: str) -> tuple[Volume, ...]:
 
 
 def _search(found: Found, place: str, name: str, attributes: Attributes, depth: int) -> None:
-    folders = sorted(folders_in(place), key=natural_key)
+    folders = found.folders_in(place)
     if "painteraData" in attributes and "data" in folders:
         folders = ["data"]  # the others are what Paintera looks up in it
     if times := [folder for folder in folders if _TIME_POINT.fullmatch(folder)]:
@@ -119,7 +118,7 @@ def _refuse_time(name: str, count: int) -> list[Volume]:
 
 
 def _attributes(place: str) -> Attributes:
-    return ome.read_json(partial(storage.read_bytes, place), place, _FILE) or {}
+    return ome.read_json(metadata_in(place), place, _FILE) or {}
 
 
 def _is_array(attributes: Attributes) -> bool:

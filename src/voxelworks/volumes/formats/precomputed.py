@@ -12,7 +12,6 @@ import math
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,7 @@ from voxelworks.geometry import Box, VoxelSize
 from voxelworks.protocol.places import is_remote
 from voxelworks.volumes import ome, storage
 from voxelworks.volumes.arrays import MagArray
-from voxelworks.volumes.formats.chunked import ChunkedSource, Description, child, volumes_of
+from voxelworks.volumes.formats.chunked import ChunkedSource, Description, child, metadata_in, volumes_of
 from voxelworks.volumes.formats.source import ReadOptions, Volume, readable
 
 NAME = "Neuroglancer precomputed"
@@ -60,7 +59,7 @@ def volumes_at(place: str) -> tuple[Volume, ...]:
     UnsafeReference
         If it leads out of the folder.
     """
-    info = ome.read_json(partial(storage.read_bytes, place), place, _FILE) or {}
+    info = ome.read_json(metadata_in(place), place, _FILE) or {}
     kind = str(info.get("@type", "neuroglancer_multiscale_volume"))
     if kind != "neuroglancer_multiscale_volume" or not info.get("scales"):
         raise UnsupportedFormat(

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from voxelworks.errors import InvalidDataset, UnsupportedFormat
-from voxelworks.volumes import ome, storage
+from voxelworks.volumes import ome
 from voxelworks.volumes.formats.chunked import (
     Category,
     Description,
@@ -23,12 +23,12 @@ from voxelworks.volumes.formats.chunked import (
     axis_name,
     child,
     folders_in,
+    metadata_in,
     numbers,
     stated_size,
     texts,
     volumes_of,
 )
-from voxelworks.volumes.formats.names import natural_key
 from voxelworks.volumes.formats.source import ReadOptions, Volume, readable
 
 NAME = "Zarr"
@@ -67,7 +67,7 @@ def volumes_at(place: str) -> tuple[Volume, ...]:
     UnsafeReference
         If the metadata leads out of the folder.
     """
-    read = partial(storage.read_bytes, place)
+    read = metadata_in(place)
     if (data_format := _format_of_array(place)) is not None:
         return tuple(volumes_of("", place, data_format, _plain(place, data_format)))
     attributes, data_format = ome.group_attributes(read, place)
@@ -84,13 +84,13 @@ def volumes_at(place: str) -> tuple[Volume, ...]:
 
 def _search(found: Found, place: str, name: str, depth: int) -> None:
     """Look for arrays and images in a group and the groups below."""
-    for folder in sorted(folders_in(place), key=natural_key):
+    for folder in found.folders_in(place):
         below, its_name = f"{place}/{folder}", f"{name}/{folder}" if name else folder
         if (data_format := _format_of_array(below)) is not None:
             said = _plain(below, data_format)
             found.add(its_name, partial(volumes_of, its_name, below, data_format, said))
             continue
-        attributes, data_format = ome.group_attributes(partial(storage.read_bytes, below), below)
+        attributes, data_format = ome.group_attributes(metadata_in(below), below)
         if attributes.get("multiscales"):
             found.add(its_name, partial(_image_with_labels, below, attributes, data_format, its_name))
         elif depth:
@@ -99,7 +99,7 @@ def _search(found: Found, place: str, name: str, depth: int) -> None:
 
 def _format_of_array(place: str) -> str | None:
     """Tell the format of an array; None if there is none."""
-    read = partial(storage.read_bytes, place)
+    read = metadata_in(place)
     node = ome.read_json(read, place, "zarr.json")
     if node is not None:
         return "zarr3" if node.get("node_type") == "array" else None
@@ -108,7 +108,7 @@ def _format_of_array(place: str) -> str | None:
 
 def _plain(place: str, data_format: str) -> Description:
     """Describe an array by its own attributes: names of xarray, sizes as programs for connectomics write them."""
-    read = partial(storage.read_bytes, place)
+    read = metadata_in(place)
     if data_format == "zarr3":
         node = ome.read_json(read, place, "zarr.json") or {}
         attributes, file = node.get("attributes", {}), "zarr.json"
@@ -143,16 +143,16 @@ def _plain(place: str, data_format: str) -> Description:
 def _series(place: str) -> tuple[Volume, ...]:
     """Open a collection in the layout of bioformats2raw: numbered images, perhaps in an order that is stated."""
     listing = child(place, "OME")
-    stated, _ = ome.group_attributes(partial(storage.read_bytes, listing), listing)
+    stated, _ = ome.group_attributes(metadata_in(listing), listing)
     names = texts(stated.get("series"), len(stated.get("series") or ()))
     if not names:
-        names = sorted((name for name in folders_in(place) if name.isdecimal()), key=natural_key)
+        names = [name for name in folders_in(place) if name.isdecimal()]
     if not names:
         raise UnsupportedFormat(f"{place} is a collection of images and holds none; copy it again")
     found: list[Volume] = []
     for name in names:
         image = child(place, name)
-        attributes, data_format = ome.group_attributes(partial(storage.read_bytes, image), image)
+        attributes, data_format = ome.group_attributes(metadata_in(image), image)
         if not attributes.get("multiscales"):
             raise InvalidDataset(f"{place} names the series {name!r}, which is no image; copy it again")
         found += _image_with_labels(image, attributes, data_format, "" if len(names) == 1 else name)
@@ -163,14 +163,14 @@ def _image_with_labels(
     place: str, attributes: Mapping[str, Any], data_format: str, name: str = ""
 ) -> tuple[Volume, ...]:
     listing = child(place, "labels")
-    stated, _ = ome.group_attributes(partial(storage.read_bytes, listing), listing)
+    stated, _ = ome.group_attributes(metadata_in(listing), listing)
     label_names = texts(stated.get("labels"), len(stated.get("labels") or ()))
     # Beside labels the image needs a name of its own.
     image_name = name or ("image" if label_names else "")
     found = list(_image(image_name, place, attributes, data_format))
     for label in label_names:
         folder = child(listing, label)
-        its_attributes, its_format = ome.group_attributes(partial(storage.read_bytes, folder), folder)
+        its_attributes, its_format = ome.group_attributes(metadata_in(folder), folder)
         label_name = f"{name}/labels/{label}" if name else f"labels/{label}"
         found += _image(label_name, folder, its_attributes, its_format, category="segmentation")
     return tuple(found)

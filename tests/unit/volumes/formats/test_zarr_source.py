@@ -16,7 +16,7 @@ from voxelworks.errors import (
     UnsupportedFormat,
 )
 from voxelworks.geometry import Box, VoxelSize
-from voxelworks.volumes.formats import open_source, open_volumes
+from voxelworks.volumes.formats import chunked, open_source, open_volumes
 
 SPACE = [{"name": axis, "type": "space", "unit": "micrometer"} for axis in "zyx"]
 STAINS = ["Cy5", "GFP", "DAPI"]
@@ -267,6 +267,37 @@ def test_giants_that_hold_nothing_and_giant_chunks_are_refused(tmp_path):
     zarr.create_array(tmp_path / "chunk", shape=(2000,) * 3, chunks=(2000,) * 3, dtype="uint8")
     with pytest.raises(UnsupportedFormat, match=r"has chunks of 7\.5 GiB; at most 1 GiB"):
         open_source(tmp_path / "chunk")
+
+
+def test_chunks_of_whole_sections_are_staged_and_others_read_where_they_are_needed(tmp_path):
+    shapes = {"flat": (1, 2048, 2048), "deep": (8, 2048, 2048), "small": (1, 1024, 1024)}
+    for name, chunks in shapes.items():
+        zarr.create_array(tmp_path / name, shape=(16, 2048, 2048), chunks=chunks, dtype="uint8")
+    found = {name: open_source(tmp_path / name) for name in shapes}
+    assert {name: source.has_random_access for name, source in found.items()} == {
+        "flat": False, "deep": True, "small": True,
+    }  # fmt: skip
+    assert found["flat"].decoding_bytes == 2 * 2**22
+
+
+def test_groups_without_end_and_metadata_that_is_none_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(chunked, "GROUPS_MAX", 20)
+    zarr.open_group(tmp_path / "loop" / "a", mode="w", zarr_format=2)
+    (tmp_path / "loop" / "a" / "b").symlink_to("..")
+    (tmp_path / "loop" / "a" / "c").symlink_to("..")
+    with pytest.raises(
+        UnsupportedFormat, match="holds more than 20 folders of groups; name the folder of one"
+    ):
+        open_source(tmp_path / "loop")
+    (tmp_path / "large").mkdir()
+    (tmp_path / "large" / ".zarray").write_bytes(b" " * 2**24 + b"{}")
+    with pytest.raises(InvalidDataset, match=r"\.zarray is larger than 16 MiB: that is no metadata"):
+        open_source(tmp_path / "large")
+    zarr.open_group(tmp_path / "piped", mode="w", zarr_format=2)
+    (tmp_path / "piped" / "a").mkdir()
+    os.mkfifo(tmp_path / "piped" / "a" / ".zarray")
+    with pytest.raises(UnsupportedFormat, match="holds no array that is a volume"):
+        open_source(tmp_path / "piped")
 
 
 def test_a_damaged_chunk_is_refused_when_it_is_read(tmp_path):
