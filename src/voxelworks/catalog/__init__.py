@@ -13,8 +13,8 @@ from voxelworks.catalog._annotations import (
     discard_stored,
     find_annotation,
     list_annotations,
-    require_uploaded,
     place_of_annotation,
+    require_uploaded,
     store_annotation,
 )
 from voxelworks.catalog._contents import annotation_contents

@@ -20,14 +20,8 @@ from urllib.parse import parse_qs, urlsplit
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from voxelworks.archives import (
-    PIECE_BYTES,
-    ArchiveLimits,
-    Entry,
-    list_entries,
-    looks_like_archive,
-    unpack,
-)
+from voxelworks.archives.limits import ArchiveLimits
+from voxelworks.archives.zips import PIECE_BYTES, Entry, list_entries, looks_like_archive, unpack
 from voxelworks.catalog._datasets import find
 from voxelworks.catalog._storage import check_quota
 from voxelworks.catalog._tables import AnnotationRow

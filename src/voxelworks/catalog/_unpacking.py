@@ -7,8 +7,9 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from voxelworks.archives import ArchiveLimits, Entry, list_entries, unpack
-from voxelworks.catalog._upload_paths import check_paths, without_common_folder
+from voxelworks.archives.limits import ArchiveLimits
+from voxelworks.archives.paths import check_paths, is_wanted, without_common_folder
+from voxelworks.archives.zips import Entry, list_entries, unpack
 from voxelworks.errors import InvalidArchive
 from voxelworks.protocol.uploads import FILES_MAX
 
@@ -58,16 +59,11 @@ def sweep_up(folder: Path) -> None:
 
 def _entries(folder: Path) -> dict[str, Entry]:
     with (folder / PACKED_FILE).open("rb") as stream:
-        found = {entry.name: entry for entry in list_entries(stream, _LIMITS) if _is_wanted(entry.name)}
+        found = {entry.name: entry for entry in list_entries(stream, _LIMITS) if is_wanted(entry.name)}
     if not found:
         raise InvalidArchive("the zip holds no files; pack the images into it")
     check_paths(list(found))
     return {path: found[name] for name, path in without_common_folder(found).items()}
-
-
-def _is_wanted(name: str) -> bool:
-    """Leave out what file managers put beside the files."""
-    return not any(part.startswith(".") or part == "__MACOSX" for part in name.split("/"))
 
 
 def _unpack_file(folder: Path, entry: Entry, target: Path) -> None:

@@ -23,11 +23,11 @@ from pydantic import ValidationError
 from sqlalchemy import ColumnElement, delete, func, insert, select, update
 from sqlalchemy.orm import Session
 
+from voxelworks.archives.paths import check_paths
 from voxelworks.catalog._storage import check_quota, size_text
 from voxelworks.catalog._tables import UploadFileRow, UploadRow
 from voxelworks.catalog._trash import DAY_MS
 from voxelworks.catalog._unpacking import PACKED_FILE, sweep_up, unpack_some, unpacked_sizes
-from voxelworks.catalog._upload_paths import check_paths
 from voxelworks.db import Database, insert_into, now
 from voxelworks.errors import DiskFull, IllegalTransition, InvalidInput, NotFound, StorageFailed
 from voxelworks.protocol.people import Principal

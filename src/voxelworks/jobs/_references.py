@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -46,6 +46,7 @@ _LISTED_MAX = 10_000
 _LOOKED_AT_MIN = 500
 """Of a larger folder at least so many files are looked at, and less than twice as many."""
 _JPEG_SUFFIXES = (".jpg", ".jpeg", ".jpe")
+_SECTION_SUFFIXES = (*_JPEG_SUFFIXES, ".tif", ".tiff", ".png")
 _LOSSLESS_PER_JPEG = 5
 """How many times the size of a JPEG file its voxels take without loss: 4.8 to 5.9 for tiles of electron microscopy."""
 JOB_REF = "job:"
@@ -221,7 +222,7 @@ def _source_path(ref: SourceRef, place: str, places: Places) -> Path | None:
 
 
 def _stored_bytes(path: Path) -> int:
-    """Add up what the files of a folder take without loss.
+    """Add up what the files of a folder take without loss: the images in it, or else all that is below it.
 
     Or what as many take as there is time for in a transaction, and these stand for all listed.
     """
@@ -230,10 +231,24 @@ def _stored_bytes(path: Path) -> int:
             return _lossless_bytes(path)
         with os.scandir(path) as entries:
             files = [entry for entry in islice(entries, _LISTED_MAX) if entry.is_file()]
+        if not any(file.name.lower().endswith(_SECTION_SUFFIXES) for file in files):
+            files = list(islice(_files_below(path), _LISTED_MAX))
         looked_at = files[:: max(1, len(files) // _LOOKED_AT_MIN)]
         return sum(map(_lossless_bytes, looked_at)) * len(files) // max(1, len(looked_at))
     except OSError:
         return 0  # the job will say what is wrong with it
+
+
+def _files_below(folder: Path) -> Iterator[os.DirEntry[str]]:
+    """Yield the files of a folder and of all folders below; links to folders are not followed."""
+    folders = [str(folder)]
+    while folders:
+        with os.scandir(folders.pop()) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    folders.append(entry.path)
+                elif entry.is_file():
+                    yield entry
 
 
 def _lossless_bytes(file: Path | os.DirEntry[str]) -> int:

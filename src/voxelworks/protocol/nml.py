@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sized
 from xml.parsers import expat
 
-from voxelworks.archives import Entry
+from voxelworks.archives.zips import Entry
 from voxelworks.errors import InvalidAnnotation, InvalidGeometry
 from voxelworks.geometry import Box
 from voxelworks.protocol.views import (

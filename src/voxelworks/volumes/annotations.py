@@ -24,7 +24,8 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from voxelworks.archives import PIECE_BYTES, ArchiveLimits, Entry, list_entries, looks_like_archive, unpack
+from voxelworks.archives.limits import ArchiveLimits
+from voxelworks.archives.zips import PIECE_BYTES, Entry, list_entries, looks_like_archive, unpack
 from voxelworks.errors import (
     DiskFull,
     InvalidAnnotation,

@@ -48,6 +48,40 @@ _ZSTD_LEVELS: dict[Category, int] = {"color": 1, "segmentation": 3}
 
 
 @dataclass(frozen=True)
+class ArrayFacts:
+    """What an array says about itself, with its axes in the order of the store."""
+
+    shape: tuple[int, ...]
+    origin: tuple[int, ...]
+    """Index of its first voxel: Neuroglancer's volumes may begin anywhere."""
+    chunk: tuple[int, ...]
+    """Size of what is decoded at once."""
+    dtype: np.dtype[Any]
+    labels: tuple[str, ...]
+    """Names of the axes; empty where the store gives none."""
+
+
+def look_at(location: str, data_format: str) -> ArrayFacts:
+    """Read the metadata of an array of any axes, and no voxels.
+
+    Raises
+    ------
+    MagNotFound
+        If there is none.
+    InvalidDataset
+        If its metadata cannot be understood.
+    StorageFailed
+        If the store does not answer.
+    """
+    store = _open_store(location, data_format, storage.context(), is_writable=False)
+    chunk = tuple(extent or 1 for extent in store.chunk_layout.read_chunk.shape or (1,) * store.rank)
+    domain = store.domain
+    return ArrayFacts(
+        tuple(store.shape), tuple(domain.inclusive_min), chunk, store.dtype.numpy_dtype, tuple(domain.labels)
+    )
+
+
+@dataclass(frozen=True)
 class MagArray:
     """Handle to one magnification: cheap, picklable, opened when first used.
 
@@ -106,13 +140,17 @@ class MagArray:
             If what is stored cannot be decoded.
         """
         store = self._store
-        inside = box.intersect(self.stored_box)
+        stored_box = self.stored_box
+        inside = box.intersect(stored_box)
         allocate = np.empty if inside == box else np.zeros
         target: NDArray[Any] = allocate((self.channel_count, *box.shape_zyx), store.dtype.numpy_dtype)
         z, y, x = (-(-_READ_EDGE // chunk) * chunk for chunk in self.chunk_shape_zyx)
         to_target = (-box.topleft[0], -box.topleft[1], -box.topleft[2])
         reads: deque[Any] = deque()
-        for piece in inside.tiles((x, y, z)):
+        # On the grid of the chunks, which starts where the array does: a chunk is decoded once.
+        origin = stored_box.topleft
+        from_grid = (-origin[0], -origin[1], -origin[2])
+        for piece in (tile.moved(origin) for tile in inside.moved(from_grid).tiles((x, y, z))):
             part = target[:, *piece.moved(to_target).slices_zyx]
             source = store[:, *piece.slices_zyx]
             reads.append(ts.array(part).write(source[ts.d[:].translate_to[0]]))
@@ -317,26 +355,30 @@ def _open(array: MagArray, context: ts.Context, _version: object) -> ts.TensorSt
     """Open an array for this process, with axes c, z, y, x."""
     if array.data_format == "wkw":
         return _with_our_axes(wkw.open_folder(array.location, array.box), replace(array, axes=CZYX))
-    driver = _DRIVERS.get(array.data_format)
+    is_writable = array.data_format == "zarr3" and not is_remote(array.location)
+    store = _open_store(array.location, array.data_format, context, is_writable=is_writable)
+    return _with_our_axes(store, array)
+
+
+def _open_store(location: str, data_format: str, context: ts.Context, *, is_writable: bool) -> ts.TensorStore:
+    driver = _DRIVERS.get(data_format)
     if driver is None:
         readable = ", ".join((*_DRIVERS, "wkw"))
         raise UnsupportedFormat(
-            f"{array.location} is stored as {array.data_format!r}, which this version does not read; convert it "
+            f"{location} is stored as {data_format!r}, which this version does not read; convert it "
             f"to one of: {readable}"
         )
-    is_writable = array.data_format == "zarr3" and not is_remote(array.location)
-    spec: dict[str, Any] = {"driver": driver, "kvstore": storage.kvstore_spec(array.location)}
-    if array.data_format == "neuroglancerPrecomputed":
+    spec: dict[str, Any] = {"driver": driver, "kvstore": storage.kvstore_spec(location)}
+    if data_format == "neuroglancerPrecomputed":
         # The description of all scales lies beside the folder of each.
-        parent, _, key = array.location.rstrip("/").rpartition("/")
+        parent, _, key = location.rstrip("/").rpartition("/")
         spec |= {"kvstore": storage.kvstore_spec(parent), "scale_metadata": {"key": key}}
     try:
-        store = ts.open(spec, context=context, open=True, read=True, write=is_writable).result()
+        return ts.open(spec, context=context, open=True, read=True, write=is_writable).result()
     except ValueError as error:
         if "NOT_FOUND" in str(error):
-            raise MagNotFound(f"there is no {array.data_format} array at {array.location}") from error
-        raise _explain(error, "open", array.location) from error
-    return _with_our_axes(store, array)
+            raise MagNotFound(f"there is no {data_format} array at {location}") from error
+        raise _explain(error, "open", location) from error
 
 
 def _stamp(array: MagArray) -> object:
@@ -352,15 +394,16 @@ def _stamp(array: MagArray) -> object:
 
 def _with_our_axes(store: ts.TensorStore, array: MagArray) -> ts.TensorStore:
     axes = list(array.axes or _axes_of_store(store))
-    if len(axes) != store.rank or not {"y", "x"} <= set(axes) <= set("tczyx"):
+    if len(axes) != store.rank or not {"y", "x"} <= set(axes):
         raise UnsupportedFormat(
             f"{array.location} has axes {', '.join(axes)} for {store.rank} dimensions; c, z, y, x are read"
         )
     store = store[ts.d[:].label[axes]]
-    if "t" in axes:
-        if store.domain["t"].size != 1:
-            raise UnsupportedFormat(f"{array.location} has {store.domain['t'].size} time points; one is read")
-        store = store[ts.d["t"][store.domain["t"].inclusive_min]]
+    for axis in (axis for axis in axes if axis not in CZYX):
+        if store.domain[axis].size != 1:
+            what = "time points" if axis == "t" else f"positions on axis {axis}"
+            raise UnsupportedFormat(f"{array.location} has {store.domain[axis].size} {what}; one is read")
+        store = store[ts.d[axis][store.domain[axis].inclusive_min]]
     for axis in ("c", "z"):
         if axis not in axes:
             store = store[ts.newaxis][ts.d[0].label[axis]]

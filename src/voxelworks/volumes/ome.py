@@ -52,7 +52,7 @@ def read_image(read: Read, location: str, name: str) -> DataSource | None:
     UnsupportedFormat
         If it has axes other than t, c, z, y, x.
     """
-    attributes, data_format = _attributes(read, location)
+    attributes, data_format = group_attributes(read, location)
     multiscales = attributes.get("multiscales")
     if not isinstance(multiscales, list) or not multiscales:
         return None
@@ -67,12 +67,13 @@ def read_image(read: Read, location: str, name: str) -> DataSource | None:
         ) from error
 
 
-def _attributes(read: Read, location: str) -> tuple[Mapping[str, Any], str]:
-    group = _read_json(read, location, "zarr.json")
+def group_attributes(read: Read, location: str) -> tuple[Mapping[str, Any], str]:
+    """Give the OME attributes of a group and the format of its arrays; nothing if there is no group."""
+    group = read_json(read, location, "zarr.json")
     if group is not None:
         ome = group.get("attributes", {}).get("ome", {})
         return (ome if isinstance(ome, Mapping) else {}), "zarr3"
-    return _read_json(read, location, ".zattrs") or {}, "zarr"
+    return read_json(read, location, ".zattrs") or {}, "zarr"
 
 
 def _describe(
@@ -84,7 +85,7 @@ def _describe(
     units = {str(axis["name"]): axis.get("unit") or "nanometer" for axis in multiscale["axes"]}
     levels = multiscale["datasets"]
     finest = _level_scale(levels[0], axes)
-    of_all_levels = _scale(multiscale, axes) or dict.fromkeys(axes, 1.0)
+    of_all_levels = scale_of(multiscale, axes) or dict.fromkeys(axes, 1.0)
     # An image without z is one voxel thick: as thick as wide.
     sizes_nm = [
         finest.get(axis, finest["x"])
@@ -126,13 +127,13 @@ def _element_class(dtype_name: str, channel_count: int, category: Category) -> s
 
 
 def _level_scale(level: Mapping[str, Any], axes: Sequence[str]) -> dict[str, float]:
-    scale = _scale(level, axes)
+    scale = scale_of(level, axes)
     if scale is None:
         raise InvalidGeometry("a level states no scale")
     return scale
 
 
-def _scale(scaled: Mapping[str, Any], axes: Sequence[str]) -> dict[str, float] | None:
+def scale_of(scaled: Mapping[str, Any], axes: Sequence[str]) -> dict[str, float] | None:
     """Give the scale of a level, or of all levels of a multiscale together."""
     for transformation in scaled.get("coordinateTransformations") or ():
         if transformation["type"] == "scale":
@@ -159,7 +160,7 @@ def _array_type(read: Read, location: str, path: str, data_format: str) -> tuple
     """Give the NumPy name of an array's type, and its shape."""
     path = path.removeprefix("./").rstrip("/")
     file = "zarr.json" if data_format == "zarr3" else ".zarray"
-    array = _read_json(read, location, f"{path}/{file}")
+    array = read_json(read, location, f"{path}/{file}")
     if array is None:
         raise InvalidDataset(
             f"{location}/{path} holds no {file}, though the OME-Zarr metadata names this array"
@@ -175,7 +176,14 @@ def _dtype_name(array: Mapping[str, Any], data_format: str) -> str:
     return f"{_KINDS[match['kind']]}{int(match['bytes']) * 8}" if match else text
 
 
-def _read_json(read: Read, location: str, name: str) -> Mapping[str, Any] | None:
+def read_json(read: Read, location: str, name: str) -> Mapping[str, Any] | None:
+    """Read a JSON object; None if there is no such file.
+
+    Raises
+    ------
+    InvalidDataset
+        If it is something else.
+    """
     text = read(name)
     if text is None:
         return None

@@ -6,6 +6,8 @@ pool worker calls `limit_threads` once, before it opens anything.
 
 from __future__ import annotations
 
+import os
+import stat
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ from urllib.parse import urlsplit
 
 import tensorstore as ts
 
-from voxelworks.errors import StorageFailed, UnsafeReference
+from voxelworks.errors import InvalidDataset, StorageFailed, UnsafeReference
 from voxelworks.protocol.places import is_remote
 
 _RETRIES = {"max_retries": 5, "initial_delay": "500ms", "max_delay": "8s"}
@@ -70,17 +72,19 @@ def kvstore_spec(location: str) -> dict[str, Any]:
     return {"driver": "s3", "endpoint": endpoint, "bucket": bucket, "path": key}
 
 
-def read_bytes(location: str, name: str) -> bytes | None:
+def read_bytes(location: str, name: str, *, bytes_max: int | None = None) -> bytes | None:
     """Read a file below a folder or address; None if there is none.
 
     Raises
     ------
+    InvalidDataset
+        If it is larger than `bytes_max`.
     StorageFailed
         If the store does not answer or refuses.
     """
     if not is_remote(location):
         try:
-            return (Path(location) / name).read_bytes()
+            return _read_file(Path(location) / name, bytes_max)
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
             return None
         except OSError as error:
@@ -90,7 +94,25 @@ def read_bytes(location: str, name: str) -> bytes | None:
         answer = store.read(name).result()
     except ValueError as error:
         raise StorageFailed(f"cannot read {join(location, name)}: {error}") from error
-    return bytes(answer.value) if answer.state == "value" else None
+    if answer.state != "value":
+        return None
+    return _checked_size(bytes(answer.value), join(location, name), bytes_max)
+
+
+def _read_file(path: Path, bytes_max: int | None) -> bytes | None:
+    # A pipe would be waited for, and a device read for ever.
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    with open(descriptor, "rb") as stream:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            return None
+        content = stream.read(-1 if bytes_max is None else bytes_max + 1)
+    return _checked_size(content, str(path), bytes_max)
+
+
+def _checked_size(content: bytes, name: str, bytes_max: int | None) -> bytes:
+    if bytes_max is not None and len(content) > bytes_max:
+        raise InvalidDataset(f"{name} is larger than {bytes_max // 2**20} MiB: that is no metadata")
+    return content
 
 
 def join(location: str, relative: str) -> str:

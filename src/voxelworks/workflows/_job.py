@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import shutil
 import threading
@@ -10,9 +11,12 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol, TypeVar
 
+from voxelworks.archives.limits import ArchiveLimits
 from voxelworks.errors import (
     Cancelled,
+    DiskFull,
     Interrupted,
+    StorageFailed,
     TargetExists,
     TimedOut,
     UnsafeReference,
@@ -20,6 +24,7 @@ from voxelworks.errors import (
 )
 from voxelworks.geometry import VoxelSize
 from voxelworks.protocol.messages import Progress, SealedResult
+from voxelworks.protocol.places import is_remote
 from voxelworks.protocol.views import LayerPreview
 from voxelworks.settings import Settings
 from voxelworks.volumes.metadata import PROPERTIES_FILE, MagProperties
@@ -43,6 +48,8 @@ if TYPE_CHECKING:
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+_ARCHIVE_LIMITS = ArchiveLimits(entries_max=200_000, bytes_max=2**50)
+"""The disk limits the bytes."""
 
 
 class Reporter(Protocol):
@@ -105,6 +112,7 @@ class Job:
         self._fingerprint = ""
         self._target: tuple[str, str | None] | None = None
         self._changes: list[LayerChange] = []
+        self._unpacked: dict[SourceRef, Path] = {}
         self._facts: dict[str, tuple[int, str]] = {}
         self._units_done = 0
         self._units_total = 0
@@ -115,6 +123,56 @@ class Job:
         """Give the path or address of a source."""
         return self._resolver.locate(ref)
 
+    @property
+    def is_trusting(self) -> bool:
+        """Whether what the user names may lead anywhere: yes for their own files, no on a server."""
+        return self._resolver.is_trusting
+
+    def unpack(self, ref: SourceRef, target: NewDatasetRef) -> str:
+        """Give the path or address of a source; if it is an archive, that of what is in it, unpacked for this job.
+
+        What an earlier attempt unpacked is used again.
+
+        Raises
+        ------
+        InvalidArchive, UnsafeReference
+            If the archive is broken or harmful.
+        DiskFull
+            If the disk of the new dataset has no room for what it holds.
+        StorageFailed
+            If the file system does not answer.
+        """
+        from voxelworks import archives
+
+        if ref in self._unpacked:
+            return str(self._unpacked[ref])
+        location = self.locate(ref)
+        archive = None if is_remote(location) else archives.find(location)
+        if archive is None:
+            return location
+        try:
+            status = archive.stat()
+            facts = (archive.name, status.st_size, status.st_mtime_ns)
+            folder = AttemptFolder.for_target(
+                "dataset", self._resolver.locate(target), self._work_key, self._attempt
+            )
+            self._folder = folder  # a refusal clears it up
+            place = folder.open_unpacked() / hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
+            self.log(f"unpacking {ref}")
+            found = archives.unpack(
+                archive, place, _ARCHIVE_LIMITS, check=self.check, report=self._report_unpacked
+            )
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise DiskFull(f"cannot unpack {ref}: the disk is full; free some space") from error
+            raise StorageFailed(f"cannot unpack {ref}: {error.strerror or error}") from error
+        self._unpacked[ref] = found
+        return str(found)
+
+    def _report_unpacked(self, done: int, total: int) -> None:
+        text = f"{done // 2**20:,} of {total // 2**20:,} MiB"
+        self._reporter.progress(Progress(phase="unpacking", done=0, total=1, text=text))
+
     def require_inside(self, ref: SourceRef, files: Iterable[str | Path]) -> None:
         """On a server, refuse source files that lead out of their folder by symbolic links.
 
@@ -124,7 +182,7 @@ class Job:
         """
         if self._resolver.is_trusting:
             return
-        source = Path(self.locate(ref))
+        source = self._unpacked.get(ref) or Path(self.locate(ref))
         folder = source if source.is_dir() else source.parent
         for file in files:
             if not Path(file).resolve().is_relative_to(folder.resolve()):

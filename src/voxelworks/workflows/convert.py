@@ -42,7 +42,7 @@ class LayerSource(Params):
     """Images that become one layer."""
 
     source: SourceRef
-    """Folder of TIFF, PNG or JPEG sections, or a file of any format that is read; on a server also `upload:ID`."""
+    """Image file, folder of sections, chunked store, or a zip or tar of them; on a server also `upload:ID`."""
 
     layer_name: str = "color"
     """Name of the layer; if the source holds several volumes, the beginning of their names."""
@@ -205,10 +205,11 @@ def convert(params: ConvertParams, job: Job) -> ConvertedDataset:
     """Convert image stacks to a chunked, multiscale dataset.
 
     Reads folders of TIFF, PNG or JPEG sections (in natural order), multi-page TIFF and OME-TIFF, MRC, NIfTI, NRRD,
-    NumPy, DM3, DM4, HDF5, Imaris and BigDataViewer files, DICOM series, and raw voxels of a given size and type. Voxels
-    are uint8 to uint32, float32 or RGB, labels also of 64 bits; stored values are kept as they are. Missing and unequal
-    sections are refused by name unless `fill_missing` is set. The result is Zarr v3 with the metadata of WEBKNOSSOS and
-    of OME-Zarr 0.5.
+    NumPy, DM3, DM4, HDF5, Imaris and BigDataViewer files, DICOM series, OME-Zarr, Zarr, N5, Neuroglancer precomputed,
+    KNOSSOS cubes, folders of tiles, datasets of WEBKNOSSOS, zip and tar archives of any of them, and raw voxels of a
+    given size and type. Voxels are uint8 to uint32, float32 or RGB, labels also of 64 bits; stored values are kept as
+    they are. Missing and unequal sections are refused by name unless `fill_missing` is set. The result is Zarr v3 with
+    the metadata of WEBKNOSSOS and of OME-Zarr 0.5.
     """
     job.check_new_dataset(params.target)
     chosen = [item for layer in params.layers for item in _chosen(layer, params, job)]
@@ -250,8 +251,13 @@ def _chosen(layer: LayerSource, params: ConvertParams, job: Job) -> list[_Chosen
     """Open the volumes of a source that are wanted, and name their layers."""
     from voxelworks.volumes.formats import named, open_volumes
 
-    location = job.locate(layer.source)
-    volumes = open_volumes(location, fill_missing=params.fill_missing, raw=layer.raw_layout)
+    location = job.unpack(layer.source, params.target)
+    volumes = open_volumes(
+        location,
+        fill_missing=params.fill_missing,
+        raw=layer.raw_layout,
+        may_leave_folder=job.is_trusting,
+    )
     if layer.part is not None:
         volumes = (named(volumes, layer.part, layer.source),)
     if len(volumes) == 1:

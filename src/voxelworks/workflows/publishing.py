@@ -6,6 +6,7 @@ new dataset, or the dataset that is added to, so that publication is a rename on
     result/        what becomes visible, as it will lie in the dataset
     checkpoints/   markers of finished blocks (see `blocks`)
     scratch/       anything else
+    unpacked/      archives that the job reads, which are unpacked before it is known what the job depends on
     manifest.json  written by `seal`: size and checksum of each file of the result
     accepted.json  without a server: the answer of the job, whose publication begins now
 
@@ -55,6 +56,7 @@ from voxelworks.volumes.metadata import (
 from voxelworks.volumes.previews import PREVIEW_FOLDER, adopt
 
 WORK_FOLDER = ".voxelworks"
+UNPACKED = "unpacked"
 LOCK_FILE = "lock"
 """Beside the attempts, where no server keeps two of them apart."""
 _T = TypeVar("_T")
@@ -168,6 +170,10 @@ class AttemptFolder:
         return self.path / "scratch"
 
     @property
+    def unpacked(self) -> Path:
+        return self.path / UNPACKED
+
+    @property
     def manifest_path(self) -> Path:
         return self.path / "manifest.json"
 
@@ -193,9 +199,13 @@ class AttemptFolder:
             # First: whoever finds these two believes that the result is whole.
             self.accepted_path.unlink(missing_ok=True)
             self.manifest_path.unlink(missing_ok=True)
-            if self.path.exists() and _read(self.path / "fingerprint") != fingerprint:
-                _remove_tree(self.path)
             adopted = self.path.exists()
+            if adopted and _read(self.path / "fingerprint") != fingerprint:
+                adopted = False
+                # What is unpacked is named after its archive, so that it never becomes wrong.
+                for part in self.path.iterdir():
+                    if part.name != UNPACKED:
+                        _remove_tree(part) if part.is_dir() else part.unlink()
             _inside(self.work, lambda: self.path.mkdir(exist_ok=True))
             self.result.mkdir(exist_ok=True)
             self.checkpoints.mkdir(exist_ok=True)
@@ -203,6 +213,22 @@ class AttemptFolder:
         except OSError as error:
             raise _not_writable(self.home, error) from error
         return adopted
+
+    def open_unpacked(self) -> Path:
+        """Make the folder for unpacked archives, or take over that of an earlier attempt, before `prepare`.
+
+        Raises
+        ------
+        TargetNotWritable
+        DiskFull
+        """
+        try:
+            if earlier := self._earlier():
+                _take_over(earlier[-1], self.path)
+            _inside(self.work, lambda: self.unpacked.mkdir(parents=True, exist_ok=True))
+        except OSError as error:
+            raise _not_writable(self.home, error) from error
+        return self.unpacked
 
     @property
     def has_finished_block(self) -> bool:

@@ -7,7 +7,8 @@ from contextlib import suppress
 from hypothesis import given
 from hypothesis import strategies as st
 
-from voxelworks.archives import ArchiveLimits, list_entries, unpack
+from voxelworks.archives.limits import ArchiveLimits
+from voxelworks.archives.zips import list_entries, unpack
 from voxelworks.errors import InvalidAnnotation, InvalidArchive
 from voxelworks.protocol.nml import read_nml
 

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from voxelworks import catalog
+from voxelworks.archives.paths import check_paths, without_common_folder
 from voxelworks.catalog import _uploads
-from voxelworks.catalog._upload_paths import check_paths, without_common_folder
 from voxelworks.errors import UnsafeReference
 from voxelworks.protocol.people import Principal
 from voxelworks.protocol.places import Places

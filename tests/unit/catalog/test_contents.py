@@ -6,9 +6,9 @@ import tracemalloc
 from xml.etree import ElementTree
 
 import pytest
+from voxelworks.catalog._nml import read_contents
 
 from voxelworks.catalog import _nml
-from voxelworks.catalog._nml import read_contents
 from voxelworks.errors import InvalidAnnotation
 from voxelworks.protocol.views import AnnotationContents, TreeSummary, VolumeLayerContents
 

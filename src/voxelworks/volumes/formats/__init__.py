@@ -9,8 +9,10 @@ from typing import Any
 
 from voxelworks.errors import InvalidParams, UnsupportedFormat
 from voxelworks.protocol.places import is_remote
+from voxelworks.volumes import storage
 from voxelworks.volumes.formats import (
     bdv_hdf5,
+    dataset_folder,
     dicom,
     dicom_folder,
     dm,
@@ -18,13 +20,18 @@ from voxelworks.volumes.formats import (
     headerless,
     imaris,
     jpeg,
+    knossos,
     mrc,
+    n5,
     nifti,
     nrrd,
     numpy_arrays,
     png,
+    precomputed,
     section_folder,
     tiff,
+    tile_folder,
+    zarr_store,
 )
 from voxelworks.volumes.formats.names import natural_key
 from voxelworks.volumes.formats.source import (
@@ -35,6 +42,7 @@ from voxelworks.volumes.formats.source import (
     RawLayout,
     ReadOptions,
     SourceFile,
+    StoreFormat,
     Volume,
     VolumeSource,
     listed,
@@ -56,23 +64,34 @@ FILE_FORMATS: tuple[FileFormat, ...] = (
     hdf5,
 )
 """In the order in which a file is offered to them; the sure signs come first."""
-FOLDER_FORMATS: tuple[FolderFormat, ...] = (dicom_folder, section_folder)
+FOLDER_FORMATS: tuple[FolderFormat, ...] = (
+    dataset_folder, zarr_store, precomputed, knossos, n5, dicom_folder, tile_folder, section_folder,
+)  # fmt: skip
 """The last takes any folder, and says what it needs."""
+STORE_FORMATS: tuple[StoreFormat, ...] = (zarr_store, precomputed, n5)
+"""What is also read at an address, where nothing can be listed."""
 
 
 def open_volumes(
-    location: str | Path, *, fill_missing: bool = False, raw: RawLayout | None = None
+    location: str | Path,
+    *,
+    fill_missing: bool = False,
+    raw: RawLayout | None = None,
+    may_leave_folder: bool = False,
 ) -> tuple[Volume, ...]:
     """Open all volumes that a place holds. Only headers are read, no voxels.
 
     Parameters
     ----------
     location
-        A file of any format in `FILE_FORMATS`, or a folder of one in `FOLDER_FORMATS`.
+        A file of any format in `FILE_FORMATS`, a folder of one in `FOLDER_FORMATS`, or an address
+        (``http(s)://``, ``s3://``, ``gs://``) of one in `STORE_FORMATS`.
     fill_missing
         Fill missing sections with zeros and pad smaller ones, instead of refusing them.
     raw
         Take the file, or the only one in the folder, for raw voxels of this layout.
+    may_leave_folder
+        Whether metadata in a folder may lead out of it; only for files that the user trusts.
 
     Returns
     -------
@@ -92,10 +111,9 @@ def open_volumes(
         If the file system does not answer.
     """
     if is_remote(str(location)):
-        raise UnsupportedFormat(
-            f"{location}: images are read from files, not from addresses; download them first"
-        )
-    path, options = Path(location), ReadOptions(fill_missing=fill_missing, raw=raw)
+        return _open_address(str(location).rstrip("/"))
+    path = Path(location)
+    options = ReadOptions(fill_missing=fill_missing, raw=raw, may_leave_folder=may_leave_folder)
     with readable(str(path)):
         is_folder = path.stat() and path.is_dir()
     if is_folder:
@@ -159,6 +177,16 @@ def _files(folder: Path) -> list[str]:
 def _with_notes(source: Any, notes: tuple[str, ...]) -> Any:
     """Give a source, a dataclass of any format, with further notes."""
     return replace(source, notes=(*source.notes, *notes)) if notes else source
+
+
+def _open_address(address: str) -> tuple[Volume, ...]:
+    for form in STORE_FORMATS:
+        if any(storage.read_bytes(address, name) is not None for name in form.MARKS):
+            return form.volumes_at(address)
+    known = listed([form.NAME for form in STORE_FORMATS])
+    raise UnsupportedFormat(
+        f"{address} is none of {known}; other images are read from files: download them first"
+    )
 
 
 def open_source(location: str | Path, *, part: str | None = None, fill_missing: bool = False) -> VolumeSource:

@@ -233,6 +233,8 @@ class ReadOptions:
     """Fill missing sections with zeros and pad smaller ones, instead of refusing them."""
     raw: RawLayout | None = None
     """Take the file for raw voxels, whatever it looks like."""
+    may_leave_folder: bool = False
+    """Whether metadata and links may lead out of the folder: only for files that the user trusts."""
 
 
 class FileFormat(Protocol):
@@ -245,6 +247,17 @@ class FileFormat(Protocol):
 
     def open_volumes(self, file: SourceFile, options: ReadOptions) -> tuple[Volume, ...]:
         """Read headers, no voxels."""
+
+
+class StoreFormat(Protocol):
+    """What the module of a chunked format offers that may also lie at an address."""
+
+    NAME: str
+    MARKS: tuple[str, ...]
+    """Names of files of which one tells the format."""
+
+    def volumes_at(self, place: str) -> tuple[Volume, ...]:
+        """Read the metadata below a folder or an address, no voxels."""
 
 
 class FolderFormat(Protocol):

@@ -161,14 +161,6 @@ def test_a_place_that_does_not_exist_is_named(tmp_path):
     assert error.value.message == f"{tmp_path / 'nothing'} does not exist; check the name"
 
 
-def test_an_address_is_refused():
-    with pytest.raises(UnsupportedFormat) as error:
-        open_source("https://example.org/stack.tif")
-    assert error.value.message == (
-        "https://example.org/stack.tif: images are read from files, not from addresses; download them first"
-    )
-
-
 def test_a_file_of_another_kind_is_refused(tmp_path):
     (tmp_path / "notes.txt").write_text("section 7 is bad")
     with pytest.raises(UnsupportedFormat) as error:

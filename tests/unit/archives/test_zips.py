@@ -9,7 +9,8 @@ import zipfile
 
 import pytest
 
-from voxelworks.archives import ArchiveLimits, list_entries, looks_like_archive, unpack
+from voxelworks.archives.limits import ArchiveLimits
+from voxelworks.archives.zips import list_entries, looks_like_archive, unpack
 from voxelworks.errors import InvalidArchive
 
 LIMITS = ArchiveLimits(entries_max=1000, bytes_max=2**24)

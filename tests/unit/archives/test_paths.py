@@ -1,6 +1,6 @@
 import pytest
 
-from voxelworks.catalog._upload_paths import check_paths, without_common_folder
+from voxelworks.archives.paths import check_paths, without_common_folder
 from voxelworks.errors import UnsafeReference
 
 

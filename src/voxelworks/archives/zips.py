@@ -10,17 +10,16 @@ from __future__ import annotations
 import struct
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from contextlib import contextmanager
 from typing import BinaryIO, NamedTuple, Protocol
 
+from voxelworks.archives.limits import ArchiveLimits
 from voxelworks.errors import InvalidArchive
 
 STORED, DEFLATED = 0, 8
 PIECE_BYTES = 2**16
 NAME_LENGTH_MAX = 1024
 PART_LENGTH_MAX = 255
-RATIO_FREE_BYTES = 2**20
-"""Entries up to this size may be packed as tightly as they like: small texts repeat themselves."""
 
 _END = struct.Struct("<4s4H2LH")
 _END64 = struct.Struct("<4sQ2H2L4Q")
@@ -35,17 +34,6 @@ _ENCRYPTED, _UTF8 = 1, 1 << 11
 _ZIP64_FIELD = 1
 _UNIX = 3
 _TYPE_MASK, _REGULAR, _FOLDER = 0o170000, 0o100000, 0o040000
-
-
-@dataclass(frozen=True)
-class ArchiveLimits:
-    """What an archive may hold."""
-
-    entries_max: int
-    bytes_max: int
-    """Of all entries together, unpacked."""
-    ratio_max: int = 200
-    """Bytes unpacked for each packed byte, of an entry over 1 MiB and of the whole archive."""
 
 
 class Entry(NamedTuple):
@@ -64,6 +52,12 @@ def looks_like_archive(stream: BinaryIO) -> bool:
     """Tell by the first bytes whether this may be a zip; an empty one begins with its end."""
     stream.seek(0)
     return stream.read(4) in (_LOCAL_SIGNATURE, _END_SIGNATURE)
+
+
+@contextmanager
+def opened(packed: BinaryIO) -> Iterator[BinaryIO]:
+    """Give the file itself: a zip is read anywhere."""
+    yield packed
 
 
 def list_entries(stream: BinaryIO, limits: ArchiveLimits) -> Iterator[Entry]:
@@ -98,8 +92,8 @@ def list_entries(stream: BinaryIO, limits: ArchiveLimits) -> Iterator[Entry]:
         unpacked += entry.size_bytes
         if packed > directory.offset:
             raise InvalidArchive("entries of the zip overlap; pack it anew with a usual program")
-        _check_growth(entry.name, entry.packed_bytes, entry.size_bytes, limits)
-        _check_growth("the whole", packed, unpacked, limits)
+        limits.check_growth(f"{entry.name} of the zip", entry.packed_bytes, entry.size_bytes)
+        limits.check_growth("the whole of the zip", packed, unpacked)
         if unpacked > limits.bytes_max:
             raise InvalidArchive(
                 f"the zip unpacks to more than {limits.bytes_max / 2**20:,.0f} MiB, the most that is taken; split it up"
@@ -265,14 +259,6 @@ def _wide_sizes(name: str, extra: bytes, size: int, packed: int, offset: int) ->
             return values[0], values[1], values[2]
         at += 4 + length
     raise InvalidArchive(f"entry {name!r} does not say how large it is; the zip is broken")
-
-
-def _check_growth(name: str, packed: int, size: int, limits: ArchiveLimits) -> None:
-    if size > RATIO_FREE_BYTES and size > limits.ratio_max * packed:
-        raise InvalidArchive(
-            f"{name} of the zip unpacks to over {limits.ratio_max} times its size, which looks like an attack; "
-            "pack it less tightly, or ask the operator"
-        )
 
 
 def _data_offset(stream: BinaryIO, entry: Entry) -> int:

@@ -10,6 +10,16 @@ from voxelworks.errors import UnsafeReference
 PATH_LENGTH_MAX = 1024
 PART_BYTES_MAX = 255
 """What file systems take as the name of a file."""
+HIDDEN_METADATA = frozenset({".zarray", ".zattrs", ".zgroup", ".zmetadata"})
+"""Files of Zarr v2, without which the others mean nothing."""
+
+
+def is_wanted(path: str) -> bool:
+    """Leave out what file managers put beside the files."""
+    return not any(
+        (part.startswith(".") and part not in HIDDEN_METADATA) or part == "__MACOSX"
+        for part in path.split("/")
+    )
 
 
 def check_paths(paths: Sequence[str]) -> None:
