@@ -45,14 +45,15 @@ def open_volumes(folder: Path, options: ReadOptions) -> tuple[Volume, ...]:
     if len(names) > 1:
         return (Volume("", open_folder(folder, fill_missing=options.fill_missing)),)
     file = SourceFile.of(folder / names[0])
-    if _suffix(file.name) in tiff.SUFFIXES:
-        (volume,) = tiff.open_volumes(file, options)
-        assert isinstance(volume.source, ImageSource)
-        source = volume.source
-    else:
+    if _suffix(file.name) not in tiff.SUFFIXES:
         plane = _READERS[_suffix(file.name)](file)
-        source = ImageSource((plane,), plane.form)
-    return (Volume("", replace(source, notes=(*notes, *source.notes))),)
+        return (Volume("", ImageSource((plane,), plane.form, notes=notes)),)
+    volumes = tiff.open_volumes(file, options)
+    return tuple(
+        replace(volume, source=replace(volume.source, notes=(*notes, *volume.source.notes)))
+        for volume in volumes
+        if isinstance(volume.source, ImageSource)
+    )
 
 
 def image_names(folder: Path) -> tuple[list[str], tuple[str, ...]]:

@@ -5,10 +5,9 @@ import pytest
 import tifffile
 from PIL import Image
 
-from voxelworks.errors import MixedSections, UnsupportedFormat
 from voxelworks.geometry import Box
 from voxelworks.testing.independent_writers import TiffStyle, write_png, write_tiff
-from voxelworks.volumes.formats import open_source
+from voxelworks.volumes.formats import open_source, open_volumes
 
 TIFF_FILES = {
     "formats/tiff/D75_08b_3page.tiff": ((3, 172, 306), "uint8", 3),
@@ -53,22 +52,25 @@ def test_a_real_imagej_stack_states_its_voxel_size(test_data):
     assert source.voxel_size_from == "ImageJ properties"
 
 
-def test_channels_of_a_real_ome_tiff_are_refused_by_name(test_data):
-    with pytest.raises(UnsupportedFormat) as error:
-        open_source(test_data / "formats/ome_tiff/multi-channel-z-series.ome.tif")
-    assert error.value.message == (
-        "multi-channel-z-series.ome.tif has 3 channels (Channel:0:0, Channel:0:1, Channel:0:2); "
-        "save each by itself and make it a layer of its own"
-    )
+def test_channels_of_a_real_ome_tiff_equal_what_tifffile_reads(test_data):
+    path = test_data / "formats/ome_tiff/multi-channel-z-series.ome.tif"
+    volumes = open_volumes(path)
+    assert [volume.name for volume in volumes] == ["Channel:0:0", "Channel:0:1", "Channel:0:2"]
+    expected = tifffile.imread(path)
+    assert expected.shape == (3, 5, 167, 439)
+    for volume, channel in zip(volumes, expected, strict=True):
+        assert np.array_equal(volume.source.read(Box((0, 0, 0), (439, 167, 5)))[0], channel)
 
 
-def test_an_image_with_a_measurement_behind_it_is_refused(test_data):
-    with pytest.raises(MixedSections) as error:
-        open_source(test_data / "formats/tiff/olympus_SIS.tif")
-    assert error.value.message == (
-        "page 2 of olympus_SIS.tif is 112 x 101 uint16, but page 1 of olympus_SIS.tif is 112 x 101 uint8 RGB; "
-        "save all sections with the same kind of values"
+def test_a_picture_and_the_measurement_behind_it_are_two_volumes(test_data):
+    path = test_data / "formats/tiff/olympus_SIS.tif"
+    picture, measured = open_volumes(path)
+    assert (picture.name, picture.source.channel_count, picture.source.notes) == ("page 1", 3, ())
+    assert (measured.name, str(measured.source.dtype)) == ("page 2", "uint16")
+    assert measured.source.notes == (
+        "the Olympus SIS tag states pixels of 0.0239279 x 0.0239279 nm, but no distance of sections",
     )
+    assert np.array_equal(measured.source.read_section(0)[0], tifffile.imread(path, key=1))
 
 
 @pytest.mark.parametrize(
