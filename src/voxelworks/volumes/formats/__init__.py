@@ -6,7 +6,7 @@ from pathlib import Path
 
 from voxelworks.errors import InvalidParams, UnsupportedFormat
 from voxelworks.protocol.places import is_remote
-from voxelworks.volumes.formats import jpeg, png, section_folder, tiff
+from voxelworks.volumes.formats import czi, jpeg, png, section_folder, tiff
 from voxelworks.volumes.formats.source import (
     START_BYTES,
     FileFormat,
@@ -20,7 +20,7 @@ from voxelworks.volumes.formats.source import (
     readable,
 )
 
-FILE_FORMATS: tuple[FileFormat, ...] = (tiff, png, jpeg)
+FILE_FORMATS: tuple[FileFormat, ...] = (tiff, png, jpeg, czi)
 """In the order in which a file is offered to them; the sure signs come first."""
 FOLDER_FORMATS: tuple[FolderFormat, ...] = (section_folder,)
 """The last takes any folder, and says what it needs."""

@@ -23,7 +23,7 @@ from voxelworks.errors import InvalidGeometry, MixedSections, UnsupportedDtype, 
 from voxelworks.geometry import VoxelSize
 from voxelworks.volumes.formats import ome_tiff
 from voxelworks.volumes.formats.parts import COLOURS, distinct, numbered, part_name
-from voxelworks.volumes.formats.samples import Samples, checked
+from voxelworks.volumes.formats.samples import ChannelPlane, Samples, checked
 from voxelworks.volumes.formats.source import (
     ImageSource,
     OpenFile,
@@ -136,36 +136,6 @@ class CodedPlane:
                 if segment is not None:
                     _copy_overlap(segment[0], (top, left), stored, window, sample)
         self.samples.deliver(self.file.name, stored, out)
-
-
-@dataclass(frozen=True)
-class ChannelPlane:
-    """One channel of a page that holds several in each pixel."""
-
-    page: RawPlane | CodedPlane
-    channel: int
-
-    @property
-    def file(self) -> SourceFile:
-        return self.page.file
-
-    @property
-    def form(self) -> PlaneForm:
-        return replace(self.page.form, channel_count=1)
-
-    @property
-    def has_random_access(self) -> bool:
-        return self.page.has_random_access
-
-    @property
-    def pixel_bytes(self) -> int:
-        return 2 * self.page.pixel_bytes  # all channels are read before one is taken
-
-    def read_into(self, file: OpenFile, window: Window, out: NDArray[Any]) -> None:
-        shape = (self.page.form.channel_count, window.height, window.width)
-        channels = np.empty(shape, self.page.form.dtype)
-        self.page.read_into(file, window, channels)
-        out[0] = channels[self.channel]
 
 
 def read_section(file: SourceFile) -> Plane:
@@ -521,9 +491,7 @@ def _contiguous_planes(
 def _moved(plane: Plane, distance: int) -> Plane:
     """Describe a raw section that looks like another and lies further on in the file."""
     if isinstance(plane, ChannelPlane):
-        page = _moved(plane.page, distance)
-        assert isinstance(page, RawPlane)
-        return ChannelPlane(page, plane.channel)
+        return ChannelPlane(_moved(plane.whole, distance), plane.channel)
     assert isinstance(plane, RawPlane)
     return replace(plane, offset=plane.offset + distance)
 

@@ -73,6 +73,51 @@ def test_a_picture_and_the_measurement_behind_it_are_two_volumes(test_data):
     assert np.array_equal(measured.source.read_section(0)[0], tifffile.imread(path, key=1))
 
 
+CZI_FILES = {
+    "100x100.czi": {"": ((1, 10, 10), 4950)},
+    "CellDivision_T3_Z5_CH2_X240_Y170_comp1.czi": {
+        f"t{t} c{c}": ((5, 170, 240), total)
+        for (t, c), total in {
+            (0, 0): 51219458, (0, 1): 397799773, (1, 0): 52807277,
+            (1, 1): 392325881, (2, 0): 55809607, (2, 1): 358393535,
+        }.items()
+    },
+    "DAPI_GFP.czi": {"DAPI": ((1, 640, 640), 8488476), "GFP": ((1, 640, 640), 8587250)},
+    "FOV7_HV110_P0500510000.czi": {"": ((1, 512, 512), 3216305)},
+    "S3_1Pos_2Mosaic_T1_Z1_CH1.czi": {
+        "s0": ((1, 122, 295), 40470502), "s1": ((1, 64, 64), 3902787), "s2": ((1, 237, 352), 63468447),
+    },
+    "newCZI_compressed.czi": {"": ((1, 512, 512), 38944539)},
+    "s_1_t_1_c_1_z_1.czi": {"": ((1, 325, 475), 563709458)},
+}  # fmt: skip
+"""Volumes, their shapes and the sums of their voxels, as pylibCZIrw 6.1 of Zeiss reads them."""
+
+
+@pytest.mark.parametrize("name", CZI_FILES)
+def test_real_czi_files_hold_what_zeiss_reads_from_them(test_data, name):
+    found = {
+        volume.name: volume.source.read(Box.from_zyx((0, 0, 0), volume.source.shape_zyx))
+        for volume in open_volumes(test_data / "formats/czi" / name)
+    }
+    sums = {part: (array.shape[1:], int(array.sum(dtype=np.uint64))) for part, array in found.items()}
+    assert sums == CZI_FILES[name]
+
+
+def test_a_czi_file_equals_the_ome_tiff_of_the_same_image(test_data):
+    czi, tiff = (
+        open_source(test_data / "formats/czi" / f"FOV7_HV110_P0500510000.{suffix}")
+        for suffix in ("czi", "ome.tiff")
+    )
+    assert np.array_equal(czi.read_section(0), tiff.read_section(0))
+
+
+def test_the_scaling_of_a_real_czi_file_is_its_voxel_size(test_data):
+    source = open_source(test_data / "formats/czi/S3_1Pos_2Mosaic_T1_Z1_CH1.czi", part="s2")
+    assert source.voxel_size is not None
+    assert source.voxel_size.xyz == pytest.approx((1600, 1600, 1000))
+    assert source.notes == ("what no tile of the mosaic covers is filled with zeros",)
+
+
 @pytest.mark.parametrize(
     "name", ["neuron_fib25/raw.npz", "neuron_fib25/labels_neuron.npz", "membrane_isbi2012/raw.npz"]
 )
