@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
+from itertools import islice
 from pathlib import Path
 
 from voxelworks.errors import InvalidParams, UnsupportedFormat
 from voxelworks.protocol.places import is_remote
-from voxelworks.volumes.formats import czi, jpeg, png, section_folder, tiff
+from voxelworks.volumes.formats import czi, jpeg, klb, makers, png, section_folder, tiff, webp
 from voxelworks.volumes.formats.source import (
     START_BYTES,
     FileFormat,
@@ -20,10 +22,12 @@ from voxelworks.volumes.formats.source import (
     readable,
 )
 
-FILE_FORMATS: tuple[FileFormat, ...] = (tiff, png, jpeg, czi)
+FILE_FORMATS: tuple[FileFormat, ...] = (tiff, png, jpeg, webp, czi, klb)
 """In the order in which a file is offered to them; the sure signs come first."""
 FOLDER_FORMATS: tuple[FolderFormat, ...] = (section_folder,)
 """The last takes any folder, and says what it needs."""
+_LOOKED_AT_MAX = 1000
+"""Of a folder without sections no more files are looked into."""
 
 
 def open_volumes(location: str | Path, *, fill_missing: bool = False) -> tuple[Volume, ...]:
@@ -62,7 +66,10 @@ def open_volumes(location: str | Path, *, fill_missing: bool = False) -> tuple[V
         is_folder = path.stat() and path.is_dir()
     if is_folder:
         folder_format = next(form for form in FOLDER_FORMATS if form.recognises(path))
-        return folder_format.open_volumes(path, options)
+        lone = _lone_file(path) if folder_format is FOLDER_FORMATS[-1] else None
+        if lone is None:
+            return folder_format.open_volumes(path, options)
+        path = lone
     file = SourceFile.of(path)
     return file_format(file).open_volumes(file, options)
 
@@ -96,6 +103,47 @@ def named(volumes: tuple[Volume, ...], part: str, location: str | Path) -> Volum
     raise InvalidParams(f"{location} has no part {part!r}: it {found}")
 
 
+def format_name(location: str | Path) -> str:
+    """Tell what a place that can be opened is, such as `CZI`."""
+    path = Path(location)
+    if not path.is_dir():
+        return file_format(SourceFile.of(path)).NAME
+    folder_format = next(form for form in FOLDER_FORMATS if form.recognises(path))
+    lone = _lone_file(path) if folder_format is FOLDER_FORMATS[-1] else None
+    return folder_format.NAME if lone is None else file_format(SourceFile.of(lone)).NAME
+
+
+def _lone_file(folder: Path) -> Path | None:
+    """Give the one file that is a volume by itself in a folder without sections; None if there are sections.
+
+    Raises
+    ------
+    UnsupportedFormat
+        If there are several.
+    """
+    if section_folder.has_images(folder):
+        return None
+    found = []
+    with readable(str(folder)), os.scandir(folder) as entries:
+        for entry in islice(entries, _LOOKED_AT_MAX):
+            if not entry.name.startswith(".") and entry.is_file() and entry.stat().st_size:
+                file = SourceFile.of(entry.path)
+                start = _start(file)
+                if any(form.recognises(file, start) for form in FILE_FORMATS):
+                    found.append(Path(entry.path))
+    if len(found) > 1:
+        names = listed(sorted(path.name for path in found))
+        raise UnsupportedFormat(
+            f"{folder.name} holds several files that are volumes by themselves ({names}); give one of them"
+        )
+    return found[0] if found else None
+
+
+def _start(file: SourceFile) -> bytes:
+    with file.open() as handle:
+        return handle.read(min(START_BYTES, file.size))
+
+
 def file_format(file: SourceFile) -> FileFormat:
     """Tell what a file is, by its content.
 
@@ -104,8 +152,8 @@ def file_format(file: SourceFile) -> FileFormat:
     UnsupportedFormat
         If no format fits.
     """
-    with file.open() as handle:
-        start = handle.read(min(START_BYTES, file.size))
+    start = _start(file)
+    makers.refuse(file, start)
     for form in FILE_FORMATS:
         if form.recognises(file, start):
             return form
@@ -126,6 +174,7 @@ __all__ = [
     "Volume",
     "VolumeSource",
     "file_format",
+    "format_name",
     "named",
     "open_source",
     "open_volumes",

@@ -118,6 +118,14 @@ def test_the_scaling_of_a_real_czi_file_is_its_voxel_size(test_data):
     assert source.notes == ("what no tile of the mosaic covers is filled with zeros",)
 
 
+def test_a_real_klb_file_holds_what_pyklb_reads_from_it(test_data):
+    source = open_source(test_data / "formats/klb/klbOut_Cam_Long_00006.lux.label.klb")
+    assert (source.shape_zyx, str(source.dtype)) == ((81, 2048, 2048), "uint16")
+    nuclei = source.read(Box((811, 501, 21), (370, 290, 18)))[0]
+    counts = np.bincount(nuclei.ravel())
+    assert counts.tolist() == [1822367, 20031, 17793, 16660, 15006, 11001, 7025, 9673, 11844]
+
+
 @pytest.mark.parametrize(
     "name", ["neuron_fib25/raw.npz", "neuron_fib25/labels_neuron.npz", "membrane_isbi2012/raw.npz"]
 )
