@@ -38,11 +38,15 @@ if TYPE_CHECKING:
     from voxelworks.workflows._staging import StagedSlab
 
 
+_LAYERS_MAX = 32
+"""A file that holds more volumes is a series of times or places rather than one dataset."""
+
+
 class LayerSource(Params):
     """Images that become one layer."""
 
     source: SourceRef
-    """Folder of TIFF, PNG or JPEG sections, or one multi-page TIFF or OME-TIFF; on a server also `upload:ID`."""
+    """Folder of sections, or a file of any format that is read; on a server also `upload:ID`."""
 
     layer_name: str = "color"
     """Name of the layer; if the source holds several volumes, the beginning of their names."""
@@ -145,9 +149,10 @@ def _outcome_of(params: ConvertParams, result: ForeignResult) -> ConvertedDatase
 def convert(params: ConvertParams, job: Job) -> ConvertedDataset:
     """Convert image stacks to a chunked, multiscale dataset.
 
-    Reads folders of TIFF, PNG or JPEG sections (in natural order), multi-page TIFF and OME-TIFF files with uint8 to
-    uint32, float32 or RGB voxels. Missing and unequal sections are refused by name unless `fill_missing` is set. The
-    result is Zarr v3 with the metadata of WEBKNOSSOS and of OME-Zarr 0.5.
+    Reads folders of TIFF, PNG, JPEG or WebP sections (in natural order), and files of many formats, from TIFF and
+    OME-TIFF to those of microscopes, with integer, float32 or RGB voxels; `voxelworks inspect` says what it would read.
+    Each channel, time point and image in a file becomes a layer. Missing and unequal sections are refused by name
+    unless `fill_missing` is set. The result is Zarr v3 with the metadata of WEBKNOSSOS and of OME-Zarr 0.5.
     """
     job.check_new_dataset(params.target)
     chosen = [item for layer in params.layers for item in _chosen(layer, params, job)]
@@ -192,6 +197,11 @@ def _chosen(layer: LayerSource, params: ConvertParams, job: Job) -> list[_Chosen
     volumes = open_volumes(location, fill_missing=params.fill_missing)
     if layer.part is not None:
         return [_Chosen(layer, layer.layer_name, named(volumes, layer.part, layer.source).source)]
+    if len(volumes) > _LAYERS_MAX:
+        raise InvalidParams(
+            f"{layer.source} holds {len(volumes)} volumes, which are too many for one dataset; choose one of them "
+            f"as `part`, such as {volumes[0].name!r}"
+        )
     if len(volumes) == 1:
         return [_Chosen(layer, layer.layer_name, volumes[0].source)]
     return [
@@ -340,7 +350,8 @@ def _description(chosen: _Chosen) -> str:
     source = chosen.source
     depth, height, width = source.shape_zyx
     kind = "RGB" if source.channel_count == 3 else source.dtype.name
-    notes = "".join(f"; {note}" for note in source.notes)
+    stated = f"voxel size {source.voxel_size} nm by {source.voxel_size_from}" if source.voxel_size else ""
+    notes = "".join(f"; {note}" for note in (stated or "no voxel size stated", *source.notes))
     return f"layer {chosen.name}: {chosen.layer.source}, {width} x {height} x {depth} voxels (x, y, z), {kind}{notes}"
 
 
