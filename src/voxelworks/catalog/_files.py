@@ -21,7 +21,7 @@ from voxelworks.protocol.people import Principal
 from voxelworks.protocol.places import Places, is_remote
 
 METADATA_BYTES_MAX = 16 * 2**20
-_HIDDEN_METADATA = frozenset({".zarray", ".zattrs", ".zgroup", ".zmetadata"})
+HIDDEN_METADATA = frozenset({".zarray", ".zattrs", ".zgroup", ".zmetadata"})
 """Names of Zarr v2. All others that begin with a dot are not for readers: there lie results that are not published."""
 
 _MISSING = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ENXIO})
@@ -109,7 +109,7 @@ def read_metadata(folder: str, path: str) -> bytes | None:
 def _is_for_readers(part: str) -> bool:
     if not part or "\\" in part or "\0" in part:
         return False
-    return not part.startswith(".") or part in _HIDDEN_METADATA
+    return not part.startswith(".") or part in HIDDEN_METADATA
 
 
 def _missing(path: str) -> NotFound:

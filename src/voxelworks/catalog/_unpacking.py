@@ -8,6 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from voxelworks.catalog._archives import ArchiveLimits, Entry, list_entries, unpack
+from voxelworks.catalog._files import HIDDEN_METADATA
 from voxelworks.catalog._upload_paths import check_paths, without_common_folder
 from voxelworks.errors import InvalidArchive
 from voxelworks.protocol.uploads import FILES_MAX
@@ -66,8 +67,9 @@ def _entries(folder: Path) -> dict[str, Entry]:
 
 
 def _is_wanted(name: str) -> bool:
-    """Leave out what file managers put beside the files."""
-    return not any(part.startswith(".") or part == "__MACOSX" for part in name.split("/"))
+    """Leave out what file managers put beside the files, but not the metadata of Zarr."""
+    parts = [part for part in name.split("/") if part not in HIDDEN_METADATA]
+    return not any(part.startswith(".") or part == "__MACOSX" for part in parts)
 
 
 def _unpack_file(folder: Path, entry: Entry, target: Path) -> None:
