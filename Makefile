@@ -29,6 +29,7 @@ check: ## All that must hold before a change goes in: format, lint, types, impor
 	$(PYTHON_HERE) tools/make_reference.py --check
 	$(PYTHON_HERE) benchmarks/table.py --check
 	$(PYTHON_HERE) tools/make_reliability_table.py --check
+	$(PYTHON_HERE) tools/make_formats_table.py --check
 	@$(MAKE) --no-print-directory test
 
 format: ## Format the code and sort its imports
@@ -61,3 +62,4 @@ docs: ## Write docs/reference/ from the declarations in the code, and tables fro
 	$(PYTHON_HERE) tools/make_reference.py
 	$(PYTHON_HERE) benchmarks/table.py
 	$(PYTHON_HERE) tools/make_reliability_table.py
+	$(PYTHON_HERE) tools/make_formats_table.py

@@ -107,7 +107,6 @@ def read_metadata(folder: str, path: str) -> bytes | None:
 def _is_for_readers(part: str) -> bool:
     if not part or "\\" in part or "\0" in part:
         return False
-    # All others that begin with a dot are not for readers: there lie results that are not published.
     return not part.startswith(".") or part in HIDDEN_METADATA
 
 

@@ -9,6 +9,9 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import click
+from rich import box
+from rich.table import Table
+from rich.text import Text
 
 from voxelworks import archives
 from voxelworks.archives import ArchiveLimits
@@ -29,9 +32,12 @@ def inspect(path: str, *, fill_missing: bool, as_json: bool) -> int:
 
     Only headers are read, but an archive is unpacked into the folder for temporary files. Each volume is listed with
     the name that `convert` takes as `--part`.
+
+    As JSON: `format`, and `volumes`, each with `part`, `category` (color, segmentation or null), `size` (x, y, z in
+    voxels), `dtype`, `channels`, `voxel_size` (x,y,z in nanometres, or null), `voxel_size_from` and `notes`.
     """
     with _unpacked(path) as place:
-        return _show_volumes(place, fill_missing=fill_missing, as_json=as_json)
+        return _show_volumes(path, place, fill_missing=fill_missing, as_json=as_json)
 
 
 @contextmanager
@@ -45,18 +51,48 @@ def _unpacked(path: str) -> Iterator[str]:
         yield str(archives.unpack(archive, Path(folder) / "unpacked", ArchiveLimits(200_000, 2**50)))
 
 
-def _show_volumes(path: str, *, fill_missing: bool, as_json: bool) -> int:
-    from voxelworks.volumes.formats import open_volumes
+def _show_volumes(path: str, place: str, *, fill_missing: bool, as_json: bool) -> int:
+    from voxelworks.volumes.formats import format_name, open_volumes
 
-    volumes = open_volumes(path, fill_missing=fill_missing, may_leave_folder=True)
+    volumes = open_volumes(place, fill_missing=fill_missing, may_leave_folder=True)
+    name = format_name(place)
     if as_json:
-        click.echo(_show.as_json({"volumes": [_facts(volume) for volume in volumes]}))
+        click.echo(_show.as_json({"format": name, "volumes": [_facts(volume) for volume in volumes]}))
         return 0
-    for volume in volumes:
-        facts = {name: value for name, value in _facts(volume).items() if value not in (None, "", [])}
-        facts |= {"size": f"{' x '.join(map(str, facts['size']))} voxels (x, y, z)"}
-        _show.output().print(_show.facts(facts))
+    console = _show.output()
+    count = f"{len(volumes)} volumes" if len(volumes) > 1 else "one volume"
+    console.print(Text(f"{Path(path).name or path}: {name}, {count}"))
+    console.print(_table(volumes))
+    for note in dict.fromkeys(note for volume in volumes for note in volume.source.notes):
+        parts = [volume.name for volume in volumes if note in volume.source.notes]
+        about = "" if len(parts) == len(volumes) else f"{', '.join(parts)}: "
+        console.print(Text(f"note: {about}{note}", style="yellow"))
+    if len(volumes) > 1:
+        console.print(Text("`convert` makes a layer of each; `--part NAME` takes one of them.", style="dim"))
     return 0
+
+
+def _table(volumes: tuple[Volume, ...]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    titles = ["size (x, y, z)", "type", "voxel size in nm", "stated by"]
+    names_parts = any(volume.name for volume in volumes)
+    names_categories = any(volume.category for volume in volumes)
+    for title in ["part"] * names_parts + titles + ["category"] * names_categories:
+        table.add_column(title, overflow="fold")
+    for volume in volumes:
+        facts = _facts(volume)
+        row = [
+            " x ".join(map(str, facts["size"])),
+            facts["dtype"] + (" RGB" if facts["channels"] == 3 else ""),
+            facts["voxel_size"] or "not stated",
+            facts["voxel_size_from"],
+        ]
+        table.add_row(
+            *[Text(volume.name)] * names_parts,
+            *map(Text, row),
+            *[Text(volume.category or "")] * names_categories,
+        )
+    return table
 
 
 def _facts(volume: Volume) -> Json:

@@ -9,6 +9,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -21,6 +22,9 @@ from voxelworks.errors import InvalidInput, InvalidParams
 from voxelworks.geometry import VoxelSize
 from voxelworks.protocol.messages import Json
 from voxelworks.protocol.uploads import UploadView
+
+if TYPE_CHECKING:
+    from voxelworks.volumes.formats import VolumeSource
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,11 @@ class Chosen:
     show_default=True,
     help="color for images, segmentation for labels.",
 )
+@click.option(
+    "--part",
+    metavar="NAME",
+    help="One volume of a file that holds several, as `voxelworks inspect` names it.",
+)
 @click.option("--fill-missing", is_flag=True, help="Fill missing sections with zeros and pad smaller ones.")
 @click.option("--no-convert", is_flag=True, help="Only send the files; convert them later as upload:ID.")
 @server_options
@@ -62,6 +71,7 @@ def upload(
     voxel_size: str | None,
     layer_name: str,
     category: str,
+    part: str | None,
     fill_missing: bool,
     no_convert: bool,
     server: str | None,
@@ -72,15 +82,15 @@ def upload(
 ) -> int:
     """Send images to a server, which makes a dataset of them.
 
-    FOLDER holds one TIFF, PNG or JPEG file for each section; or give these files, one file with many pages, or one zip.
+    FOLDER holds one image for each section; or give these images, one file of any format that is read, or one zip.
     Their headers are read first. If anything breaks off, the same command sends only what is missing.
     """  # fmt: skip
-    chosen = _look(paths, fill_missing=fill_missing)
+    chosen = _look(paths, part, fill_missing=fill_missing)
     if no_convert:
         params: Json = {}
     else:
         params = {
-            "layers": [{"source": "", "layer_name": layer_name, "category": category}],
+            "layers": [{"source": "", "layer_name": layer_name, "category": category, "part": part}],
             "target": name or chosen.name, "fill_missing": fill_missing, "voxel_size": _voxel_size(voxel_size, chosen),
         }  # fmt: skip
     with connect(server=server, token=token, home=home) as client:
@@ -92,27 +102,39 @@ def upload(
         return announce(client, job, wait=wait, as_json=as_json)
 
 
-def _look(paths: Sequence[Path], *, fill_missing: bool) -> Chosen:
+def _look(paths: Sequence[Path], part: str | None, *, fill_missing: bool) -> Chosen:
     """Read the headers of what is to be sent, as the conversion will: what it refuses is refused before it is sent."""
-    from voxelworks.volumes.formats import open_source
-
     first = paths[0]
     if len(paths) == 1 and first.suffix.lower() == ".zip" and first.is_file():
         return Chosen({first.name: first}, _suggested(first.stem))
     if len(paths) > 1:
-        return _look_together(paths, fill_missing=fill_missing)
-    source = open_source(first, fill_missing=fill_missing)
+        return _look_together(paths, part, fill_missing=fill_missing)
+    sources = _sources(first, part, fill_missing=fill_missing)
     folder = first if first.is_dir() else first.parent
-    files = {Path(os.path.relpath(file, folder)).as_posix(): Path(file) for file in source.files}
+    paths_read = dict.fromkeys(file for source in sources for file in source.files)
+    files = {Path(os.path.relpath(file, folder)).as_posix(): Path(file) for file in paths_read}
     main_file = "" if first.is_dir() else first.name
     name = first.resolve().name if first.is_dir() else first.name.partition(".")[0]
-    return Chosen(files, _suggested(name), main_file, source.voxel_size)
+    return Chosen(files, _suggested(name), main_file, _stated(sources))
 
 
-def _look_together(paths: Sequence[Path], *, fill_missing: bool) -> Chosen:
-    """Read the headers of files that are one stack, wherever they lie."""
-    from voxelworks.volumes.formats import open_source
+def _sources(place: str | Path, part: str | None, *, fill_missing: bool) -> list[VolumeSource]:
+    """Open the volumes that become layers."""
+    from voxelworks.volumes.formats import open_source, open_volumes
 
+    if part is not None:
+        return [open_source(place, part=part, fill_missing=fill_missing)]
+    return [volume.source for volume in open_volumes(place, fill_missing=fill_missing)]
+
+
+def _stated(sources: Sequence[VolumeSource]) -> VoxelSize | None:
+    """Give the voxel size that all volumes have which state one."""
+    sizes = {source.voxel_size for source in sources} - {None}
+    return sizes.pop() if len(sizes) == 1 else None
+
+
+def _look_together(paths: Sequence[Path], part: str | None, *, fill_missing: bool) -> Chosen:
+    """Read the headers of files that belong together, wherever they lie."""
     with tempfile.TemporaryDirectory(prefix="voxelworks-upload-") as folder:
         for path in paths:
             if not path.is_file():
@@ -121,9 +143,9 @@ def _look_together(paths: Sequence[Path], *, fill_missing: bool) -> Chosen:
                 (Path(folder) / path.name).symlink_to(path.resolve())
             except FileExistsError:
                 raise InvalidInput(f"two files are named {path.name!r}; rename one of them") from None
-        source = open_source(folder, fill_missing=fill_missing)
-        files = {Path(file).name: Path(file).resolve() for file in source.files}
-    return Chosen(files, _suggested(paths[0].resolve().parent.name), voxel_size=source.voxel_size)
+        sources = _sources(folder, part, fill_missing=fill_missing)
+        files = {Path(file).name: Path(file).resolve() for source in sources for file in source.files}
+    return Chosen(files, _suggested(paths[0].resolve().parent.name), voxel_size=_stated(sources))
 
 
 def _suggested(name: str) -> str:

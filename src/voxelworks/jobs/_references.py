@@ -45,9 +45,9 @@ _LISTED_MAX = 10_000
 """Of a larger folder no more is listed: whoever submits a job holds up others meanwhile."""
 _LOOKED_AT_MIN = 500
 """Of a larger folder at least so many files are looked at, and less than twice as many."""
-_JPEG_SUFFIXES = (".jpg", ".jpeg", ".jpe")
-_SECTION_SUFFIXES = (*_JPEG_SUFFIXES, ".tif", ".tiff", ".png")
-_LOSSLESS_PER_JPEG = 5
+_LOSSY_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".webp")
+_SECTION_SUFFIXES = (*_LOSSY_SUFFIXES, ".tif", ".tiff", ".png")
+_LOSSLESS_PER_LOSSY = 5
 """How many times the size of a JPEG file its voxels take without loss: 4.8 to 5.9 for tiles of electron microscopy."""
 JOB_REF = "job:"
 """`job:ID` in place of a dataset means: the one that this job makes or adds to."""
@@ -95,7 +95,10 @@ class Resolved:
         Of a very large folder less than all is counted.
         """
         path = self.sources.get(ref)
-        return 0 if path is None else _stored_bytes(path)
+        if path is None:
+            return 0
+        # What was sent with a file belongs to it.
+        return _stored_bytes(path.parent if ref.startswith(UPLOAD_REF) and path.is_file() else path)
 
 
 def resolve(
@@ -252,8 +255,8 @@ def _files_below(folder: Path) -> Iterator[os.DirEntry[str]]:
 
 
 def _lossless_bytes(file: Path | os.DirEntry[str]) -> int:
-    is_jpeg = file.name.lower().endswith(_JPEG_SUFFIXES)
-    return file.stat().st_size * (_LOSSLESS_PER_JPEG if is_jpeg else 1)
+    is_lossy = file.name.lower().endswith(_LOSSY_SUFFIXES)
+    return file.stat().st_size * (_LOSSLESS_PER_LOSSY if is_lossy else 1)
 
 
 def _new_place(session: Session, name: str, by: Principal, places: Places) -> str:

@@ -38,6 +38,10 @@ if TYPE_CHECKING:
     from voxelworks.workflows._staging import StagedSlab
 
 
+_LAYERS_MAX = 32
+"""A file that holds more volumes is a series of times or places rather than one dataset."""
+
+
 class LayerSource(Params):
     """Images that become one layer."""
 
@@ -204,12 +208,12 @@ def _outcome_of(params: ConvertParams, result: ForeignResult) -> ConvertedDatase
 def convert(params: ConvertParams, job: Job) -> ConvertedDataset:
     """Convert image stacks to a chunked, multiscale dataset.
 
-    Reads folders of TIFF, PNG or JPEG sections (in natural order), multi-page TIFF and OME-TIFF, MRC, NIfTI, NRRD,
-    NumPy, DM3, DM4, HDF5, Imaris and BigDataViewer files, DICOM series, OME-Zarr, Zarr, N5, Neuroglancer precomputed,
-    KNOSSOS cubes, folders of tiles, datasets of WEBKNOSSOS, zip and tar archives of any of them, and raw voxels of a
-    given size and type. Voxels are uint8 to uint32, float32 or RGB, labels also of 64 bits; stored values are kept as
-    they are. Missing and unequal sections are refused by name unless `fill_missing` is set. The result is Zarr v3 with
-    the metadata of WEBKNOSSOS and of OME-Zarr 0.5.
+    Reads folders of TIFF, PNG, JPEG or WebP sections (in natural order), files of many formats, from TIFF and OME-TIFF
+    to those of microscopes, chunked stores such as OME-Zarr, N5 and precomputed, zip and tar archives of any of them,
+    and raw voxels of a given size and type; `voxelworks inspect` says what it would read. Each channel, time point and
+    image in a file becomes a layer. Voxels are uint8 to uint32, float32 or RGB, labels also of 64 bits; stored values
+    are kept as they are. Missing and unequal sections are refused by name unless `fill_missing` is set. The result is
+    Zarr v3 with the metadata of WEBKNOSSOS and of OME-Zarr 0.5.
     """
     job.check_new_dataset(params.target)
     chosen = [item for layer in params.layers for item in _chosen(layer, params, job)]
@@ -260,6 +264,11 @@ def _chosen(layer: LayerSource, params: ConvertParams, job: Job) -> list[_Chosen
     )
     if layer.part is not None:
         volumes = (named(volumes, layer.part, layer.source),)
+    if len(volumes) > _LAYERS_MAX:
+        raise InvalidParams(
+            f"{layer.source} holds {len(volumes)} volumes, which are too many for one dataset; choose one of them "
+            f"as `part`, such as {volumes[0].name!r}"
+        )
     if len(volumes) == 1:
         return [_chosen_volume(layer, layer.layer_name, volumes[0])]
     return [
@@ -448,7 +457,8 @@ def _description(chosen: _Chosen) -> str:
     source = chosen.source
     depth, height, width = source.shape_zyx
     kind = "RGB" if source.channel_count == 3 else source.dtype.name
-    notes = "".join(f"; {note}" for note in source.notes)
+    stated = f"voxel size {source.voxel_size} nm by {source.voxel_size_from}" if source.voxel_size else ""
+    notes = "".join(f"; {note}" for note in (stated or "no voxel size stated", *source.notes))
     return f"layer {chosen.name}: {chosen.layer.source}, {width} x {height} x {depth} voxels (x, y, z), {kind}{notes}"
 
 

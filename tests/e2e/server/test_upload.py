@@ -15,11 +15,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
+from PIL import Image
 
 from voxelworks import catalog
 from voxelworks.client import Client, ServerInfo
 from voxelworks.errors import StorageFailed
 from voxelworks.settings import Settings
+from voxelworks.testing.independent_writers import CziTile, write_czi
 from voxelworks.testing.server import running_server
 
 pytestmark = pytest.mark.browser
@@ -240,6 +242,73 @@ def test_what_cannot_be_converted_is_told_before_anything_is_sent(site, open_pag
     page.get_by_role("button", name="Upload and convert").click()
     expect(page.locator("#upload-error")).to_contain_text("cannot be converted as they are")
     assert asked == []
+
+
+def test_files_that_the_browser_knows_nothing_of_are_left_to_the_conversion(site, open_page, tmp_path):
+    page = open_page("/uploads/new")
+
+    def problems(name, content):
+        (tmp_path / name).write_bytes(content)
+        choose(page, tmp_path / name, "Choose files")
+        expect(page.locator("#problems")).to_contain_text(name)
+        return page.locator("#problems").inner_text()
+
+    assert problems("notes.txt", b"section 7 is bad\n" * 9) == (
+        "notes.txt is a text, and there is nothing else that could be images; choose images."
+    )
+    assert problems("empty.czi", b"") == "empty.czi is empty; copy it again or remove it."
+    assert problems("s.lif", b"\x70\0\0\0\x10\0\0\0*" + bytes(600)) == (
+        "s.lif is a LIF file (Leica LAS), which is not read; export it as OME-TIFF in the maker's program, "
+        "or open it in Fiji (Bio-Formats) and save it as OME-TIFF."
+    )
+    zarr = tmp_path / "a.zarr"
+    (zarr / "0").mkdir(parents=True)
+    for name in (".zgroup", ".DS_Store", "0/.zarray", "0/0.0.0"):
+        (zarr / name).write_text("{}")
+    page = open_page("/uploads/new")
+    choose(page, zarr)
+    expect(page.locator("#found")).to_contain_text("Zarr, looked into when it has arrived")
+    expect(page.locator("#found")).to_contain_text("3, 6")
+    expect(page.get_by_label("Name").last).to_have_value("a.zarr")
+
+    pages = np.random.default_rng(3).integers(0, 255, (2, 3, 64, 96), np.uint8)
+    tiles = [CziTile(pages[c, z], at={"C": c, "Z": z}) for c in range(2) for z in range(3)]
+    scaling = "".join(f'<Distance Id="{axis}"><Value>1e-7</Value></Distance>' for axis in "XYZ")
+    write_czi(tmp_path / "scan.czi", tiles, metadata=f"<Scaling><Items>{scaling}</Items></Scaling>")
+    page = open_page("/uploads/new")
+    choose(page, tmp_path / "scan.czi", "Choose files")
+    expect(page.locator("#found")).to_contain_text("scan.czi, looked into when it has arrived")
+    expect(page.locator("#looked")).to_have_text("1 file chosen.")
+    page.get_by_role("button", name="Upload and convert").click()
+    expect(page.get_by_role("heading", level=1)).to_have_text("Convert scan")
+    expect(page.locator(".status .badge")).to_have_text("Succeeded")
+    summary = site.client.show_dataset("scan").summary
+    assert [layer.name for layer in summary.layers] == ["color_c0", "color_c1"]
+    assert summary.voxel_size == "100,100,100"
+
+
+OME_SIZES = {"PhysicalSizeX": 1, "PhysicalSizeY": 1, "PhysicalSizeZ": 4}
+
+
+def test_channels_are_counted_before_the_upload(site, open_page, tmp_path):
+    page = open_page("/uploads/new")
+    for name, options in {
+        "first.ome.tif": {"metadata": {"axes": "TCZYX", **OME_SIZES}},
+        "second.tif": {"imagej": True, "metadata": {"axes": "TZCYX"}},
+    }.items():
+        axes = options["metadata"]["axes"]
+        shape = [{"T": 2, "C": 3, "Z": 4, "Y": 32, "X": 64}[axis] for axis in axes]
+        tifffile.imwrite(tmp_path / name, np.zeros(shape, np.uint8), photometric="minisblack", **options)
+        choose(page, tmp_path / name, "Choose files")
+        expect(page.locator("#found")).to_contain_text("4 of 64 × 32 uint8, 6 volumes")
+        expect(page.locator(".upload-layer .help").first).to_contain_text("The file holds 6 volumes")
+        expect(page.get_by_label("Name").last).to_have_value(name.split(".")[0])
+        expect(page.get_by_label("Voxel size in nm")).to_have_value("1000,1000,4000" if "ome" in name else "")
+    page.get_by_label("Voxel size in nm").fill("4,4,40")
+    Image.fromarray(np.zeros((21, 34, 3), np.uint8)).save(tmp_path / "s.webp", lossless=True)
+    choose(page, tmp_path / "s.webp", "Choose files")
+    expect(page.locator("#found")).to_contain_text("1 of 34 × 21 uint8 RGB")
+    expect(page.get_by_label("Voxel size in nm")).to_have_value("4,4,40")
 
 
 def test_the_names_in_a_zip_are_looked_at_before_it_is_sent(site, open_page, tmp_path):

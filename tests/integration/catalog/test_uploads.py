@@ -360,6 +360,14 @@ def test_a_zip_is_unpacked_without_what_file_managers_add(stock):
     assert begin(stock, {"stack.zip": packed}).state == "complete"
 
 
+def test_a_zip_keeps_the_hidden_metadata_of_zarr(stock):
+    files = {".zattrs": b"{}", "0/.zarray": b"{}", "0/0.0.0": b"voxels"}
+    upload = _send_zip(stock, _zip({f"a.zarr/{name}": content for name, content in files.items()}))
+    assert finish(stock, upload).state == "complete"
+    home = folder(stock, upload) / "files"
+    assert {path.relative_to(home).as_posix() for path in home.rglob("*") if path.is_file()} == set(files)
+
+
 def test_unpacking_goes_on_where_a_call_stopped(stock, monkeypatch):
     files = {f"s{number}.tif": bytes([number]) * 10 for number in range(5)}
     upload = _send_zip(stock, _zip(files))

@@ -144,3 +144,31 @@ def test_files_that_are_no_stack_are_refused(call, stack, tmp_path, wrong):
         VoxelworksError, match="is not a file" if wrong == "a folder among files" else "two files are named"
     ):
         call(*files)
+
+
+def test_a_file_with_several_volumes_and_its_companion_are_sent(served, call, tmp_path):
+    pages = np.zeros((2, 3, 16, 16), np.uint8)
+    metadata = {"axes": "CZYX", "PhysicalSizeX": 1, "PhysicalSizeY": 1, "PhysicalSizeZ": 4}
+    tifffile.imwrite(tmp_path / "whole.ome.tif", pages, metadata=metadata, photometric="minisblack")
+    with tifffile.TiffFile(tmp_path / "whole.ome.tif") as whole:
+        xml = whole.ome_metadata
+    blocks = "".join(
+        f'<TiffData FirstC="{c}" IFD="0" PlaneCount="3"><UUID FileName="{c}.ome.tif">urn:uuid:{c}</UUID></TiffData>'
+        for c in range(2)
+    )
+    only = '<OME><BinaryOnly MetadataFile="all.companion.ome" UUID="urn:uuid:{}"/></OME>'
+    start, end = xml.index("<TiffData"), xml.index("</Pixels>")
+    (tmp_path / "all.companion.ome").write_text(xml[:start] + blocks + xml[end:])
+    for c in range(2):
+        tifffile.imwrite(
+            tmp_path / f"{c}.ome.tif",
+            pages[c],
+            metadata=None,
+            photometric="minisblack",
+            description=only.format(c),
+        )
+    job = json.loads(call(tmp_path / "1.ome.tif", "--name", "companions", "--json"))
+    [layer] = job["params"]["layers"]
+    ref, _, name = layer["source"].partition("/")
+    assert (name, layer["part"]) == ("1.ome.tif", None)
+    assert sorted(_stored(served, ref)) == ["0.ome.tif", "1.ome.tif", "all.companion.ome"]

@@ -1,4 +1,5 @@
-// Headers of TIFF, PNG and JPEG files, read in the browser before anything is sent: a few hundred bytes of each file.
+// Headers of TIFF, PNG, JPEG and WebP files, read in the browser before anything is sent: a few hundred bytes of each file.
+// Files of other formats are only told from what is surely no image; the conversion looks into them.
 "use strict";
 
 const imageHeaders = (() => {
@@ -6,6 +7,14 @@ const imageHeaders = (() => {
   const PLAUSIBLE_NM = 20000; // Coarser pixels are the resolution of a printer, not of a microscope.
   const FRAMES = [0xc0, 0xc1, 0xc2, 0xc3, 0xc5, 0xc6, 0xc7, 0xc9, 0xca, 0xcb, 0xcd, 0xce, 0xcf];
   const UNITS_NM = { nm: 1, "µm": 1000, um: 1000, micron: 1000, microns: 1000, micrometer: 1000, micrometers: 1000, mm: 1e6, cm: 1e7, m: 1e9, pm: 0.001, "Å": 0.1, inch: 2.54e7, in: 2.54e7 };
+
+  const FIJI = "open it in Fiji (Bio-Formats) and save it as OME-TIFF";
+  // What the conversion is known to refuse is not sent: by the first bytes, and by suffix where these say nothing.
+  const MAKERS = [["dacebe0a", "an ND2 file (Nikon NIS-Elements)"], ["70000000", "a LIF file (Leica LAS)"], ["4f4c594d5055535241", "an OIR file (Olympus, Evident)"], ["d0cf11e0a1b11ae1", "an OLE file, such as .oib or .zvi"]];
+  const SLIDES = { vsi: "a VSI file (Olympus, Evident)", mrxs: "an MRXS slide", ndpi: "an NDPI slide", svs: "an SVS slide", scn: "an SCN slide" };
+  const NO_IMAGES = [["25504446", "a PDF"], ["47494638", "a GIF"], ["504b0304", "a zip or an office document"]];
+  // Formats that begin with text: NRRD, MetaImage, Amira, JSON and XML.
+  const TEXT_FORMATS = /^\s*(NRRD|ObjectType|NDims|Comment =|# (Amira|Avizo)|[{<[])/;
 
   class Unreadable extends Error {}
 
@@ -27,8 +36,42 @@ const imageHeaders = (() => {
     const signature = start.byteLength >= 4 ? start.getUint32(0) : 0;
     if (signature === 0x89504e47) return readPng(file, name);
     if (signature >>> 8 === 0xffd8ff) return readJpeg(file, name);
+    if (text(start, 0, 4) === "RIFF" && text(start, 8, 4) === "WEBP") return readWebp(start, name);
     if ([0x49492a00, 0x4d4d002a, 0x49492b00, 0x4d4d002b].includes(signature)) return readTiff(file, name, start, countPages);
-    throw new Unreadable(`${name} is none of TIFF, BigTIFF, OME-TIFF, PNG and JPEG; save it as one of them`);
+    throw new Unreadable(`${name} is none of TIFF, BigTIFF, OME-TIFF, PNG, JPEG and WebP; save it as one of them, or correct its suffix`);
+  }
+
+  // Tell whether a file of another format may be a volume; "text" if it is surely none, else "unknown".
+  // Throws Unreadable for what is known to be refused.
+  async function kind(file, name) {
+    if (file.size === 0) throw new Unreadable(`${name} is empty; copy it again or remove it`);
+    const start = await bytes(file, 0, 512);
+    const hex = Array.from(new Uint8Array(start.buffer, 0, Math.min(9, start.byteLength)), (byte) => byte.toString(16).padStart(2, "0")).join("");
+    const begins = ([magic]) => hex.startsWith(magic);
+    const maker = SLIDES[name.slice(name.lastIndexOf(".") + 1).toLowerCase()] || (MAKERS.find(begins) || [])[1];
+    if (maker) throw new Unreadable(`${name} is ${maker}, which is not read; export it as OME-TIFF in the maker's program, or ${FIJI}`);
+    const other = NO_IMAGES.find(begins);
+    if (other) throw new Unreadable(`${name} is ${other[1]}, which is not read; save its images as TIFF or PNG`);
+    const words = new TextDecoder("utf-8").decode(start);
+    const isText = !/[\u0000-\u0008\u000e-\u001f\ufffd]/.test(words.slice(0, -4));
+    return isText && !TEXT_FORMATS.test(words) ? "text" : "unknown";
+  }
+
+  function readWebp(start, name) {
+    const chunk = text(start, 12, 4);
+    const found = { type: "uint8", channels: 3, pages: 1 };
+    const number24 = (at) => start.getUint16(at, true) + (start.getUint8(at + 2) << 16);
+    if (start.byteLength < 30) throw new Unreadable(`${name} is cut short; copy it again`);
+    if (chunk === "VP8X") {
+      if (start.getUint8(20) & 2) throw new Unreadable(`${name} is an animation; save each section as a file of its own`);
+      return { ...found, width: number24(24) + 1, height: number24(27) + 1 };
+    }
+    if (chunk === "VP8L") {
+      const bits = start.getUint32(21, true);
+      return { ...found, width: (bits & 0x3fff) + 1, height: (bits >>> 14 & 0x3fff) + 1 };
+    }
+    if (chunk === "VP8 ") return { ...found, width: start.getUint16(26, true) & 0x3fff, height: start.getUint16(28, true) & 0x3fff };
+    throw new Unreadable(`${name} has a damaged WebP header; copy it again`);
   }
 
   async function readPng(file, name) {
@@ -185,15 +228,16 @@ const imageHeaders = (() => {
     return kind + bits;
   }
 
+  // Several images, channels and time points are volumes, of which each becomes a layer.
   function ome(description, name, samples) {
     const xml = new DOMParser().parseFromString(description, "application/xml");
-    const pixels = xml.getElementsByTagNameNS("*", "Pixels")[0];
-    if (!pixels) return { isStack: true };
-    const [channels, frames] = ["SizeC", "SizeT"].map((axis) => Number(pixels.getAttribute(axis)) || 1);
-    if (frames > 1) throw new Unreadable(`${name} has ${frames} time points; save the one you need by itself`);
-    if (channels > 1 && channels !== samples) throw new Unreadable(`${name} has ${channels} channels; save each by itself and make it a layer of its own`);
+    const images = [...xml.getElementsByTagNameNS("*", "Pixels")];
+    if (!images.length) return { isStack: true };
+    const [pixels] = images;
+    const count = (image, axis) => Number(image.getAttribute(axis)) || 1;
+    const volumes = images.reduce((sum, image) => sum + count(image, "SizeT") * Math.max(1, Math.floor(count(image, "SizeC") / samples)), 0);
     const sizes = ["X", "Y", "Z"].map((axis) => Number(pixels.getAttribute(`PhysicalSize${axis}`)) * unitNm(pixels.getAttribute(`PhysicalSize${axis}Unit`) || "µm"));
-    const found = { isStack: true, pages: Number(pixels.getAttribute("SizeZ")) || 1 };
+    const found = { isStack: true, pages: count(pixels, "SizeZ"), volumes };
     if (sizes.every((size) => size > 0 && Number.isFinite(size))) found.voxelNm = sizes;
     return found;
   }
@@ -201,10 +245,11 @@ const imageHeaders = (() => {
   function imagej(description, resolution, name, samples) {
     const facts = Object.fromEntries(description.split("\n").map((line) => line.split("=", 2)).filter((parts) => parts.length === 2));
     const found = { pages: 1 };
-    if (facts.frames > 1) throw new Unreadable(`${name} has ${facts.frames} time points; save the one you need, or, if they are sections, swap frames and slices in Fiji (Image > Properties)`);
-    if (facts.channels > 1 && samples !== Number(facts.channels)) throw new Unreadable(`${name} has ${facts.channels} channels; save each by itself (Fiji: Image > Color > Split Channels)`);
-    const count = Number(facts.slices || facts.images || 1);
-    if (count > 1) Object.assign(found, { isStack: true, pages: count });
+    const frames = Number(facts.frames || 1);
+    const channels = Number(facts.channels || 1) === samples ? 1 : Number(facts.channels || 1);
+    if (frames > 1 && !(facts.slices > 1)) throw new Unreadable(`${name} has ${frames} time points; save the one you need, or, if they are sections, swap frames and slices in Fiji (Image > Properties)`);
+    const count = Number(facts.slices || (channels > 1 ? 1 : facts.images) || 1);
+    if (count * channels > 1) Object.assign(found, { isStack: true, pages: count, volumes: frames * channels });
     const unit = unitNm((facts.unit || "").replace("\\u00B5", "µ").trim());
     if (!unit || !resolution[0] || !resolution[1]) return found;
     const pixel = [unit / resolution[0], unit / resolution[1]];
@@ -306,5 +351,5 @@ const imageHeaders = (() => {
     return paths;
   }
 
-  return { read, Unreadable, naturalCompare, gaps, zipPaths };
+  return { read, kind, Unreadable, naturalCompare, gaps, zipPaths };
 })();

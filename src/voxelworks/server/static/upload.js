@@ -3,7 +3,12 @@
 
 (() => {
   const BASE = document.documentElement.dataset.base; // Path of a proxy below which the server is found; mostly empty.
-  const SUFFIXES = { tif: "TIFF", tiff: "TIFF", png: "PNG", jpg: "JPEG", jpeg: "JPEG", jpe: "JPEG" };
+  const SUFFIXES = { tif: "TIFF", tiff: "TIFF", png: "PNG", jpg: "JPEG", jpeg: "JPEG", jpe: "JPEG", webp: "WebP" };
+  // Files that stand for a volume, alone or with others beside them. Of other formats nothing is known here.
+  const VOLUMES = new Set("czi klb mrc rec map st ali mrcs nii gz nrrd nhdr mhd mha hdr dm3 dm4 dm5 h5 hdf5 hdf n5 ims am npy lsm ser emd hspy nxs xml".split(" "));
+  // Files that make a volume of their folder.
+  const MARKERS = { ".zarray": "Zarr", ".zgroup": "Zarr", "zarr.json": "Zarr", "attributes.json": "N5", info: "Neuroglancer precomputed", "datasource-properties.json": "WEBKNOSSOS", "header.wkw": "WKW" };
+  const KEPT_HIDDEN = new Set([".zarray", ".zattrs", ".zgroup", ".zmetadata"]);
   const LAYERS_MAX = 10;
   const LOOKED_AT_MAX = 4000; // Of more files only as many are looked into, evenly spread.
   const LOOKS_AT_ONCE = 8;
@@ -20,6 +25,7 @@
   let chosen = null; // What was recognised: layers with their files, or a zip.
   let look = 0; // Counts choices: the look at an earlier one is given up.
   let upload = null; // What is under way.
+  const filled = { name: "", voxel: "" }; // What this page wrote into the fields.
 
   class Refused extends Error {
     constructor(message, field = "") {
@@ -113,10 +119,7 @@
     const images = visible.filter(({ path }) => SUFFIXES[suffixOf(path)]);
     const found = { name: suggestedName(visible), ignored: visible.length - images.length, problems: [], gaps: [], notes: [], layers: [], files: [], voxelNm: null };
     if (zips.length) return inspectZip(visible, zips[0].file, found);
-    if (!images.length) {
-      found.problems.push("There are no TIFF, PNG or JPEG files in it; choose the folder that holds them.");
-      return found;
-    }
+    if (!images.length) return inspectOthers(withoutCommonFolder(visible), found);
     if (images.length > limits.files_max) found.problems.push(`These are ${number(images.length)} files; at most ${number(limits.files_max)} are taken in one upload.`);
     found.layers = layersOf(withoutCommonFolder(images), found);
     let looked = 0;
@@ -126,6 +129,72 @@
       await inspectLayer(layer, found, Math.ceil((all * layer.files.length) / images.length), () => onLooked(looked += 1, all));
     }
     return found;
+  }
+
+  // Formats that are not looked into here: folders by the names in them, files by what they surely are not.
+  async function inspectOthers(files, found) {
+    found.ignored = 0;
+    const roots = rootsOf(files);
+    const checked = [];
+    for (const file of files) {
+      if (rootOf(file, roots) !== undefined || checked.length >= LOOKED_AT_MAX) {
+        checked.push(file);
+        continue;
+      }
+      try {
+        if (await imageHeaders.kind(file.file, file.path) !== "text" || VOLUMES.has(suffixOf(file.path))) checked.push(file);
+        else found.ignored += 1;
+      } catch (error) {
+        if (!(error instanceof imageHeaders.Unreadable)) throw error;
+        found.problems.push(sentence(error.message));
+      }
+    }
+    if (found.problems.length) return found;
+    if (!checked.length) {
+      found.problems.push(files.length ? `${files[0].path} is a text, and there is nothing else that could be images; choose images.` : "There are no images in it; choose the folder that holds them.");
+      return found;
+    }
+    if (checked.length > limits.files_max) found.problems.push(`These are ${number(checked.length)} files; at most ${number(limits.files_max)} are taken in one upload.`);
+    found.files = checked;
+    found.layers = unseenLayers(checked, roots);
+    if (found.layers.length > LAYERS_MAX) {
+      found.problems.push(`These are ${number(found.layers.length)} volumes, and each becomes a layer; choose at most ${LAYERS_MAX}.`);
+      found.layers = [];
+    }
+    found.notes.push("These are looked into when they have arrived. Leave the voxel size empty if they state it.");
+    return found;
+  }
+
+  // The folders that are volumes, with the name of their format.
+  function rootsOf(files) {
+    const roots = new Map();
+    for (const { path } of [...files].sort((a, b) => a.path.split("/").length - b.path.split("/").length)) {
+      const cut = path.lastIndexOf("/");
+      const [folder, name] = [path.slice(0, Math.max(0, cut)), path.slice(cut + 1)];
+      const isInside = [...roots.keys()].some((root) => !root || folder === root || folder.startsWith(`${root}/`));
+      if (MARKERS[name] && !isInside) roots.set(folder, MARKERS[name]);
+    }
+    return roots;
+  }
+
+  function rootOf({ path }, roots) {
+    return [...roots.keys()].find((root) => !root || path.startsWith(`${root}/`));
+  }
+
+  function unseenLayers(files, roots) {
+    const layers = [...roots].map(([folder, format]) => ({ folder, files: files.filter((file) => rootOf(file, roots) === folder), unseen: format }));
+    const loose = files.filter((file) => rootOf(file, roots) === undefined);
+    for (const folder of new Set(loose.map(folderOf))) {
+      const members = loose.filter((file) => folderOf(file) === folder);
+      const heads = members.filter(({ path }) => VOLUMES.has(suffixOf(path)));
+      if (heads.length < 2) layers.push({ folder, files: members, unseen: (heads[0] || members[0]).path });
+      else for (const head of heads) layers.push({ folder: head.path, files: [head], unseen: head.path });
+    }
+    return layers;
+  }
+
+  function folderOf({ path }) {
+    return path.slice(0, Math.max(0, path.lastIndexOf("/")));
   }
 
   // Each folder becomes a layer.
@@ -153,7 +222,12 @@
     try {
       const paths = (await imageHeaders.zipPaths(file, file.name)).map((path) => ({ path })).filter(isVisible);
       const images = withoutCommonFolder(paths).filter(({ path }) => SUFFIXES[suffixOf(path)]);
-      if (!images.length) found.problems.push(`There are no TIFF, PNG or JPEG files in ${file.name}; pack the images into it.`);
+      if (!images.length) {
+        const others = withoutCommonFolder(paths);
+        found.layers = unseenLayers(others, rootsOf(others)).slice(0, LAYERS_MAX);
+        found.notes.push("These are looked into when they have arrived. Leave the voxel size empty if they state it.");
+        return found;
+      }
       found.layers = layersOf(images, found);
       for (const layer of found.layers) checkNames(layer, found);
     } catch (error) {
@@ -164,7 +238,7 @@
   }
 
   function isVisible({ path }) {
-    return !path.split("/").some((part) => part.startsWith(".") || part === "__MACOSX");
+    return !path.split("/").some((part) => (part.startsWith(".") && !KEPT_HIDDEN.has(part)) || part === "__MACOSX");
   }
 
   // What the names of the files of a layer tell; false if it makes no sense to look into them.
@@ -259,11 +333,12 @@
     const bytes = chosen.files.reduce((sum, { file }) => sum + file.size, 0);
     const facts = [["Files", `${number(chosen.files.length)}, ${size(bytes)}`]];
     for (const layer of chosen.layers) {
+      if (layer.unseen) facts.push([layer.folder && layer.folder !== layer.unseen ? `In ${layer.folder}` : "Volume", `${layer.unseen}, looked into when it has arrived`]);
       if (!layer.header) continue;
       const sections = layer.files.length > 1 ? layer.files.length : layer.header.pages;
-      facts.push([layer.folder ? `In ${layer.folder}` : "Sections", `${number(sections)} of ${formOf(layer.header)}`]);
+      facts.push([layer.folder ? `In ${layer.folder}` : "Sections", `${number(sections)} of ${formOf(layer.header)}${layer.header.volumes > 1 ? `, ${number(layer.header.volumes)} volumes` : ""}`]);
     }
-    if (chosen.isZip) for (const layer of chosen.layers) facts.push([layer.folder ? `In ${layer.folder}` : "Images", `${number(layer.files.length)}, looked into when they have arrived`]);
+    if (chosen.isZip) for (const layer of chosen.layers) if (!layer.unseen) facts.push([layer.folder ? `In ${layer.folder}` : "Images", `${number(layer.files.length)}, looked into when they have arrived`]);
     if (chosen.ignored) facts.push(["Left out", `${number(chosen.ignored)} other file${chosen.ignored === 1 ? "" : "s"}`]);
     const list = element("found");
     list.replaceChildren(...facts.map(([name, value]) => node("div", node("dt", name), node("dd", value))));
@@ -272,16 +347,19 @@
     showList("notes", chosen.notes);
     element("fill-missing-field").hidden = !chosen.gaps.length;
     element("layers").replaceChildren(...chosen.layers.map(layerFields));
-    if (!element("dataset-name").value) element("dataset-name").value = chosen.name;
-    const voxel = element("voxel-size");
+    // What an earlier choice filled in gives way; what somebody typed stays.
+    const [name, voxel] = [element("dataset-name"), element("voxel-size")];
+    if (!name.value || name.value === filled.name) name.value = filled.name = chosen.name;
+    if (voxel.value === filled.voxel) voxel.value = filled.voxel = "";
+    element("voxel-size-help").textContent = "x,y,z in nanometres, such as 4,4,40.";
     if (!voxel.value && chosen.voxelNm) {
-      voxel.value = chosen.voxelNm.map(rounded).join(",");
+      voxel.value = filled.voxel = chosen.voxelNm.map(rounded).join(",");
       element("voxel-size-help").textContent = "x,y,z in nanometres; this is what the images state.";
     } else if (!voxel.value && chosen.pixelNm) {
-      voxel.value = `${chosen.pixelNm.map(rounded).join(",")},`;
+      voxel.value = filled.voxel = `${chosen.pixelNm.map(rounded).join(",")},`;
       element("voxel-size-help").textContent = "x,y,z in nanometres; x and y are what the images state. Add the distance of the sections.";
     }
-    say("looked", chosen.problems.length ? "" : `${number(chosen.files.length)} file${chosen.files.length === 1 ? "" : "s"} recognised.`);
+    say("looked", chosen.problems.length ? "" : `${number(chosen.files.length)} file${chosen.files.length === 1 ? "" : "s"} ${chosen.layers.some((layer) => layer.unseen) ? "chosen" : "recognised"}.`);
   }
 
   function layerFields(layer, index) {
@@ -295,7 +373,8 @@
       input.closest(".field").querySelector("label").htmlFor = id;
     }
     part.querySelector("legend").textContent = chosen.layers.length > 1 ? `Layer ${index + 1}` : "Layer";
-    part.querySelector(".help").textContent = layer.folder ? `Images in ${layer.folder}` : "";
+    const volumes = layer.header && layer.header.volumes > 1 ? ` The file holds ${number(layer.header.volumes)} volumes; each becomes a layer whose name begins with this.` : "";
+    part.querySelector(".help").textContent = (layer.folder ? `Images in ${layer.folder}.` : "") + volumes;
     return part;
   }
 
@@ -348,7 +427,7 @@
     if (chosen.problems.length || (chosen.gaps.length && !isFilled)) throw new Refused("These images cannot be converted as they are; look at what is said about them above.");
     const voxelSize = element("voxel-size").value.trim();
     if (!element("dataset-name").value.trim()) throw new Refused("The dataset has no name; give it one.", "dataset-name");
-    if (!voxelSize && !chosen.isZip) throw new Refused("The voxel size is missing; give it as x,y,z in nanometres, such as 4,4,40.", "voxel-size");
+    if (!voxelSize && !chosen.isZip && !chosen.layers.some((layer) => layer.unseen)) throw new Refused("The voxel size is missing; give it as x,y,z in nanometres, such as 4,4,40.", "voxel-size");
     return {
       layers: [...document.querySelectorAll(".upload-layer")].map((fields) => ({
         layer_name: fields.querySelector(".layer-name").value.trim(), category: fields.querySelector(".layer-category").value,

@@ -12,6 +12,7 @@ from voxelworks.protocol.places import is_remote
 from voxelworks.volumes import storage
 from voxelworks.volumes.formats import (
     bdv_hdf5,
+    czi,
     dataset_folder,
     dicom,
     dicom_folder,
@@ -20,7 +21,9 @@ from voxelworks.volumes.formats import (
     headerless,
     imaris,
     jpeg,
+    klb,
     knossos,
+    makers,
     mrc,
     n5,
     nifti,
@@ -31,6 +34,7 @@ from voxelworks.volumes.formats import (
     section_folder,
     tiff,
     tile_folder,
+    webp,
     zarr_store,
 )
 from voxelworks.volumes.formats.names import natural_key
@@ -50,19 +54,8 @@ from voxelworks.volumes.formats.source import (
 )
 
 FILE_FORMATS: tuple[FileFormat, ...] = (
-    tiff,
-    png,
-    jpeg,
-    nrrd,
-    numpy_arrays,
-    dicom,
-    dm,
-    nifti,
-    mrc,
-    imaris,
-    bdv_hdf5,
-    hdf5,
-)
+    tiff, png, jpeg, webp, czi, klb, nrrd, numpy_arrays, dicom, dm, nifti, mrc, imaris, bdv_hdf5, hdf5,
+)  # fmt: skip
 """In the order in which a file is offered to them; the sure signs come first."""
 FOLDER_FORMATS: tuple[FolderFormat, ...] = (
     dataset_folder, zarr_store, precomputed, knossos, n5, dicom_folder, tile_folder, section_folder,
@@ -180,9 +173,13 @@ def _with_notes(source: Any, notes: tuple[str, ...]) -> Any:
 
 
 def _open_address(address: str) -> tuple[Volume, ...]:
+    return _store_format(address).volumes_at(address)
+
+
+def _store_format(address: str) -> StoreFormat:
     for form in STORE_FORMATS:
         if any(storage.read_bytes(address, name) is not None for name in form.MARKS):
-            return form.volumes_at(address)
+            return form
     known = listed([form.NAME for form in STORE_FORMATS])
     raise UnsupportedFormat(
         f"{address} is none of {known}; other images are read from files: download them first"
@@ -218,6 +215,20 @@ def named(volumes: tuple[Volume, ...], part: str, location: str | Path) -> Volum
     raise InvalidParams(f"{location} has no part {part!r}: it {found}")
 
 
+def format_name(location: str | Path) -> str:
+    """Tell what a place that can be opened is, such as `CZI`."""
+    if is_remote(str(location)):
+        return _store_format(str(location).rstrip("/")).NAME
+    path = Path(location)
+    if not path.is_dir():
+        return file_format(SourceFile.of(path)).NAME
+    form = next(form for form in FOLDER_FORMATS if form.recognises(path))
+    if form is not section_folder or section_folder.has_sections(path):
+        return form.NAME
+    found = [recognised.NAME for file in _files(path) if (recognised := _recognised(SourceFile.of(file)))]
+    return ", ".join(dict.fromkeys(found)) or form.NAME
+
+
 def file_format(file: SourceFile) -> FileFormat:
     """Tell what a file is, by its content.
 
@@ -235,8 +246,10 @@ def file_format(file: SourceFile) -> FileFormat:
 
 
 def _recognised(file: SourceFile) -> FileFormat | None:
+    """Tell what a file is; `UnsupportedFormat` if it is of a maker that is known and not read."""
     with file.open() as handle:
         start = handle.read(min(START_BYTES, file.size))
+    makers.refuse(file, start)
     return next((form for form in FILE_FORMATS if form.recognises(file, start)), None)
 
 
@@ -252,6 +265,7 @@ __all__ = [
     "Volume",
     "VolumeSource",
     "file_format",
+    "format_name",
     "named",
     "open_source",
     "open_volumes",

@@ -5,6 +5,7 @@ Schema: https://docs.openmicroscopy.org/ome-model/6.3.1/ome-tiff/specification.h
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -13,7 +14,13 @@ from xml.etree import ElementTree
 
 from voxelworks.errors import InvalidGeometry, MissingSections, UnsupportedFormat
 from voxelworks.geometry import VoxelSize
-from voxelworks.volumes.formats.source import SourceFile, listed
+from voxelworks.volumes.formats.parts import distinct, numbered, part_name
+from voxelworks.volumes.formats.source import ReadOptions, SourceFile, listed
+
+_XML_BYTES_MAX = 64 * 2**20
+_DIRECTORY_BYTES_MIN = 18
+"""A page has a directory with at least one tag: a file holds no more pages than fit."""
+_VOLUMES_MAX = 10_000
 
 
 @dataclass(frozen=True)
@@ -29,43 +36,67 @@ class Section:
 
 @dataclass(frozen=True)
 class OmeImage:
-    """The one image of an OME-TIFF."""
+    """One of the images that OME-XML describes."""
 
     file_name: str
     uuid: str
+    """Of the file that the XML stands in."""
+    name: str
+    """Empty if it is the only image."""
     pixels: ElementTree.Element
+    companions: tuple[str, ...] = ()
+    """The file that holds the XML, if it stands beside the images."""
 
 
-def parse(file_name: str, xml: str) -> OmeImage:
-    """Read OME-XML.
+@dataclass(frozen=True)
+class OmeVolume:
+    """One channel at one time: the sections in order of z; None where one is missing."""
+
+    name: str
+    sections: tuple[Section | None, ...]
+
+
+def parse(file: SourceFile, xml: str) -> list[OmeImage]:
+    """Read OME-XML; that of a set of files may stand in a companion file beside them.
 
     Raises
     ------
     UnsupportedFormat
-        If it is damaged, describes several images, or only names the file that describes this one.
+        If it is damaged, or describes nothing.
     """
+    root = _root(file.name, xml)
+    uuid, companions = root.get("UUID", ""), []
+    for only in _children(root, "BinaryOnly"):
+        companion = _companion(file, only.get("MetadataFile", ""))
+        uuid = only.get("UUID", uuid)
+        companions.append(companion.path)
+        with companion.open() as handle:
+            root = _root(companion.name, handle.read_all().decode(errors="replace"))
+    found = [(image, p) for image in _children(root, "Image") for p in _children(image, "Pixels")]
+    if not found:
+        raise UnsupportedFormat(f"{file.name} has OME-XML that describes no image; save it anew")
+    names = distinct([image.get("Name") or image.get("ID") for image, _ in found], "s")
+    return [
+        OmeImage(file.name, uuid, name, pixels, tuple(companions))
+        for name, (_, pixels) in zip(names, found, strict=True)
+    ]
+
+
+def _root(file_name: str, xml: str) -> ElementTree.Element:
     # Without a document type there are no entities, and nothing that an XML parser could be tricked with.
     if "<!DOCTYPE" in xml or "<!ENTITY" in xml:
         raise UnsupportedFormat(f"{file_name} has OME-XML with a document type; save it anew")
     try:
-        root = ElementTree.fromstring(xml)  # noqa: S314
+        return ElementTree.fromstring(xml)  # noqa: S314
     except ElementTree.ParseError as error:
         raise UnsupportedFormat(f"{file_name} has damaged OME-XML ({error}); save it anew") from error
-    for only in _children(root, "BinaryOnly"):
-        raise UnsupportedFormat(
-            f"{file_name} is described by {only.get('MetadataFile')}; save it as one OME-TIFF"
-        )
-    found = [
-        (image.get("Name") or image.get("ID") or "?", p)
-        for image in _children(root, "Image")
-        for p in _children(image, "Pixels")
-    ]
-    if len(found) != 1:
-        names = listed([name for name, _ in found])
-        raise UnsupportedFormat(
-            f"{file_name} holds {len(found)} images ({names}); save the one you need by itself"
-        )
-    return OmeImage(file_name, root.get("UUID", ""), found[0][1])
+
+
+def _companion(file: SourceFile, name: str) -> SourceFile:
+    companion = SourceFile.of(_beside(file, name))
+    if companion.size > _XML_BYTES_MAX:
+        raise UnsupportedFormat(f"{name} is too large for OME-XML; save the images as one OME-TIFF")
+    return companion
 
 
 def voxel_size(image: OmeImage) -> tuple[VoxelSize | None, str, tuple[str, ...]]:
@@ -87,61 +118,100 @@ def voxel_size(image: OmeImage) -> tuple[VoxelSize | None, str, tuple[str, ...]]
     return VoxelSize(x, y, z), "OME-XML PhysicalSize", ()
 
 
-def sections(
-    image: OmeImage, file: SourceFile, page_count: int, *, samples: int, fill_missing: bool
-) -> list[Section | None]:
-    """Give the sections in order of z.
+def volumes(
+    image: OmeImage, file: SourceFile, pages: range, *, samples: int, options: ReadOptions
+) -> tuple[OmeVolume, ...]:
+    """Give the sections of each channel and time point.
 
     Parameters
     ----------
     file
-        The file that the XML stands in, which has `page_count` pages with `samples` values in each pixel.
-    fill_missing
+        The file that was opened; `pages` of it are those of this image if the XML does not say so.
+    samples
+        Values in each pixel of its first page.
+    options
         Whether a section without a page is None, instead of an error.
 
     Raises
     ------
-    UnsupportedFormat
-        If there are several channels or time points.
     MissingSections
         Naming sections or files that are not there.
     """
-    depth = _count(image, "SizeZ")
-    if (times := _count(image, "SizeT")) > 1:
-        raise UnsupportedFormat(f"{file.name} has {times} time points; save the one you need by itself")
-    if (channels := _count(image, "SizeC")) != samples and channels > 1:
-        names = listed([c.get("Name") or c.get("ID") or "?" for c in _children(image.pixels, "Channel")])
+    if (stated := _count(image, "SizeC") * _count(image, "SizeT")) > _VOLUMES_MAX:
         raise UnsupportedFormat(
-            f"{file.name} has {channels} channels ({names}); save each by itself and make it a layer of its own"
+            f"{file.name}: OME-XML states {stated} channels and time points; save what you need by itself"
         )
-    found: dict[int, Section] = {}
-    for z, section in _stated_sections(image, file, page_count):
-        if z < depth:
-            found.setdefault(z, section)
+    channels = _channels(image, samples)
+    counts = {"Z": _count(image, "SizeZ"), "C": len(channels), "T": _count(image, "SizeT")}
+    found: dict[tuple[int, int], dict[int, Section]] = {}
+    for (z, c, t), section in _stated_sections(image, file, pages, counts):
+        found.setdefault((t, c), {}).setdefault(z, section)
+    result = []
+    for t, time_name in enumerate(numbered("t", counts["T"])):
+        for c, channel_name in enumerate(channels):
+            name = part_name(image.name, time_name, channel_name)
+            by_z = found.get((t, c), {})
+            _require_sections(
+                part_name(file.name, name), counts["Z"], by_z, fill_missing=options.fill_missing
+            )
+            result.append(OmeVolume(name, tuple(by_z.get(z) for z in range(counts["Z"]))))
+    return tuple(result)
+
+
+def _require_sections(name: str, depth: int, found: dict[int, Section], *, fill_missing: bool) -> None:
     # The file may state any depth: nothing is counted up to it before most sections are known to be there.
     missing_count = depth - len(found)
     if missing_count and (not fill_missing or missing_count > len(found)):
         first = [str(z) for z in islice((z for z in range(depth) if z not in found), 10)]
         more = ", ..." if missing_count > len(first) else ""
         raise MissingSections(
-            f"{file.name}: {missing_count} of {depth} sections are missing ({listed(first)}{more}), "
+            f"{name}: {missing_count} of {depth} sections are missing ({listed(first)}{more}), "
             "counted from 0; add their files, or ask for missing sections to be filled if only a few are"
         )
-    return [found.get(z) for z in range(depth)]
 
 
-def _stated_sections(image: OmeImage, file: SourceFile, page_count: int) -> Iterator[tuple[int, Section]]:
+def _channels(image: OmeImage, samples: int) -> list[str]:
+    """Name the channels that have pages of their own; a page of RGB counts as three in the XML."""
+    count = _count(image, "SizeC")
+    described = _children(image.pixels, "Channel")
+    in_page = samples if count % samples == 0 else 1
+    in_pages = sum(int(channel.get("SamplesPerPixel", in_page)) for channel in described)
+    if described and (in_pages == count or len(described) == count // in_page):
+        return distinct([channel.get("Name") or channel.get("ID") for channel in described], "c")
+    return numbered("c", max(1, count // in_page))
+
+
+def _stated_sections(
+    image: OmeImage, file: SourceFile, pages: range, counts: dict[str, int]
+) -> Iterator[tuple[tuple[int, int, int], Section]]:
+    """Give (z, c, t) of every page that the XML names."""
+    order = [axis for axis in image.pixels.get("DimensionOrder", "XYZCT") if axis in counts]
+    if sorted(order) != ["C", "T", "Z"]:
+        order = ["Z", "C", "T"]
     blocks = _children(image.pixels, "TiffData")
     if not blocks:
-        yield from ((page, Section(file, page)) for page in range(page_count))
+        for index, page in enumerate(pages[: math.prod(counts.values())]):
+            yield _position(index, order, counts), Section(file, page)
     for block in blocks:
         holder = _holder(image, file, block)
         if holder is None:
             continue
-        first_page, first_z = int(block.get("IFD", 0)), int(block.get("FirstZ", 0))
-        everything = page_count - first_page if block.get("IFD") is None else 1
-        for index in range(min(int(block.get("PlaneCount", everything)), _count(image, "SizeZ"))):
-            yield first_z + index, Section(holder, first_page + index)
+        first_page = int(block.get("IFD", 0))
+        first, stride = 0, 1
+        for axis in order:
+            first += stride * int(block.get(f"First{axis}", 0))
+            stride *= counts[axis]
+        everything = pages.stop - first_page if block.get("IFD") is None else 1
+        wanted = int(block.get("PlaneCount", everything))
+        for index in range(min(wanted, stride - first, holder.size // _DIRECTORY_BYTES_MIN)):
+            yield _position(first + index, order, counts), Section(holder, first_page + index)
+
+
+def _position(index: int, order: list[str], counts: dict[str, int]) -> tuple[int, int, int]:
+    at = {}
+    for axis in order:
+        index, at[axis] = divmod(index, counts[axis])
+    return at["Z"], at["C"], at["T"]
 
 
 def _holder(image: OmeImage, file: SourceFile, block: ElementTree.Element) -> SourceFile | None:
@@ -151,13 +221,17 @@ def _holder(image: OmeImage, file: SourceFile, block: ElementTree.Element) -> So
         # A renamed file still says its old name, but its number did not change.
         if name is None or name == file.name or (uuid.text or "").strip() == image.uuid:
             return file
-        if PurePath(name).name != name or name in ("", ".."):
-            raise UnsupportedFormat(
-                f"{file.name} refers to {name!r}, which is not beside it; put its files into one folder"
-            )
-        other = Path(file.path).with_name(name)
+        other = _beside(file, name)
         return SourceFile.of(other) if other.exists() else None
     return file
+
+
+def _beside(file: SourceFile, name: str) -> Path:
+    if PurePath(name).name != name or name in ("", ".."):
+        raise UnsupportedFormat(
+            f"{file.name} refers to {name!r}, which is not beside it; put its files into one folder"
+        )
+    return Path(file.path).with_name(name)
 
 
 def _count(image: OmeImage, name: str) -> int:

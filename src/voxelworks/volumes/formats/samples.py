@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from voxelworks.errors import UnsupportedDtype, UnsupportedFormat
-from voxelworks.volumes.formats.source import PlaneForm
+from voxelworks.volumes.formats.source import OpenFile, Plane, PlaneForm, SourceFile, Window
 
 _KEPT = ("uint8", "uint16", "uint32", "uint64", "int8", "int16", "int32", "int64", "float32")
 _WIDENED = {"bool": "uint8", "float16": "float32"}
@@ -28,7 +28,7 @@ class Samples:
     stored: np.dtype[Any]
     """With the byte order of the file."""
     channel_count: int
-    """1, or 3 for RGB."""
+    """1, 3 for RGB, or any number of channels that become volumes of their own."""
     has_alpha: bool = False
     white: int | None = None
     """The largest value, if the file counts from white (0) to black."""
@@ -56,6 +56,36 @@ class Samples:
             out[channel] = values if self.white is None else values.dtype.type(self.white) - values
         if self.has_alpha and not np.all(stored[..., -1] == np.iinfo(self.stored).max):
             raise UnsupportedFormat(f"{name} is transparent in places; save it without an alpha channel")
+
+
+@dataclass(frozen=True)
+class ChannelPlane:
+    """One channel of a section that holds several in each pixel."""
+
+    whole: Plane
+    channel: int
+
+    @property
+    def file(self) -> SourceFile:
+        return self.whole.file
+
+    @property
+    def form(self) -> PlaneForm:
+        return replace(self.whole.form, channel_count=1)
+
+    @property
+    def has_random_access(self) -> bool:
+        return self.whole.has_random_access
+
+    @property
+    def pixel_bytes(self) -> int:
+        return 2 * self.whole.pixel_bytes  # all channels are read before one is taken
+
+    def read_into(self, file: OpenFile, window: Window, out: NDArray[Any]) -> None:
+        shape = (self.whole.form.channel_count, window.height, window.width)
+        channels = np.empty(shape, self.whole.form.dtype)
+        self.whole.read_into(file, window, channels)
+        out[0] = channels[self.channel]
 
 
 @cache

@@ -11,7 +11,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from voxelworks.errors import MissingSections, UnsupportedFormat
-from voxelworks.volumes.formats import jpeg, png, tiff
+from voxelworks.volumes.formats import jpeg, png, tiff, webp
 from voxelworks.volumes.formats.names import SectionNumbers, natural_key, section_numbers
 from voxelworks.volumes.formats.source import (
     ImageSource,
@@ -29,6 +29,7 @@ _READERS: dict[str, Callable[[SourceFile], Plane]] = {
     **dict.fromkeys(tiff.SUFFIXES, tiff.read_section),
     **dict.fromkeys(png.SUFFIXES, png.read_section),
     **dict.fromkeys(jpeg.SUFFIXES, jpeg.read_section),
+    **dict.fromkeys(webp.SUFFIXES, webp.read_section),
 }
 _TRIED_FIRST = 32
 _THREADS_WHILE_WAITING = 16
@@ -45,14 +46,26 @@ def open_volumes(folder: Path, options: ReadOptions) -> tuple[Volume, ...]:
     if len(names) > 1:
         return (Volume("", open_folder(folder, fill_missing=options.fill_missing)),)
     file = SourceFile.of(folder / names[0])
-    if _suffix(file.name) in tiff.SUFFIXES:
-        (volume,) = tiff.open_volumes(file, options)
-        assert isinstance(volume.source, ImageSource)
-        source = volume.source
-    else:
+    if _suffix(file.name) not in tiff.SUFFIXES:
         plane = _READERS[_suffix(file.name)](file)
-        source = ImageSource((plane,), plane.form)
-    return (Volume("", replace(source, notes=(*notes, *source.notes))),)
+        return (Volume("", ImageSource((plane,), plane.form, notes=notes)),)
+    volumes = tiff.open_volumes(file, options)
+    return tuple(
+        replace(volume, source=replace(volume.source, notes=(*notes, *volume.source.notes)))
+        for volume in volumes
+        if isinstance(volume.source, ImageSource)
+    )
+
+
+def has_images(folder: Path) -> bool:
+    """Whether any file in a folder looks like a section."""
+    with readable(str(folder)), os.scandir(folder) as entries:
+        return any(_is_image(entry) for entry in entries)
+
+
+def _is_image(entry: os.DirEntry[str]) -> bool:
+    # A dangling link counts as an image: it is refused by name when its header is read.
+    return not entry.name.startswith(".") and _suffix(entry.name) in _READERS and not entry.is_dir()
 
 
 def has_sections(folder: Path) -> bool:
@@ -75,13 +88,10 @@ def image_names(folder: Path) -> tuple[list[str], tuple[str, ...]]:
     with readable(str(folder)), os.scandir(folder) as entries:
         for entry in entries:
             # Hidden files are leftovers of file managers, even those that end in .tif.
-            if entry.name.startswith("."):
-                continue
-            # A dangling link counts as an image: it is refused by name when its header is read.
-            is_image = _suffix(entry.name) in _READERS and not entry.is_dir()
-            (names if is_image else ignored).append(entry.name)
+            if not entry.name.startswith("."):
+                (names if _is_image(entry) else ignored).append(entry.name)
     if not names:
-        raise UnsupportedFormat(f"{folder} holds no TIFF, PNG or JPEG files; name the folder that does")
+        raise UnsupportedFormat(f"{folder} holds no TIFF, PNG, JPEG or WebP files; name the folder that does")
     names.sort(key=natural_key)
     first_of = {_READERS[_suffix(name)]: name for name in reversed(names)}
     if len(first_of) > 1:

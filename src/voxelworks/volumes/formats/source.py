@@ -290,6 +290,8 @@ class ImageSource:
     """Where the voxel size is stated, such as `OME-XML PhysicalSize`."""
     notes: tuple[str, ...] = ()
     """What was filled, padded or ignored: sentences for a person."""
+    companions: tuple[str, ...] = ()
+    """Paths of files that hold no section, but say how to read the others."""
 
     @property
     def shape_zyx(self) -> Zyx:
@@ -321,8 +323,9 @@ class ImageSource:
 
     @cached_property
     def files(self) -> tuple[str, ...]:
-        """Paths of the files, in order of their first section."""
-        return tuple(dict.fromkeys(plane.file.path for plane in self.planes if plane is not None))
+        """Paths of the files, in order of their first section; then those that only say how to read them."""
+        planes = (plane.file.path for plane in self.planes if plane is not None)
+        return tuple(dict.fromkeys((*planes, *self.companions)))
 
     @cached_property
     def has_random_access(self) -> bool:

@@ -1,11 +1,15 @@
+import os
+
 import numpy as np
 import pytest
 import tifffile
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
-from voxelworks.errors import MissingSections, UnsupportedFormat
-from voxelworks.geometry import VoxelSize
+from voxelworks.errors import MissingSections, SourceNotFound, UnsupportedFormat
+from voxelworks.geometry import Box, VoxelSize
 from voxelworks.testing.independent_writers import TiffStyle, write_tiff
-from voxelworks.volumes.formats import open_source
+from voxelworks.volumes.formats import open_source, open_volumes
 
 NAMESPACE = "http://www.openmicroscopy.org/Schemas/OME/2016-06"
 SIZES = 'PhysicalSizeX="0.004" PhysicalSizeY="4" PhysicalSizeYUnit="nm" PhysicalSizeZ="500" PhysicalSizeZUnit="\u212b"'
@@ -15,10 +19,10 @@ def noise(shape, dtype=np.uint8):
     return np.random.default_rng(6).integers(0, 200, shape).astype(dtype)
 
 
-def ome_xml(*, z=3, c=1, t=1, blocks="<TiffData/>", sizes="", channels="", uuid=""):
+def ome_xml(*, z=3, c=1, t=1, blocks="<TiffData/>", sizes="", channels="", uuid="", order="XYZCT"):
     return (
         f'<?xml version="1.0"?><OME xmlns="{NAMESPACE}"{uuid}><Image ID="Image:0"><Pixels ID="Pixels:0" '
-        f'DimensionOrder="XYZCT" Type="uint8" SizeX="7" SizeY="5" SizeZ="{z}" SizeC="{c}" SizeT="{t}" {sizes}>'
+        f'DimensionOrder="{order}" Type="uint8" SizeX="7" SizeY="5" SizeZ="{z}" SizeC="{c}" SizeT="{t}" {sizes}>'
         f"{channels}{blocks}</Pixels></Image></OME>"
     )
 
@@ -81,25 +85,99 @@ def test_rgb_is_one_channel_of_three_samples(tmp_path):
     assert np.array_equal(source.read(source.box), np.moveaxis(pages, -1, 0))
 
 
-def test_several_channels_are_refused_by_name(tmp_path):
-    channels = '<Channel ID="Channel:0:0" Name="DAPI"/><Channel ID="Channel:0:1"/>'
-    path = write_ome(tmp_path / "s.ome.tif", noise((6, 5, 7)), ome_xml(c=2, channels=channels))
+def read_all(path, **options):
+    """Give all volumes of a file (c, z, y, x) by their names."""
+    return {
+        volume.name: volume.source.read(Box.from_zyx((0, 0, 0), volume.source.shape_zyx))
+        for volume in open_volumes(path, **options)
+    }
+
+
+@st.composite
+def hyperstacks(draw):
+    order = draw(st.permutations("ZCT"))
+    counts = {axis: draw(st.integers(1, 3)) for axis in "ZCT"}
+    first_page = draw(st.booleans())
+    return "".join(order), counts, first_page
+
+
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(stack=hyperstacks())
+def test_channels_and_time_points_are_volumes_in_any_order_of_pages(tmp_path, stack):
+    order, counts, is_one_block = stack
+    # The first axis of the order runs fastest.
+    pages = noise([counts[axis] for axis in reversed(order)] + [5, 7])
+    flat = pages.reshape(-1, 5, 7)
+    blocks = "<TiffData/>"
+    if not is_one_block:
+        positions = list(np.ndindex(*[counts[axis] for axis in reversed(order)]))
+        blocks = "".join(
+            f'<TiffData IFD="{len(flat) - 1 - page}" {firsts(order, at)}/>'
+            for page, at in enumerate(positions)
+        )
+        flat = flat[::-1]
+    xml = ome_xml(z=counts["Z"], c=counts["C"], t=counts["T"], blocks=blocks, order=f"XY{order}")
+    found = read_all(write_ome(tmp_path / "s.ome.tif", flat, xml))
+    by_axis = np.moveaxis(pages, [order[::-1].index(axis) for axis in "TCZ"], [0, 1, 2])
+    names = [
+        " ".join([f"t{t}"] * (counts["T"] > 1) + [f"c{c}"] * (counts["C"] > 1))
+        for t in range(counts["T"])
+        for c in range(counts["C"])
+    ]
+    assert list(found) == names
+    assert np.array_equal(np.stack(list(found.values())).reshape(by_axis.shape), by_axis)
+
+
+def firsts(order, at):
+    return " ".join(f'First{axis}="{index}"' for axis, index in zip(reversed(order), at, strict=True))
+
+
+def test_channels_have_the_names_that_the_xml_gives(tmp_path):
+    channels = '<Channel ID="Channel:0:0" Name="DAPI"/><Channel ID="Channel:0:1"/><Channel Name="DAPI "/>'
+    pages = noise((9, 5, 7))
+    path = write_ome(tmp_path / "s.ome.tif", pages, ome_xml(c=3, channels=channels, sizes=SIZES))
+    found = read_all(path)
+    assert list(found) == ["DAPI c0", "Channel:0:1", "DAPI c2"]
+    assert np.array_equal(found["Channel:0:1"][0], pages[3:6])
+    assert {volume.source.voxel_size for volume in open_volumes(path)} == {VoxelSize(4.0, 4.0, 50.0)}
+
+
+def test_channels_inside_and_beside_pixels_are_volumes(tmp_path):
+    channels = '<Channel Name="a" SamplesPerPixel="2"/><Channel Name="b" SamplesPerPixel="2"/>'
+    pages = noise((6, 5, 7, 2), np.uint16)
+    xml = ome_xml(c=4, channels=channels)
+    found = read_all(write_ome(tmp_path / "s.ome.tif", pages, xml, photometric=1, extra_sample=0))
+    assert list(found) == ["a c0", "a c1", "b c0", "b c1"]
+    assert np.array_equal(found["b c0"][0], pages[3:, ..., 0])
+
+
+def test_several_images_are_volumes(tmp_path):
+    pages = noise((5, 5, 7))
+    second = ome_xml(z=2, blocks='<TiffData IFD="3" PlaneCount="2"/>').replace("Image:0", "Image:1")
+    first = ome_xml(blocks='<TiffData IFD="0" PlaneCount="3"/>', sizes=SIZES)
+    second_image = second[second.index("<Image") : second.index("</OME>")].replace(
+        "<Image", '<Image Name="label"'
+    )
+    path = write_ome(tmp_path / "s.ome.tif", pages, first.replace("</OME>", second_image + "</OME>"))
+    found = read_all(path)
+    assert list(found) == ["Image:0", "label"]
+    assert np.array_equal(found["Image:0"][0], pages[:3])
+    assert np.array_equal(found["label"][0], pages[3:])
+    assert [volume.source.voxel_size for volume in open_volumes(path)] == [VoxelSize(4.0, 4.0, 50.0), None]
+
+
+def test_absurd_numbers_of_channels_are_refused_at_once(tmp_path):
+    path = write_ome(tmp_path / "s.ome.tif", noise((1, 5, 7)), ome_xml(z=1, c=10**12, t=10**12))
     assert refusal(UnsupportedFormat, path) == (
-        "s.ome.tif has 2 channels (DAPI, Channel:0:1); save each by itself and make it a layer of its own"
+        f"s.ome.tif: OME-XML states {10**24} channels and time points; save what you need by itself"
     )
 
 
-def test_time_points_are_refused(tmp_path):
-    path = write_ome(tmp_path / "s.ome.tif", noise((6, 5, 7)), ome_xml(t=2))
-    assert refusal(UnsupportedFormat, path) == "s.ome.tif has 2 time points; save the one you need by itself"
-
-
-def test_several_images_are_refused_by_name(tmp_path):
-    xml = ome_xml().replace("</Image>", '</Image><Image ID="Image:1" Name="label"><Pixels/></Image>')
-    path = write_ome(tmp_path / "s.ome.tif", noise((3, 5, 7)), xml)
-    assert (
-        refusal(UnsupportedFormat, path)
-        == "s.ome.tif holds 2 images (Image:0, label); save the one you need by itself"
+def test_a_channel_without_pages_is_noticed(tmp_path):
+    path = write_ome(tmp_path / "s.ome.tif", noise((3, 5, 7)), ome_xml(c=2))
+    assert refusal(MissingSections, path) == (
+        "s.ome.tif c1: 3 of 3 sections are missing (0, 1, 2), counted from 0; "
+        "add their files, or ask for missing sections to be filled if only a few are"
     )
 
 
@@ -151,13 +229,27 @@ def test_files_elsewhere_are_never_opened(tmp_path):
     )
 
 
-def test_a_file_described_elsewhere_is_refused(tmp_path):
-    xml = f'<OME xmlns="{NAMESPACE}"><BinaryOnly MetadataFile="all.companion.ome" UUID="urn:uuid:1"/></OME>'
-    path = write_ome(tmp_path / "s.ome.tif", noise((1, 5, 7)), xml)
-    assert (
-        refusal(UnsupportedFormat, path)
-        == "s.ome.tif is described by all.companion.ome; save it as one OME-TIFF"
+def test_a_set_of_files_may_be_described_beside_them(tmp_path):
+    pages = noise((3, 5, 7))
+    blocks = "".join(
+        f'<TiffData FirstZ="{z}" IFD="0"><UUID FileName="{name}.ome.tif">urn:uuid:{name}</UUID></TiffData>'
+        for z, name in enumerate("abc")
     )
+    only = (
+        f'<OME xmlns="{NAMESPACE}"><BinaryOnly MetadataFile="all.companion.ome" UUID="urn:uuid:{{}}"/></OME>'
+    )
+    for page, name in zip(pages, "abc", strict=True):
+        write_ome(tmp_path / f"{name}.ome.tif", [page], only.format(name))
+    assert refusal(SourceNotFound, tmp_path / "b.ome.tif") == (
+        f"{tmp_path / 'all.companion.ome'} does not exist; check the name"
+    )
+    (tmp_path / "all.companion.ome").write_text(ome_xml(blocks=blocks, sizes=SIZES))
+    source = open_source(tmp_path / "b.ome.tif")
+    assert np.array_equal(source.read(source.box)[0], pages)
+    assert source.voxel_size == VoxelSize(4.0, 4.0, 50.0)
+    assert [os.path.basename(file) for file in source.files] == [
+        "a.ome.tif", "b.ome.tif", "c.ome.tif", "all.companion.ome",
+    ]  # fmt: skip
 
 
 def test_any_stated_depth_is_answered_at_once(tmp_path):
@@ -188,7 +280,7 @@ def test_a_page_that_the_xml_names_must_exist(tmp_path):
             "s.ome.tif has damaged OME-XML (mismatched tag: line 1, column 14); save it anew",
         ),
         ("<!DOCTYPE OME []><OME></OME>", "s.ome.tif has OME-XML with a document type; save it anew"),
-        ("<OME></OME>", "s.ome.tif holds 0 images (); save the one you need by itself"),
+        ("<OME></OME>", "s.ome.tif has OME-XML that describes no image; save it anew"),
         (ome_xml(z="many"), "s.ome.tif: OME-XML states SizeZ = 'many'; save it anew"),
     ],
 )

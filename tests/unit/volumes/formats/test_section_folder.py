@@ -209,7 +209,7 @@ def test_several_formats_are_refused(tmp_path):
 def test_a_folder_without_images_is_refused(tmp_path):
     (tmp_path / "notes.txt").touch()
     assert refusal(UnsupportedFormat, tmp_path) == (
-        f"{tmp_path} holds no TIFF, PNG or JPEG files; name the folder that does"
+        f"{tmp_path} holds no TIFF, PNG, JPEG or WebP files; name the folder that does"
     )
 
 

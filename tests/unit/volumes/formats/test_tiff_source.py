@@ -1,4 +1,5 @@
 import os
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -7,7 +8,7 @@ import tifffile
 from voxelworks.errors import MixedSections, UnsupportedDtype, UnsupportedFormat
 from voxelworks.geometry import Box, VoxelSize
 from voxelworks.testing.independent_writers import TiffStyle, write_tiff
-from voxelworks.volumes.formats import open_source
+from voxelworks.volumes.formats import open_source, open_volumes
 
 
 def noise(shape, dtype=np.uint8):
@@ -62,19 +63,53 @@ def test_other_types_are_refused_by_name(tmp_path, dtype):
     )
 
 
-def test_rgb_of_16_bits_is_refused(tmp_path):
-    path = write_tiff(tmp_path / "s.tif", np.zeros((1, 5, 7, 3), np.uint16))
-    assert refusal(UnsupportedDtype, path) == (
-        "s.tif is RGB with uint16 values; save it as RGB with 8 bits, or each channel by itself"
-    )
+def read_all(path, **options):
+    """Give all volumes of a file (c, z, y, x) by their names."""
+    return {
+        volume.name: volume.source.read(Box.from_zyx((0, 0, 0), volume.source.shape_zyx))
+        for volume in open_volumes(path, **options)
+    }
 
 
-def test_two_channels_in_a_pixel_are_refused(tmp_path):
-    path = write_tiff(
-        tmp_path / "s.tif", np.zeros((1, 5, 7, 2), np.uint8), TiffStyle(photometric=1, extra_sample=0)
-    )
-    assert refusal(UnsupportedFormat, path) == (
-        "s.tif has 2 samples per pixel of kind MINISBLACK; save it as grey or RGB, or each channel by itself"
+def assert_volumes(path, expected, **options):
+    found = read_all(path, **options)
+    assert list(found) == list(expected)
+    for name, array in expected.items():
+        assert found[name].dtype == array.dtype
+        assert np.array_equal(found[name][0], array)
+
+
+LAYOUTS = [
+    TiffStyle(),
+    TiffStyle(is_planar=True),
+    TiffStyle(is_deflated=True, is_planar=True),
+    TiffStyle(tile=(16, 16), is_deflated=True),
+]
+
+
+@pytest.mark.parametrize("style", LAYOUTS)
+def test_rgb_of_16_bits_is_three_volumes(tmp_path, style):
+    pages = noise((2, 5, 7, 3), np.uint16)
+    expected = {name: pages[..., i] for i, name in enumerate(["red", "green", "blue"])}
+    assert_volumes(write_tiff(tmp_path / "s.tif", pages, style), expected)
+
+
+@pytest.mark.parametrize("style", LAYOUTS)
+@pytest.mark.parametrize("count", [2, 5])
+def test_channels_in_a_pixel_are_volumes(tmp_path, style, count):
+    pages = noise((2, 5, 7, count), np.int16)
+    path = write_tiff(tmp_path / "s.tif", pages, replace(style, photometric=1, extra_sample=0))
+    assert_volumes(path, {f"c{i}": pages[..., i] for i in range(count)})
+    box = Box((2, 1, 1), (4, 3, 1))
+    assert np.array_equal(open_source(path, part="c1").read(box)[0], pages[..., 1][box.slices_zyx])
+
+
+def test_channels_in_a_pixel_are_refused_in_a_folder(tmp_path):
+    for z in range(2):
+        write_tiff(tmp_path / f"s{z}.tif", noise((1, 5, 7, 3), np.uint16))
+    assert refusal(UnsupportedFormat, tmp_path) == (
+        "s0.tif has 3 channels in each pixel; a folder must hold one channel: "
+        "give the file itself, or save each channel into its own folder"
     )
 
 
@@ -166,10 +201,10 @@ def test_a_unit_nobody_knows_is_only_mentioned(tmp_path):
     assert source.notes == ("ImageJ states a voxel size of 0.004, 0.004, 0.05 furlong, which cannot be used",)
 
 
-def imagej_with_one_directory(path, pages, byte_order):
+def imagej_with_one_directory(path, pages, byte_order, description=""):
     """Write a stack as ImageJ does beyond 4 GiB: all pixels, but a directory of the first section only."""
     whole = np.concatenate(list(pages))
-    description = f"ImageJ=1.54f\nimages={len(pages)}\nslices={len(pages)}\n"
+    description = description or f"ImageJ=1.54f\nimages={len(pages)}\nslices={len(pages)}\n"
     write_tiff(path, [whole], TiffStyle(description=description, byte_order=byte_order))
     data = bytearray(path.read_bytes())
     order = "<" if byte_order == "little" else ">"
@@ -216,21 +251,105 @@ def test_time_points_of_imagej_are_refused(tmp_path):
     )
 
 
-def test_channels_of_imagej_are_refused(tmp_path):
-    description = "ImageJ=1.54f\nimages=6\nchannels=2\nslices=3\n"
-    path = write_tiff(tmp_path / "s.tif", noise((6, 5, 7)), TiffStyle(description=description))
-    assert refusal(UnsupportedFormat, path) == (
-        "s.tif has 2 channels; save each by itself (Fiji: Image > Color > Split Channels)"
+HYPERSTACK = "ImageJ=1.54f\nimages=12\nchannels=2\nslices=3\nframes=2\nhyperstack=true\n"
+
+
+@pytest.mark.parametrize("directory_count", ["all", "one"])
+def test_channels_and_time_points_of_imagej_are_volumes(tmp_path, directory_count):
+    pages = noise((2, 3, 2, 5, 7), np.uint16)
+    flat, style = pages.reshape(12, 5, 7), TiffStyle(byte_order="big", description=HYPERSTACK)
+    if directory_count == "one":
+        path = imagej_with_one_directory(tmp_path / "s.tif", flat, "big", HYPERSTACK)
+    else:
+        path = write_tiff(tmp_path / "s.tif", flat, style)
+    assert_volumes(path, {f"t{t} c{c}": pages[t, :, c] for t in range(2) for c in range(2)})
+
+
+@pytest.mark.parametrize(
+    ("axes", "names"),
+    [
+        ("CZYX", ["c0", "c1"]),
+        ("ZCYX", ["c0", "c1"]),
+        ("TZYX", ["t0", "t1"]),
+        ("CYX", ["c0", "c1"]),
+        ("ZTCYX", ["t0 c0", "t0 c1", "t1 c0", "t1 c1"]),
+    ],
+)
+@pytest.mark.parametrize("truncate", [False, True])
+def test_axes_that_tifffile_states_are_volumes(tmp_path, axes, names, truncate):
+    sizes = {"Z": 3, "T": 2, "C": 2, "Y": 5, "X": 7}
+    pages = noise([sizes[axis] for axis in axes])
+    options = {"photometric": "minisblack", "metadata": {"axes": axes}, "truncate": truncate}
+    tifffile.imwrite(tmp_path / "s.tif", pages, **options)
+    wide = pages.reshape(
+        [sizes[axis] if axis in axes else 1 for axis in (axes if "Z" in axes else "Z" + axes)]
     )
+    order = ("" if "Z" in axes else "Z") + axes
+    expected = {}
+    for name in names:
+        at = {word[0].upper(): int(word[1]) for word in name.split()}
+        expected[name] = wide[tuple(at.get(axis, slice(None)) for axis in order)]
+    assert_volumes(tmp_path / "s.tif", expected)
 
 
-def test_axes_beyond_x_y_z_are_refused(tmp_path):
+def test_axes_that_nothing_is_known_of_are_refused(tmp_path):
     tifffile.imwrite(
-        tmp_path / "s.tif", noise((2, 3, 5, 7)), photometric="minisblack", metadata={"axes": "TZYX"}
+        tmp_path / "s.tif", noise((2, 3, 5, 7)), photometric="minisblack", metadata={"axes": "RZYX"}
     )
     assert refusal(UnsupportedFormat, tmp_path / "s.tif") == (
-        "s.tif has more axes than x, y and z (T: 2, Z: 3); save one channel and time point by itself"
+        "s.tif has more axes than x, y, z, channel and time (R: 2, Z: 3); save the part you need by itself"
     )
+
+
+@pytest.mark.parametrize(
+    ("unit", "notes"),
+    [
+        ({"resolution": (25e5, 25e4), "resolutionunit": 3},
+         ("the resolution states pixels of 4 x 40 nm, but no distance of sections",)),
+        ({"resolution": (25400, 25400), "resolutionunit": 2},
+         ("the resolution states pixels of 1000 x 1000 nm, but no distance of sections",)),
+        ({"resolution": (72, 72), "resolutionunit": 2}, ()),
+        ({"resolution": (25e5, 25e5), "resolutionunit": 1}, ()),
+    ],
+)  # fmt: skip
+def test_the_resolution_of_a_microscope_is_mentioned(tmp_path, unit, notes):
+    tifffile.imwrite(tmp_path / "s.tif", noise((5, 7)), metadata=None, **unit)
+    source = open_source(tmp_path / "s.tif")
+    assert (source.voxel_size, source.notes) == (None, notes)
+
+
+DM_SIZES = [(65009, 12, 1, 0.004, True), (65010, 12, 1, 0.004, True), (65011, 12, 1, 0.05, True)]
+
+
+@pytest.mark.parametrize(
+    ("unit", "size", "notes"),
+    [
+        ("\xb5m", VoxelSize(4.0, 4.0, 50.0), ()),
+        (
+            "s",
+            None,
+            ("DigitalMicrograph states steps of 0.004 \xb5m, 0.004 \xb5m, 0.05 s, which are no voxel size",),
+        ),
+    ],
+)
+def test_digitalmicrograph_states_the_voxel_size(tmp_path, unit, size, notes):
+    units = [(tag, 2, 0, text.encode("latin1"), True) for tag, text in
+             [(65003, "\xb5m"), (65004, "\xb5m"), (65005, unit), (65012, "Micrometer")]]  # fmt: skip
+    with tifffile.TiffWriter(tmp_path / "s.tif") as writer:
+        for page in noise((2, 5, 7)):
+            writer.write(page, metadata=None, extratags=[*units, *DM_SIZES])
+    source = open_source(tmp_path / "s.tif")
+    assert (source.voxel_size, source.notes) == (size, notes)
+
+
+def test_a_pyramid_is_read_at_its_finest_level(tmp_path):
+    finest = noise((200, 300))
+    with tifffile.TiffWriter(tmp_path / "s.tif") as writer:
+        for step in (1, 2, 4):
+            writer.write(finest[::step, ::step], tile=(16, 16), metadata=None, photometric="minisblack")
+    source = open_source(tmp_path / "s.tif")
+    assert np.array_equal(source.read(source.box)[0, 0], finest)
+    assert source.notes == ("2 coarser levels in s.tif were ignored",)
 
 
 def test_pages_of_unequal_size_are_named_or_padded(tmp_path):
