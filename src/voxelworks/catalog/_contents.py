@@ -4,17 +4,13 @@ from __future__ import annotations
 
 from typing import BinaryIO
 
-from voxelworks.catalog._annotations import (
-    ENTRIES_MAX,
-    annotation_file,
-    lock_own_annotation,
-    require_uploaded,
-)
-from voxelworks.catalog._archives import PIECE_BYTES, ArchiveLimits, list_entries, unpack
-from voxelworks.catalog._nml import read_contents
+from voxelworks.archives.limits import ArchiveLimits
+from voxelworks.archives.zips import PIECE_BYTES, list_entries, unpack
+from voxelworks.catalog._annotations import annotation_file, lock_own_annotation, require_uploaded
 from voxelworks.catalog._tables import AnnotationRow
 from voxelworks.db import Database
 from voxelworks.errors import StorageFailed
+from voxelworks.protocol.nml import ENTRIES_MAX, find_skeleton, read_contents
 from voxelworks.protocol.people import Principal
 from voxelworks.protocol.views import AnnotationContents, AnnotationView
 from voxelworks.settings import Settings
@@ -62,8 +58,7 @@ def _read_plain(stream: BinaryIO, settings: Settings) -> AnnotationContents:
 def _read_zip(stream: BinaryIO, settings: Settings) -> AnnotationContents:
     limits = ArchiveLimits(ENTRIES_MAX, settings.annotation_bytes_max)
     entries = {entry.name: entry for entry in list_entries(stream, limits)}
-    [skeleton] = [entry for entry in entries.values() if entry.name.lower().endswith(".nml")]
-    found = read_contents(unpack(stream, skeleton), settings.nml_bytes_max)
+    found = read_contents(unpack(stream, find_skeleton(entries)), settings.nml_bytes_max)
     sized = [
         layer.model_copy(update={"size_bytes": entries[layer.location].size_bytes})
         if layer.location

@@ -42,9 +42,10 @@ NodeTaker = Callable[[int, tuple[float, float, float]], None]
 """Gets the number of a tree in the file, from 0 on, and where a node of it lies: x, y, z in voxels of mag 1."""
 
 
-def read_nml(
-    pieces: Iterable[bytes], bytes_max: int, *, take_node: NodeTaker = lambda _tree, _position: None
-) -> AnnotationSummary:
+def _let_go(_tree: int, _position: tuple[float, float, float]) -> None: ...
+
+
+def read_nml(pieces: Iterable[bytes], bytes_max: int, *, take_node: NodeTaker = _let_go) -> AnnotationSummary:
     """Check a skeleton file and count what it holds.
 
     Parameters
@@ -88,7 +89,7 @@ def read_contents(pieces: Iterable[bytes], bytes_max: int) -> AnnotationContents
 
 
 class _Reader:
-    def __init__(self, bytes_max: int, take_node: NodeTaker) -> None:
+    def __init__(self, bytes_max: int, take_node: NodeTaker = _let_go) -> None:
         self._bytes_max = bytes_max
         self._hand_over = take_node
         self._path: list[str] = []

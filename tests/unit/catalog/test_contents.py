@@ -6,10 +6,10 @@ import tracemalloc
 from xml.etree import ElementTree
 
 import pytest
-from voxelworks.catalog._nml import read_contents
 
-from voxelworks.catalog import _nml
 from voxelworks.errors import InvalidAnnotation
+from voxelworks.protocol import nml
+from voxelworks.protocol.nml import read_contents
 from voxelworks.protocol.views import AnnotationContents, TreeSummary, VolumeLayerContents
 
 BYTES_MAX = 2**28
@@ -81,7 +81,7 @@ def test_of_very_many_trees_the_first_are_described_in_bounded_memory():
     found = read_contents(pieces(5_000), BYTES_MAX)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert (len(found.trees), found.edge_count) == (_nml.TREES_MAX, 5_000)
+    assert (len(found.trees), found.edge_count) == (nml.TREES_MAX, 5_000)
     assert found.trees[-1] == TreeSummary(name="t", color=None, node_count=1, edge_count=1)
     assert peak < 2 * 2**20
 

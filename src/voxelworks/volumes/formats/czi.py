@@ -31,6 +31,7 @@ from voxelworks.errors import (
 )
 from voxelworks.geometry import VoxelSize
 from voxelworks.volumes.formats.parts import COLOURS, distinct, part_name
+from voxelworks.volumes.formats.raw import RawPlane
 from voxelworks.volumes.formats.samples import ChannelPlane, Samples
 from voxelworks.volumes.formats.source import (
     ImageSource,
@@ -44,7 +45,6 @@ from voxelworks.volumes.formats.source import (
     decoding,
     listed,
 )
-from voxelworks.volumes.formats.tiff import RawPlane
 
 NAME = "CZI"
 SIGNATURE = b"ZISRAWFILE\0"
