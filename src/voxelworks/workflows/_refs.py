@@ -62,7 +62,7 @@ class NewDatasetRef(Ref):
 
 
 class SourceRef(Ref):
-    """Images to read: `root:NAME/relative` or `upload:ID` on a server, a file or folder locally."""
+    """Images to read: `root:NAME/relative`, `upload:ID` or an allowed address on a server; locally a path or address."""
 
     __slots__ = ()
     label = "Source"
