@@ -62,7 +62,7 @@ class NewDatasetRef(Ref):
 
 
 class SourceRef(Ref):
-    """Images to read: `root:NAME/relative`, `upload:ID` or an allowed address on a server; locally a path or address."""
+    """`root:NAME/relative`, `upload:ID` or an allowed address on a server; a path or address locally."""
 
     __slots__ = ()
     label = "Source"
