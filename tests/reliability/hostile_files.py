@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
 import os
 import pickle
 import stat
 import struct
+import tarfile
 import zipfile
 import zlib
 from pathlib import Path
@@ -241,6 +243,109 @@ def png_bomb() -> bytes:
         b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(2**24)))
         + chunk(b"IEND", b"")
     )  # fmt: skip
+
+
+# Chunked stores and archives to convert, by the name of the trick
+
+
+def stores(folder: Path, mark: Path) -> dict[str, Path]:
+    """Write folders that claim to be chunked stores.
+
+    Parameters
+    ----------
+    folder
+        A new one.
+    mark
+        What those that lead out lead to.
+    """
+    giant = [10_000] * 3
+    zarr = {"zarr_format": 2, "shape": [64] * 3, "chunks": [64] * 3, "dtype": "|u1", "fill_value": 0, "order": "C",
+            "filters": None, "compressor": {"id": "gzip", "level": 1}}  # fmt: skip
+    scale = {"key": "1", "size": [64] * 3, "resolution": [1, 1, 1], "voxel_offset": [0, 0, 0], "encoding": "raw",
+             "chunk_sizes": [[64, 64, 64]]}  # fmt: skip
+    info = {"type": "image", "data_type": "uint8", "num_channels": 1, "scales": [scale]}
+    n5 = {"dimensions": giant, "blockSize": [64] * 3, "dataType": "uint8", "compression": {"type": "raw"}}
+    multiscale = {"axes": [{"name": axis} for axis in "zyx"], "datasets": [{"path": f"../../{mark.name}"}]}
+    bomb = gzip.compress(bytes(BOMB_BYTES))
+    conf = "".join(f"boundary {axis} 10000000;\n" for axis in "xyz")
+    files = {
+        "packed chunk that is a bomb": {"info": info, "1/0-64_0-64_0-64.gz": bomb},
+        "Zarr of 10^12 voxels without a chunk": {".zarray": zarr | {"shape": giant}},
+        "folders that hold each other": {".zgroup": {"zarr_format": 2}, "a/.zgroup": {"zarr_format": 2}},
+        "Zarr chunk of 10^12 voxels": {".zarray": zarr | {"shape": giant, "chunks": giant}, "0.0.0": bomb},
+        "Zarr chunk that is a bomb": {".zarray": zarr, "0.0.0": bomb},
+        "Zarr of 1,000,000 axes": {".zarray": zarr | {"shape": [1] * 10**6, "chunks": [1] * 10**6}},
+        "Zarr of negative size": {".zarray": zarr | {"shape": [-5, 5, 5]}},
+        "metadata of 100 MiB": {".zarray": b" " * 100 * 2**20 + json.dumps(zarr).encode()},
+        "metadata of levels without end": {".zarray": b"[" * 10**6},
+        "image that leads out": {".zgroup": {"zarr_format": 2}, ".zattrs": {"multiscales": [multiscale]}},
+        "N5 of 10^12 voxels": {"attributes.json": n5},
+        "N5 block of other size": {
+            "attributes.json": n5 | {"dimensions": [64] * 3}, "0/0/0": struct.pack(">2H3I", 0, 3, *[2**31] * 3),
+        },
+        "precomputed of 10^12 voxels": {"info": info | {"scales": [scale | {"size": giant}]}, "1/x": b""},
+        "precomputed that leads out": {"info": info | {"scales": [scale | {"key": f"../{mark.name}"}]}},
+        "cubes of 10^21 voxels": {"knossos.conf": conf, "x0000/y0000/z0000/a_x0000_y0000_z0000.raw": bytes(128**3)},
+        "tiles with the numbers of dates": {"20261128/1/1.png": png_bomb(), "1/900000000/900000000.png": png_bomb()},
+    }  # fmt: skip
+    folder.mkdir()
+    found = {}
+    for number, (name, contents) in enumerate(files.items()):
+        found[name] = folder / str(number)
+        for file, content in contents.items():
+            path = found[name] / file
+            path.parent.mkdir(parents=True, exist_ok=True)
+            text = content if isinstance(content, bytes | str) else json.dumps(content)
+            path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    for number in range(50):
+        (found["folders that hold each other"] / "a" / f"link{number}").symlink_to("..")
+    piped = found["Zarr chunk that is a pipe"] = folder / "pipe"
+    piped.mkdir()
+    (piped / ".zarray").write_text(json.dumps(zarr))
+    os.mkfifo(piped / "0.0.0")
+    return found
+
+
+def archives(folder: Path, mark: Path) -> dict[str, Path]:
+    """Write archives; see `stores`."""
+    inner = packed({f"{number}": bytes(2**24) for number in range(4)})
+    contents = {
+        "tar that is a bomb": tar({"a.tif": bytes(BOMB_BYTES)}),
+        "way out": packed({"a.tif": b"1", "../../escaped": b"1"}),
+        "1,000,000 entries that claim to be 10": many_entries(1_000_000, claimed=10),
+        "bomb of ratio 1,000": packed({"a.tif": bytes(BOMB_BYTES)}),
+        "bomb within a bomb": packed({"deeper.zip": inner * 50}),
+        "1,000,000 entries": many_entries(1_000_000, claimed=1_000_000),
+        "entries that share their bytes": overlapping(),
+        "way out, absolute": packed({"a.tif": b"1", str(mark.absolute()): b"1"}),
+        "link": packed({"a.tif": b"1"}, link="/etc/passwd"),
+        "way out in a tar": tar({"../../escaped": b"1"}),
+        "link in a tar": tar({"a.tif": b""}, link="/etc/passwd"),
+        "tar of 2^60 bytes": tar({"a.tif": b""}, claimed=2**60),
+        "tar of a name of 2^60 bytes": tar({"a.tif": b""}, claimed=2**60, kind=b"L"),
+    }
+    folder.mkdir()
+    found = {}
+    for number, (name, content) in enumerate(contents.items()):
+        found[name] = folder / str(number)
+        found[name].write_bytes(content)
+    return found
+
+
+def tar(
+    files: dict[str, bytes], *, link: str | None = None, claimed: int | None = None, kind: bytes = b"0"
+) -> bytes:
+    """Make a tar.gz, of which each entry claims a size."""
+    stream = io.BytesIO()
+    with gzip.GzipFile(fileobj=stream, mode="wb") as out:
+        for name, content in files.items():
+            info = tarfile.TarInfo(name)
+            info.size, info.type = len(content) if claimed is None else claimed, kind
+            if link is not None:
+                info.type, info.linkname = tarfile.SYMTYPE, link
+            out.write(info.tobuf(tarfile.GNU_FORMAT) + content + bytes(-len(content) % 512))
+        out.write(bytes(1024))
+    return stream.getvalue()
 
 
 # Datasets to link, by the name of the trick

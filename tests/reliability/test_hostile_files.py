@@ -86,20 +86,27 @@ def test_a_hostile_image_is_refused_at_once(
     images = hostile_files.images(tmp_path / "images", tmp_path / "escaped")
     # Each starts a process of its own, which takes a second or two.
     chosen = dict(list(images.items())[: rounds(4, len(images))])
-    before = _tree(tmp_path)
-    worst, wrong = Spent(), {}
-    for number, (name, source) in enumerate(chosen.items()):
-        # Where it may write; a command that fails keeps what it would go on from.
-        folder = tmp_path / f"made{number}"
-        folder.mkdir()
-        spent, status, said = _convert(source, folder / "made")
-        worst.take(spent)
-        is_refused = 0 < status < 10 and "Traceback" not in said
-        shutil.rmtree(folder)
-        if spent.is_too_much() or not (is_refused or name in HARMLESS) or _tree(tmp_path) != before:
-            wrong[name] = (spent, status, said[-500:], _tree(tmp_path) - before)
-    assert wrong == {}
-    _record(record_property, len(chosen), worst)
+    _record(record_property, len(chosen), _convert_each(chosen, tmp_path))
+
+
+@pytest.mark.faults(
+    "T30", "Chunked stores that claim 10^12 voxels, loop, lead elsewhere, or have bombs for chunks"
+)
+def test_a_hostile_store_is_refused_at_once(
+    tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
+    stores = hostile_files.stores(tmp_path / "stores", tmp_path / "escaped")
+    chosen = dict(list(stores.items())[: rounds(3, len(stores))])
+    _record(record_property, len(chosen), _convert_each(chosen, tmp_path))
+
+
+@pytest.mark.faults("T30", "Archives that are bombs, lead elsewhere, or claim entries and sizes without end")
+def test_a_hostile_archive_is_refused_at_once(
+    tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
+    archives = hostile_files.archives(tmp_path / "archives", tmp_path / "escaped")
+    chosen = dict(list(archives.items())[: rounds(2, len(archives))])
+    _record(record_property, len(chosen), _convert_each(chosen, tmp_path))
 
 
 def _send_each(site: DrillSite, bodies: dict[str, Callable[[], object]], path: str, folder: Path) -> Spent:
@@ -119,6 +126,24 @@ def _send_each(site: DrillSite, bodies: dict[str, Callable[[], object]], path: s
             left = {file for file in _tree(folder) - before if ".sqlite3" not in file}
             if spent.is_too_much() or not 400 <= answer.status_code < 500 or left:
                 wrong[name] = (spent, answer.status_code, answer.text[:500], left)
+    assert wrong == {}
+    return worst
+
+
+def _convert_each(sources: dict[str, Path], tmp_path: Path) -> Spent:
+    """Convert what is hostile; give the most that one took. All must be refused, and nothing be left."""
+    before = _tree(tmp_path)
+    worst, wrong = Spent(), {}
+    for number, (name, source) in enumerate(sources.items()):
+        # Where it may write; a command that fails keeps what it would go on from.
+        folder = tmp_path / f"made{number}"
+        folder.mkdir()
+        spent, status, said = _convert(source, folder / "made")
+        worst.take(spent)
+        is_refused = 0 < status < 10 and "Traceback" not in said
+        shutil.rmtree(folder)
+        if spent.is_too_much() or not (is_refused or name in HARMLESS) or _tree(tmp_path) != before:
+            wrong[name] = (spent, status, said[-500:], _tree(tmp_path) - before)
     assert wrong == {}
     return worst
 

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from typing import BinaryIO, NamedTuple, cast
 
 from voxelworks.archives.limits import ArchiveLimits
-from voxelworks.archives.paths import PATH_LENGTH_MAX
+from voxelworks.archives.paths import check_paths
 from voxelworks.errors import InvalidArchive
 
 _BLOCK = 512
@@ -78,7 +78,7 @@ def list_entries(stream: BinaryIO, packed: BinaryIO, limits: ArchiveLimits) -> I
 
     Raises
     ------
-    InvalidArchive
+    InvalidArchive, UnsafeReference
         Naming the entry and what is wrong with it.
     """
     packed_bytes = packed.seek(0, 2)
@@ -114,8 +114,6 @@ def list_entries(stream: BinaryIO, packed: BinaryIO, limits: ArchiveLimits) -> I
             elif kind not in _FILES:
                 raise InvalidArchive(f"entry {name[:80]!r} is a link or a device; pack plain files only")
             name = name.removeprefix("./")
-            if len(name) > PATH_LENGTH_MAX:
-                raise InvalidArchive(f"an entry has the name {name[:80]!r}..., which is too long")
             total += size
             limits.check_growth("the tar", packed_bytes, total)
             if total > limits.bytes_max:
@@ -124,6 +122,7 @@ def list_entries(stream: BinaryIO, packed: BinaryIO, limits: ArchiveLimits) -> I
                 )
             # Old programs mark a folder by its name alone.
             if kind != _FOLDER and not name.endswith("/"):
+                check_paths([name])
                 yield Entry(name, size, position)
         position += -(-size // _BLOCK) * _BLOCK
 

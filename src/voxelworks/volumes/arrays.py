@@ -43,6 +43,8 @@ _READ_EDGE = 128
 """Larger reads fault in fresh memory for what they decode: measured, 1024^3 at once costs 20 times the system time."""
 _READS_AHEAD = 8
 """So many reads are on their way at once: remote stores answer slowly."""
+_READ_BYTES_AHEAD = 2**29
+"""Fewer, if foreign chunks are so large that this many bytes would be decoded at once."""
 _ZSTD_LEVELS: dict[Category, int] = {"color": 1, "segmentation": 3}
 """Higher levels gain nothing on electron microscopy images and cost several times the time."""
 
@@ -146,6 +148,8 @@ class MagArray:
         target: NDArray[Any] = allocate((self.channel_count, *box.shape_zyx), store.dtype.numpy_dtype)
         z, y, x = (-(-_READ_EDGE // chunk) * chunk for chunk in self.chunk_shape_zyx)
         to_target = (-box.topleft[0], -box.topleft[1], -box.topleft[2])
+        piece_bytes = z * y * x * self.channel_count * target.itemsize
+        ahead = max(1, min(_READS_AHEAD, _READ_BYTES_AHEAD // piece_bytes))
         reads: deque[Any] = deque()
         # On the grid of the chunks, which starts where the array does: a chunk is decoded once.
         origin = stored_box.topleft
@@ -154,7 +158,7 @@ class MagArray:
             part = target[:, *piece.moved(to_target).slices_zyx]
             source = store[:, *piece.slices_zyx]
             reads.append(ts.array(part).write(source[ts.d[:].translate_to[0]]))
-            if len(reads) >= _READS_AHEAD:
+            if len(reads) >= ahead:
                 _wait(reads.popleft(), "read", self.location)
         for read in reads:
             _wait(read, "read", self.location)

@@ -63,7 +63,7 @@ class NewDatasetRef(Ref):
 
 
 class SourceRef(Ref):
-    """Images to read: `root:NAME/relative` or `upload:ID` on a server, a file or folder locally."""
+    """`root:NAME/relative`, `upload:ID` or an allowed address on a server; a path or address locally."""
 
     __slots__ = ()
     label = "Source"

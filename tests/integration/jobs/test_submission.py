@@ -1,3 +1,4 @@
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -243,6 +244,18 @@ def test_jpeg_counts_for_what_it_takes_without_loss(queue):
     with pytest.raises(QuotaExceeded):
         queue.submit_convert("cortex", settings=_limited(queue, needed - 1))
     assert queue.submit_convert("cortex", settings=_limited(queue, needed)).state == "queued"
+
+
+def test_the_chunks_of_a_store_count_however_deep_they_lie(queue):
+    raw = queue.settings.home / "scope" / "raw"
+    shutil.rmtree(raw)
+    (raw / "c" / "0").mkdir(parents=True)
+    for file in ("zarr.json", "c/0/0", "c/0/1"):
+        (raw / file).write_bytes(bytes(700))
+    (raw / "c" / "loop").symlink_to("..")
+    with pytest.raises(QuotaExceeded):
+        queue.submit_convert("cortex", settings=_limited(queue, 2399))
+    assert queue.submit_convert("cortex", settings=_limited(queue, 2400)).state == "queued"
 
 
 def test_a_large_folder_is_measured_by_some_of_its_files(queue, monkeypatch):
