@@ -40,7 +40,9 @@ def test_a_submitted_job_is_queued_with_its_defaults_filled_in(queue):
         "priority": 3,
         "attempt": 0,
         "params": {
-            "layers": [{"source": "root:scope/raw", "layer_name": "color", "category": "color"}],
+            "layers": [
+                {"source": "root:scope/raw", "layer_name": "color", "category": "color", "part": None}
+            ],
             "target": "cortex",
             "voxel_size": None,
             "fill_missing": False,
@@ -243,6 +245,16 @@ def test_jpeg_counts_for_what_it_takes_without_loss(queue):
     with pytest.raises(QuotaExceeded):
         queue.submit_convert("cortex", settings=_limited(queue, needed - 1))
     assert queue.submit_convert("cortex", settings=_limited(queue, needed)).state == "queued"
+
+
+def test_the_files_in_the_folders_of_a_volume_count_too(queue):
+    _write_sections(queue, 2, 100)
+    chunks = queue.settings.home / "scope" / "raw" / "0" / "0"
+    chunks.mkdir(parents=True)
+    (chunks / "0").write_bytes(bytes(500))
+    with pytest.raises(QuotaExceeded):
+        queue.submit_convert("cortex", settings=_limited(queue, 799))
+    assert queue.submit_convert("cortex", settings=_limited(queue, 800)).state == "queued"
 
 
 def test_a_large_folder_is_measured_by_some_of_its_files(queue, monkeypatch):
