@@ -220,12 +220,19 @@ def _stored_bytes(path: Path) -> int:
         return 0  # the job will say what is wrong with it
 
 
-def _files_in(folder: Path) -> Iterator[Path]:
-    for parent, _, names in os.walk(folder):
-        yield from (Path(parent, name) for name in names)
+def _files_in(folder: Path) -> Iterator[os.DirEntry[str]]:
+    """List files one by one: `os.walk` would list a whole folder before it gives the first."""
+    folders = [str(folder)]
+    while folders:
+        with os.scandir(folders.pop()) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    folders.append(entry.path)
+                elif entry.is_file():
+                    yield entry
 
 
-def _lossless_bytes(file: Path) -> int:
+def _lossless_bytes(file: Path | os.DirEntry[str]) -> int:
     is_lossy = file.name.lower().endswith(_LOSSY_SUFFIXES)
     return file.stat().st_size * (_LOSSLESS_PER_LOSSY if is_lossy else 1)
 
