@@ -38,7 +38,7 @@ Json = dict[str, Any]
 
 def main() -> int:
     if sys.argv[1:2] == ["--reference"]:
-        json.dump(reference(Path(sys.argv[2]), sys.argv[3:]), sys.stdout)
+        print("\n" + json.dumps(reference(Path(sys.argv[2]), sys.argv[3:])))
         return 0
     if "--measure" in sys.argv[1:]:
         FIGURES.write_text(json.dumps(measure(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -189,7 +189,8 @@ def _ask_readers(data: Path, entries: list[str]) -> Json:
     if not python:
         return {}
     command = [python, __file__, "--reference", str(data), *entries]
-    answer: Json = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    answer: Json = json.loads(said.splitlines()[-1])  # some readers print what they think, too
     return answer
 
 

@@ -41,7 +41,9 @@ def test_a_submitted_job_is_queued_with_its_defaults_filled_in(queue):
         "priority": 3,
         "attempt": 0,
         "params": {
-            "layers": [{"source": "root:scope/raw", "layer_name": "color", "category": "color"}],
+            "layers": [
+                {"source": "root:scope/raw", "layer_name": "color", "category": "color", "part": None}
+            ],
             "target": "cortex",
             "voxel_size": None,
             "fill_missing": False,

@@ -13,7 +13,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from itertools import groupby
 from typing import Any, NamedTuple
 from xml.etree import ElementTree
@@ -104,12 +104,23 @@ class MosaicPlane:
 
     def read_into(self, file: OpenFile, window: Window, out: NDArray[Any]) -> None:
         out[:] = 0
-        for tile in self.tiles:
+        for tile in self._touched(window):
             shared = _overlap(tile.window, window)
-            if shared is not None:
-                top, left = shared.top - window.top, shared.left - window.left
-                target = out[:, top : top + shared.height, left : left + shared.width]
-                self._read_tile(file, tile, shared, target)
+            top, left = shared.top - window.top, shared.left - window.left
+            target = out[:, top : top + shared.height, left : left + shared.width]
+            self._read_tile(file, tile, shared, target)
+
+    def _touched(self, window: Window) -> list[Tile]:
+        starts, stops = self._corners
+        low = np.array([window.top, window.left])
+        high = low + np.array([window.height, window.width])
+        return [self.tiles[index] for index in np.flatnonzero(((starts < high) & (stops > low)).all(axis=1))]
+
+    @cached_property
+    def _corners(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Give where the tiles start and stop, (tile, 2) along y and x: there may be thousands of them."""
+        windows = np.array([tile.window for tile in self.tiles], np.int64).reshape(-1, 4)
+        return windows[:, :2], windows[:, :2] + windows[:, 2:]
 
     def _read_tile(self, file: OpenFile, tile: Tile, shared: Window, out: NDArray[Any]) -> None:
         top, left = shared.top - tile.window.top, shared.left - tile.window.left
@@ -391,11 +402,11 @@ def _by_colour(
         yield colour, tuple(None if plane is None else ChannelPlane(plane, channel) for plane in stack)
 
 
-def _overlap(a: Window, b: Window) -> Window | None:
+def _overlap(a: Window, b: Window) -> Window:
     top, left = max(a.top, b.top), max(a.left, b.left)
     height = min(a.top + a.height, b.top + b.height) - top
     width = min(a.left + a.width, b.left + b.width) - left
-    return Window(top, left, height, width) if height > 0 and width > 0 else None
+    return Window(top, left, height, width)
 
 
 def _data_of(file: OpenFile, tile: Tile) -> tuple[int, int]:
