@@ -27,7 +27,7 @@ TEST_SIZE = (256, 256, 256)
 """Most voxels (x, y, z) of a test run."""
 PLACEHOLDERS = {
     "source": "root:NAME/folder",
-    "annotation": "id, as in the list of annotations",
+    "annotation": "id of an uploaded annotation",
     "new_dataset": "my-dataset",
     "mag": "16-16-4",
     "voxel_size": "4,4,40",

@@ -221,6 +221,9 @@ class Buckets:
         places = np.minimum(np.searchsorted(known, wanted), len(known) - 1)
         return [self._box(number) for number in wanted[known[places] == wanted].tolist()]
 
+    def __len__(self) -> int:
+        return len(_numbers(self.file))
+
     def __iter__(self) -> Iterator[Box]:
         """Yield all buckets, in voxels of their mag."""
         for number in _numbers(self.file).tolist():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -18,6 +18,7 @@ from voxelworks.volumes.arrays import MagArray
 
 PIECE = (128, 128, 128)
 """Voxels (x, y, z) that are looked at together: nodes of skeletons, and what is read in another mag."""
+_PIECES_PER_BLOCK = 64
 Voxels = NDArray[Any]
 
 
@@ -155,16 +156,24 @@ class Nodes:
         ranges = tuple((a, b) for a, b in pairwise(borders) if b > a)
         return cls(str(file), order, ranges)
 
+    @property
+    def batches(self) -> list[tuple[tuple[int, int], ...]]:
+        """Pieces that are looked at in one block: one file for each would be many for a large skeleton."""
+        starts = range(0, len(self.ranges), _PIECES_PER_BLOCK)
+        return [self.ranges[start : start + _PIECES_PER_BLOCK] for start in starts]
+
 
 @dataclass(frozen=True)
 class IdsUnder:
-    """Look up the segments under the nodes of one piece. Runs in the processes of the executor."""
+    """Look up the segments under the nodes of some pieces. Runs in the processes of the executor."""
 
     volume: MergedVolume
     file: str
 
-    def __call__(self, nodes: tuple[int, int]) -> list[int]:
-        first, stop = nodes
+    def __call__(self, pieces: Sequence[tuple[int, int]]) -> list[int]:
+        return [label for first, stop in pieces for label in self._under(first, stop)]
+
+    def _under(self, first: int, stop: int) -> list[int]:
         positions = np.load(self.file, mmap_mode="r")[first:stop]
         low, high = positions.min(axis=0).tolist(), positions.max(axis=0).tolist()
         box = Box((low[0], low[1], low[2]), tuple(b - a + 1 for a, b in zip(low, high, strict=True)))
@@ -174,7 +183,7 @@ class IdsUnder:
 
 
 def merges_of(skeleton: Skeleton, nodes: Nodes, ids: Iterable[list[int]]) -> dict[int, int]:
-    """Merge what lies under the nodes of each tree; `ids` are those under the nodes, piece by piece."""
+    """Merge what lies under the nodes of each tree; `ids` are those under the nodes, block by block."""
     under = np.array([label for part in ids for label in part], object)
     in_order = np.empty(len(under), object)
     in_order[nodes.order] = under

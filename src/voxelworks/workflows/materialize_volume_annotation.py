@@ -202,6 +202,8 @@ def materialize_volume_annotation(params: MaterializeVolumeAnnotationParams, job
     made = job.start_dataset(params.target, dataset.voxel_size, inputs=inputs)
     scratch = job.folder.scratch
     edits = None if volume is None else annotation.unpack_volume(volume, scratch / "edits", job.check)
+    if edits is not None:
+        job.log(f"{len(edits)} buckets were changed in mag {edits.mag}")
     fallback = None if below is None or source is None else Fallback(source, below.box)
     merged = MergedVolume(_mag_of(source, edits), _dtype_of(source, edits), fallback, edits)
     box = _box_of(params, dataset, below, edits, job)
@@ -427,7 +429,9 @@ def _dtype_of(below: MagArray | None, edits: Buckets | None) -> np.dtype[Any]:
     """Give the type that holds the ids of both."""
     import numpy as np
 
-    types = [array.dtype for array in (below, edits.array if edits else None) if array is not None]
+    types = [
+        array.dtype for array in (below, edits.array if edits is not None else None) if array is not None
+    ]
     dtype = np.result_type(*types)
     if dtype.kind not in "iu":
         raise UnsupportedDtype(
@@ -472,7 +476,7 @@ def _find_merges(annotation: Annotation, merged: MergedVolume, job: Job) -> dict
     nodes = Nodes.save(annotation.skeleton, merged.mag, job.folder.scratch / "nodes.npy")
     ids = job.process(
         "segments under nodes",
-        [(f"nodes {first} to {stop - 1}", (first, stop)) for first, stop in nodes.ranges],
+        [(f"nodes {batch[0][0]} to {batch[-1][1] - 1}", batch) for batch in nodes.batches],
         IdsUnder(merged, nodes.file),
         units=len(nodes.order),
         memory_bytes_per_item=3 * math.prod(PIECE) * merged.dtype.itemsize,

@@ -7,7 +7,7 @@ import pytest
 
 from voxelworks import catalog, jobs
 from voxelworks.db import SecretBox
-from voxelworks.errors import AnnotationNotFound, InvalidInput, UnsafeReference
+from voxelworks.errors import AnnotationNotFound, InvalidInput, QuotaExceeded, UnsafeReference
 from voxelworks.protocol.places import Places
 from voxelworks.testing.queues import DEMO
 from voxelworks.worker.confinement import confine
@@ -23,9 +23,10 @@ def annotation(queue):
     return queue.call(catalog.add_annotation_file, stored, by=by, name="soma", settings=queue.settings)
 
 
-def _submit(queue, annotation_id, by="ada", **options):
-    params = {"dataset": "demo", "annotation": annotation_id, "target": "corrected"} | options
-    return queue.submit(by=queue.principal(by), workflow="materialize_volume_annotation", params=params)
+def _submit(queue, annotation_id, by="ada", target="corrected", **options):
+    params = {"dataset": "demo", "annotation": annotation_id, "target": target}
+    workflow = "materialize_volume_annotation"
+    return queue.submit(by=queue.principal(by), workflow=workflow, params=params, **options)
 
 
 def test_a_colleague_may_use_an_annotation_and_others_do_not_find_it(queue, annotation):
@@ -99,3 +100,9 @@ def test_a_saved_form_keeps_no_annotation():
     workflow = get_workflow("materialize_volume_annotation")
     params = {"dataset": "demo", "annotation": "0123", "target": "x", "merge_segments": True}
     assert workflow.without_data(params) == {"merge_segments": "true"}
+
+
+def test_a_result_that_the_organization_has_no_room_for_is_refused(queue, annotation):
+    settings = queue.settings.model_copy(update={"storage_bytes_max": 1000})
+    with pytest.raises(QuotaExceeded, match="are needed"):
+        _submit(queue, annotation.id, settings=settings)

@@ -195,7 +195,8 @@ def test_edits_replace_whole_buckets_and_the_pyramid_and_other_layers_follow(tmp
 
 
 @pytest.mark.parametrize("data_format", ["wkw", "zarr3"])
-def test_trees_merge_what_lies_under_their_nodes(tmp_path, data_format):
+def test_trees_merge_what_lies_under_their_nodes(tmp_path, data_format, monkeypatch):
+    monkeypatch.setattr("voxelworks.workflows._materialize._PIECES_PER_BLOCK", 1)
     trees = [
         [(6, 4, 3), (15.9, 4, 3), (9e15, 4, 3), (-4, -4, -4)],
         [(15, 5, 3), (40, 40, 15), (9, 9, 4)],
@@ -213,7 +214,7 @@ def test_trees_merge_what_lies_under_their_nodes(tmp_path, data_format):
     check(case, only_merged, merges=True)
 
 
-@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(data=st.data())
 def test_any_annotation_becomes_what_the_reference_makes(tmp_path_factory, data):
     mags = [MAG1, Mag(2, 2, 1), Mag(4, 4, 2), Mag(1, 1, 2)]
