@@ -401,7 +401,9 @@ def test_the_status_page_shows_the_worker(face: Face, worker: Worker):
         "lastHeartBeat", "lastHeartBeatIsRecent", "lastReportedVersion",
     ])  # fmt: skip
     assert (shown["maxParallelHighPriorityJobs"], shown["maxParallelLowPriorityJobs"]) == (50, 50)
-    assert shown["supportedJobCommands"] == ["convert_to_wkw", "find_largest_segment_id"]
+    assert shown["supportedJobCommands"] == [
+        "compute_segment_index_file", "convert_to_wkw", "find_largest_segment_id",
+    ]  # fmt: skip
     assert shown["lastReportedVersion"] == "24.1"
 
 
