@@ -832,7 +832,10 @@ def _calm(world: World) -> None:
 
 
 UNCHANGED = {
-    "POST /workflows/find_largest_segment_id/jobs of /api/v1": 422,  # the layer is looked at first, and has no ids
+    # The layer is looked at first, and has no ids.
+    "POST /workflows/find_largest_segment_id/jobs of /api/v1": 422,
+    "POST /workflows/compute_segment_index_file/jobs of /api/v1": 422,
+    "POST /workflows/compute_segment_statistics/jobs of /api/v1": 422,
     "POST /workflows/{name}/new of ": 422,  # shows the form again, as fields are missing
     "POST /account/organization of /api/v1": 422, "POST /account/organization of ": 422, "POST /logout of ": 303,
     "POST /userToken/generate of /api": 200,

@@ -143,7 +143,6 @@ def test_there_is_nothing_to_download(face: Face, worker: Worker):
     ("route", "command"),
     [
         ("computeMeshFile", "compute_mesh_file"),
-        ("computeSegmentIndexFile", "compute_segment_index_file"),
         ("exportTiff", "export_tiff"),
         ("inferMitochondria", "infer_mitochondria"),
         ("inferNuclei", "infer_nuclei"),
