@@ -20,6 +20,7 @@ from voxelworks import catalog
 from voxelworks.client import Client, ServerInfo
 from voxelworks.errors import StorageFailed
 from voxelworks.settings import Settings
+from voxelworks.testing.independent_writers import NiftiStyle, write_nifti
 from voxelworks.testing.server import running_server
 
 pytestmark = pytest.mark.browser
@@ -330,6 +331,25 @@ def test_a_zip_and_two_layers_become_datasets(site, open_page, stack, tmp_path):
     expect(page.locator(".status .badge")).to_have_text("Succeeded")
     layers = {layer.name: layer.category for layer in site.client.show_dataset("both").summary.layers}
     assert layers == {"labels": "segmentation", "raw": "color"}
+
+
+def test_a_file_of_another_format_is_sent_as_it_is_with_what_belongs_to_it(site, open_page, tmp_path):
+    voxels = np.random.default_rng(1).integers(0, 255, (12, 48, 64), np.uint8)
+    (tmp_path / "pair").mkdir()
+    style = NiftiStyle(is_pair=True, units=3, spacings=(0.5, 0.25, 2))
+    write_nifti(tmp_path / "pair" / "scan.hdr", voxels, style)
+    page = open_page("/uploads/new")
+    choose(page, tmp_path / "pair")
+    expect(page.locator("#found")).to_contain_text("looked into when they have arrived")
+    expect(page.locator("#looked")).to_have_text("2 files to send.")
+    page.get_by_role("button", name="Upload and convert").click()
+    expect(page.get_by_role("heading", level=1)).to_have_text("Convert pair")
+    expect(page.locator(".status .badge")).to_have_text("Succeeded")
+    summary = site.client.show_dataset("pair").summary
+    assert (summary.voxel_size, [layer.box for layer in summary.layers]) == (
+        "500,250,2000",
+        ["0,0,0,64,48,12"],
+    )
 
 
 def test_a_folder_that_is_dropped_is_recognised(site, open_page, stack):

@@ -113,10 +113,7 @@
     const images = visible.filter(({ path }) => SUFFIXES[suffixOf(path)]);
     const found = { name: suggestedName(visible), ignored: visible.length - images.length, problems: [], gaps: [], notes: [], layers: [], files: [], voxelNm: null };
     if (zips.length) return inspectZip(visible, zips[0].file, found);
-    if (!images.length) {
-      found.problems.push("There are no TIFF, PNG or JPEG files in it; choose the folder that holds them.");
-      return found;
-    }
+    if (!images.length) return takeUnseen(visible, found);
     if (images.length > limits.files_max) found.problems.push(`These are ${number(images.length)} files; at most ${number(limits.files_max)} are taken in one upload.`);
     found.layers = layersOf(withoutCommonFolder(images), found);
     let looked = 0;
@@ -125,6 +122,15 @@
       found.files.push(...layer.files);
       await inspectLayer(layer, found, Math.ceil((all * layer.files.length) / images.length), () => onLooked(looked += 1, all));
     }
+    return found;
+  }
+
+  // Files of other formats are sent as they are: the conversion looks into them and makes its layers of them.
+  function takeUnseen(visible, found) {
+    const files = withoutCommonFolder(visible);
+    Object.assign(found, { isUnseen: true, ignored: 0, files, layers: [{ folder: "", files }] });
+    if (!files.length) found.problems.push("There are no files in it; choose the file or folder that holds the images.");
+    if (files.length > limits.files_max) found.problems.push(`These are ${number(files.length)} files; at most ${number(limits.files_max)} are taken in one upload.`);
     return found;
   }
 
@@ -145,17 +151,18 @@
 
   // Of a zip only the names of its files are read: the conversion looks into them.
   async function inspectZip(visible, file, found) {
-    Object.assign(found, { isZip: true, ignored: 0, files: [{ file, path: file.name }] });
+    Object.assign(found, { isZip: true, isUnseen: true, ignored: 0, files: [{ file, path: file.name }] });
     if (visible.length > 1) {
       found.problems.push("A zip must come alone: choose one zip, or images.");
       return found;
     }
     try {
       const paths = (await imageHeaders.zipPaths(file, file.name)).map((path) => ({ path })).filter(isVisible);
-      const images = withoutCommonFolder(paths).filter(({ path }) => SUFFIXES[suffixOf(path)]);
-      if (!images.length) found.problems.push(`There are no TIFF, PNG or JPEG files in ${file.name}; pack the images into it.`);
-      found.layers = layersOf(images, found);
-      for (const layer of found.layers) checkNames(layer, found);
+      const all = withoutCommonFolder(paths);
+      const images = all.filter(({ path }) => SUFFIXES[suffixOf(path)]);
+      if (!all.length) found.problems.push(`There are no files in ${file.name}; pack the images into it.`);
+      found.layers = images.length ? layersOf(images, found) : [{ folder: "", files: [] }];
+      if (images.length) for (const layer of found.layers) checkNames(layer, found);
     } catch (error) {
       if (!(error instanceof imageHeaders.Unreadable) && !(error instanceof RangeError)) throw error;
       found.problems.push(error instanceof RangeError ? `${file.name} is damaged; pack it again.` : sentence(error.message));
@@ -233,7 +240,7 @@
   function withoutCommonFolder(files) {
     const split = files.map((file) => file.path.split("/"));
     let common = 0;
-    while (split.every((parts) => parts.length > common + 1 && parts[common] === split[0][common])) common += 1;
+    while (split.length && split.every((parts) => parts.length > common + 1 && parts[common] === split[0][common])) common += 1;
     return files.map((file, index) => ({ ...file, path: split[index].slice(common).join("/") }));
   }
 
@@ -263,7 +270,9 @@
       const sections = layer.files.length > 1 ? layer.files.length : layer.header.pages;
       facts.push([layer.folder ? `In ${layer.folder}` : "Sections", `${number(sections)} of ${formOf(layer.header)}`]);
     }
-    if (chosen.isZip) for (const layer of chosen.layers) facts.push([layer.folder ? `In ${layer.folder}` : "Images", `${number(layer.files.length)}, looked into when they have arrived`]);
+    const later = "looked into when they have arrived";
+    if (chosen.isZip) for (const { folder, files } of chosen.layers) facts.push([folder ? `In ${folder}` : "Images", files.length ? `${number(files.length)}, ${later}` : later]);
+    else if (chosen.isUnseen) facts.push(["Images", later]);
     if (chosen.ignored) facts.push(["Left out", `${number(chosen.ignored)} other file${chosen.ignored === 1 ? "" : "s"}`]);
     const list = element("found");
     list.replaceChildren(...facts.map(([name, value]) => node("div", node("dt", name), node("dd", value))));
@@ -274,6 +283,7 @@
     element("layers").replaceChildren(...chosen.layers.map(layerFields));
     if (!element("dataset-name").value) element("dataset-name").value = chosen.name;
     const voxel = element("voxel-size");
+    if (chosen.isUnseen) element("voxel-size-help").textContent = "x,y,z in nanometres, such as 4,4,40. Leave it empty if the files state it.";
     if (!voxel.value && chosen.voxelNm) {
       voxel.value = chosen.voxelNm.map(rounded).join(",");
       element("voxel-size-help").textContent = "x,y,z in nanometres; this is what the images state.";
@@ -281,7 +291,8 @@
       voxel.value = `${chosen.pixelNm.map(rounded).join(",")},`;
       element("voxel-size-help").textContent = "x,y,z in nanometres; x and y are what the images state. Add the distance of the sections.";
     }
-    say("looked", chosen.problems.length ? "" : `${number(chosen.files.length)} file${chosen.files.length === 1 ? "" : "s"} recognised.`);
+    const words = chosen.isUnseen ? "to send" : "recognised";
+    say("looked", chosen.problems.length ? "" : `${number(chosen.files.length)} file${chosen.files.length === 1 ? "" : "s"} ${words}.`);
   }
 
   function layerFields(layer, index) {
@@ -348,7 +359,7 @@
     if (chosen.problems.length || (chosen.gaps.length && !isFilled)) throw new Refused("These images cannot be converted as they are; look at what is said about them above.");
     const voxelSize = element("voxel-size").value.trim();
     if (!element("dataset-name").value.trim()) throw new Refused("The dataset has no name; give it one.", "dataset-name");
-    if (!voxelSize && !chosen.isZip) throw new Refused("The voxel size is missing; give it as x,y,z in nanometres, such as 4,4,40.", "voxel-size");
+    if (!voxelSize && !chosen.isUnseen) throw new Refused("The voxel size is missing; give it as x,y,z in nanometres, such as 4,4,40.", "voxel-size");
     return {
       layers: [...document.querySelectorAll(".upload-layer")].map((fields) => ({
         layer_name: fields.querySelector(".layer-name").value.trim(), category: fields.querySelector(".layer-category").value,
