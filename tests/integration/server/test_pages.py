@@ -120,7 +120,11 @@ def test_the_form_grows_and_shrinks_by_layers(served):
         "rows:layers": "2",
     }
     shrunk = served.browser.post("/workflows/convert/new", data=two | {"action": "remove:layers:0"}).text
-    assert (shrunk.count('name="source"'), "first" in shrunk, 'value="second"' in shrunk) == (1, False, True)
+    assert (shrunk.count('name="source"'), 'value="first"' in shrunk, 'value="second"' in shrunk) == (
+        1,
+        False,
+        True,
+    )
 
 
 def test_a_list_is_downloaded_as_a_table(served, monkeypatch):

@@ -6,6 +6,7 @@ anywhere on the machine.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import math
@@ -150,7 +151,13 @@ def opened(file: SourceFile) -> Iterator[Any]:
     except VoxelworksError:
         raise
     except (OSError, RuntimeError, ValueError, KeyError) as error:
-        if isinstance(error, OSError) and error.errno is not None:
+        # A damaged file sends HDF5 to places that no file has.
+        if isinstance(error, OSError) and error.errno not in (
+            None,
+            errno.EINVAL,
+            errno.EFBIG,
+            errno.EOVERFLOW,
+        ):
             with readable(file.path):
                 raise
         problem = "is cut short" if "truncated" in str(error) else f"cannot be decoded: {error}"
@@ -210,7 +217,7 @@ def _datasets(root: Any, skipped: list[str]) -> Iterator[tuple[str, Any]]:
     while waiting:
         prefix, group = waiting.pop()
         below: list[tuple[str, Any]] = []
-        for name in sorted(group):
+        for name in sorted(name for name in group if isinstance(name, str)):
             path = f"{prefix}{name}"
             link = group.get(name, getlink=True)
             if isinstance(link, h5py.ExternalLink):

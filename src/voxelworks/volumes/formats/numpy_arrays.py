@@ -123,11 +123,11 @@ def _header(name: str, read: _Read) -> tuple[np.dtype[Any], bool, tuple[int, ...
             raise ValueError("the shape is not made of numbers")
         if not isinstance(header["descr"], str):
             raise UnsupportedDtype(f"{name} holds records; save each field by itself")
-        dtype = np.dtype(header["descr"])
+        dtype, is_fortran = np.dtype(header["descr"]), bool(header["fortran_order"])
     except VoxelworksError:
         raise
     except (ValueError, SyntaxError, TypeError, KeyError, MemoryError, RecursionError) as error:
         raise UnsupportedFormat(f"{name} has a damaged header ({error}); save it anew") from error
     if dtype.kind == "O":
         raise UnsupportedDtype(f"{name} holds Python objects, which are never loaded; save it as numbers")
-    return dtype, bool(header["fortran_order"]), shape, 8 + length_bytes + length
+    return dtype, is_fortran, shape, 8 + length_bytes + length
