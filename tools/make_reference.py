@@ -29,6 +29,7 @@ VALUE_FORMS = {
     "layer": "name",
     "source": "file or folder; on a server `root:NAME/relative`",
     "new_dataset": "new folder; on a server a new name",
+    "new_file": "name on a server, path locally",
     "text": "text",
     "int": "whole number",
     "float": "number",

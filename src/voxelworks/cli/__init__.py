@@ -27,6 +27,7 @@ STOPPED = 130
         "upload": LazyCommand(
             "voxelworks.cli.upload:upload", "Send images to a server, which makes a dataset of them."
         ),
+        "download": LazyCommand("voxelworks.cli.download:download", "Download the file that a job has left."),
         "params": LazyCommand(
             "voxelworks.cli.params:params", "Keep parameters under a name, to use them again."
         ),

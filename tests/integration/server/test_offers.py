@@ -71,9 +71,17 @@ def site(tmp_path: Path) -> Iterator[Site]:
 
 def test_only_what_can_work_on_a_dataset_is_offered(site: Site):
     assert {which: sorted(site.offers(which)) for which in site.ids} == {
-        "own": ["describe", "downsample", "find_largest_segment_id", "make_segmented", "segment"],
-        "linked": ["describe", "make_segmented"],
-        "public": ["make_segmented"],
+        "own": [
+            "describe",
+            "downsample",
+            "export_ome_zarr",
+            "export_tiff",
+            "find_largest_segment_id",
+            "make_segmented",
+            "segment",
+        ],
+        "linked": ["describe", "export_ome_zarr", "export_tiff", "make_segmented"],
+        "public": ["export_ome_zarr", "export_tiff", "make_segmented"],
     }
 
 

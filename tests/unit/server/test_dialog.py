@@ -74,9 +74,9 @@ def test_only_workflows_that_take_what_was_made_may_follow():
     def names(values) -> list[str]:
         return [item.name for item in Dialog.read(CONVERT, values, STOCK).can_be_followed_by]
 
-    assert names(STACK) == ["downsample", "find_largest_segment_id"]
-    assert names(STACK | {"category": ["color"]}) == ["downsample"]
-    assert names({}) == ["downsample"], "by default the layer is an image"
+    assert names(STACK) == ["downsample", "export_ome_zarr", "export_tiff", "find_largest_segment_id"]
+    assert names(STACK | {"category": ["color"]}) == ["downsample", "export_ome_zarr", "export_tiff"]
+    assert names({}) == ["downsample", "export_ome_zarr", "export_tiff"], "by default the layer is an image"
     assert names(STACK | {"then": ["downsample"] * 5}) == [], "at some point it is enough"
 
 

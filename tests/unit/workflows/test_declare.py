@@ -105,6 +105,6 @@ def test_wrong_params_are_refused_with_name_and_value(name, raw, message):
 def test_an_unknown_workflow_is_refused_with_the_known_ones():
     with pytest.raises(
         UnknownWorkflow,
-        match="'smooth'; installed are convert, describe, downsample, find_largest_segment_id",
+        match="'smooth'; installed are convert, describe, downsample, export_ome_zarr",
     ):
         get_workflow("smooth")
