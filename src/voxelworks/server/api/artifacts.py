@@ -88,6 +88,8 @@ def answer_with_artifact(context: Context, request: Request, artifact: ArtifactV
 
 def disposition(name: str) -> str:
     """Say what a download is called: in any script, and in ASCII for old programs (RFC 6266)."""
-    plain = "".join(character if character.isascii() else "_" for character in name)
+    plain = "".join(
+        character if character.isascii() and character.isprintable() else "_" for character in name
+    )
     plain = plain.replace("\\", "_").replace('"', "_")
     return f"attachment; filename=\"{plain}\"; filename*=UTF-8''{quote(name, safe='')}"
