@@ -390,7 +390,7 @@ def _job_values(context: Context, who: Principal, detail: JobDetail) -> dict[str
         "cancel_grace_s": jobs.cancel_grace_s(job.workflow, context.settings),
         "rights": {action.value for action in Action if accounts.is_allowed(who, action)},
         "is_file": job.result is not None and job.result.file is not None,
-        "artifact": detail.artifact, "shares": _shares(context, who, detail),
+        "artifact": detail.artifact, "shares": _shares(context, who, detail), "new_share": None, "problem": None,
         "is_known": workflow is not None, "spans": timeline(detail), "span_words": SPAN_WORDS,
     }  # fmt: skip
 
