@@ -1,7 +1,8 @@
-"""Measure conversion and pyramids against the simplest correct scripts.
+"""Measure conversion, pyramids and exports against the simplest correct scripts.
 
     python benchmarks/run.py                                         1024 voxels on each axis, 5 rounds
     python benchmarks/run.py --edge 256 --rounds 1 --output try.json
+    python benchmarks/run.py --works export --edge 512 --rounds 1 --output try.json
 
 Writes docs/figures/foundation.json, or foundation_disk.json if the work folder is on a disk, and the tables of
 docs/benchmarks.md.
@@ -14,6 +15,7 @@ cores.
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import os
 import platform
@@ -21,7 +23,8 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+import zipfile
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -41,7 +44,7 @@ from volumes import KINDS, Kind, Volume, make_volume
 REPOSITORY = Path(__file__).resolve().parent.parent
 FLOORS = Path(__file__).resolve().parent / "floors"
 PROGRAMS = ("floor", "voxelworks")
-WORKS = ("convert", "downsample")
+WORKS = ("convert", "downsample", "export")
 COARSEST_MAG = 8
 """Four levels: 1, 2, 4, 8."""
 VOXEL_SIZE = "8,8,8"
@@ -104,7 +107,7 @@ class Bench:
         volume = make_volume(self.work, kind, size)
         dataset = volume.stack.with_name(f"{volume.stack.name}-dataset")
         case = Case(work, volume, dataset)
-        if work == "downsample" and not dataset.exists():
+        if work != "convert" and not dataset.exists():
             command = self._convert(case, dataset, max(self.processes))
             measure([*command, "--no-pyramid"], environment=self.environment)
         return case
@@ -113,6 +116,7 @@ class Bench:
         """Run a program once; its result stays in the folder of outcomes until the next run."""
         target = self.outcome / program
         shutil.rmtree(target, ignore_errors=True)
+        _archive(target).unlink(missing_ok=True)
         target.parent.mkdir(exist_ok=True)
         if (case.work, program) == ("downsample", "voxelworks"):
             _copy_dataset(case.dataset, target)
@@ -121,6 +125,8 @@ class Bench:
         return measure(command, core_count=processes, environment=self.environment)
 
     def _command(self, case: Case, program: str, target: Path, processes: int) -> list[str]:
+        if case.work == "export":
+            return self._export(case, program, _archive(target), processes)
         if program == "floor":
             is_convert = case.work == "convert"
             script = FLOORS / ("convert_floor.py" if is_convert else "pyramid_floor.py")
@@ -138,8 +144,22 @@ class Bench:
         paths = ["--source", str(volume.stack), "--target", str(target)]
         return [*_voxelworks("convert", processes), *paths, *layer]
 
+    def _export(self, case: Case, program: str, target: Path, processes: int) -> list[str]:
+        if program == "floor":
+            source = case.dataset / case.volume.kind / "1"
+            script = FLOORS / "export_floor.py"
+            return [sys.executable, str(script), str(source), str(target), str(processes)]
+        names = ["--dataset", str(case.dataset), "--layer", case.volume.kind, "--file", str(target)]
+        return [*_voxelworks("export_tiff", processes), *names]
+
     def check_equal(self, case: Case) -> None:
         """Compare what both programs last made of a case, voxel by voxel, and its finest level with the sections."""
+        if case.work == "export":
+            with _explained(f"export {case.volume.kind}"):
+                _check_equal_archives(
+                    *(_archive(self.outcome / program) for program in PROGRAMS), case.volume
+                )
+            return
         ours = self.outcome / "voxelworks" / case.volume.kind
         floor = self.outcome / "floor"
         mags = [2**step for step in range(COARSEST_MAG.bit_length())]
@@ -195,22 +215,37 @@ def _check_equal_sections(finest: Path, volume: Volume) -> None:
             assert np.array_equal(section, tifffile.imread(path))
 
 
+def _archive(target: Path) -> Path:
+    """Give the file that an export makes."""
+    return target.with_suffix(".zip")
+
+
+def _check_equal_archives(floor: Path, ours: Path, volume: Volume) -> None:
+    with zipfile.ZipFile(floor) as first, zipfile.ZipFile(ours) as second:
+        names = [sorted(archive.namelist()) for archive in (first, second)]
+        assert len(names[0]) == len(names[1]) == len(volume.sections)
+        for name, other, path in zip(*names, volume.sections, strict=True):
+            section = tifffile.imread(path)
+            for archive, entry in ((first, name), (second, other)):
+                assert np.array_equal(tifffile.imread(io.BytesIO(archive.read(entry))), section)
+
+
 def _open(path: Path) -> ts.TensorStore:
     return ts.open({"driver": "zarr3", "kvstore": f"file://{path}/"}).result()[0]
 
 
-def measure_all(bench: Bench, edge: int, rounds: int) -> dict[str, list[Series]]:
+def measure_all(bench: Bench, works: Sequence[str], edge: int, rounds: int) -> dict[str, list[Series]]:
     """Run everything; give the series by what they show."""
     cube, half, wide = (edge,) * 3, (edge // 2,) * 3, (2 * edge, 2 * edge, edge // 2)
-    cases = [bench.case(work, kind, cube) for kind in KINDS for work in WORKS]
+    cases = [bench.case(work, kind, cube) for kind in KINDS for work in works]
     for case in cases:
         for program in PROGRAMS:
             bench.run(case, program, max(bench.processes))
         bench.check_equal(case)
         _tell(f"{case.work} {case.volume.kind}: both programs give the same voxels")
-    small = [bench.case(work, kind, START_UP_SIZE) for kind in KINDS for work in WORKS]
-    others = [bench.case(work, kind, half) for kind in KINDS for work in WORKS]
-    others += [bench.case(work, "image", wide) for work in WORKS]
+    small = [bench.case(work, kind, START_UP_SIZE) for kind in KINDS for work in works]
+    others = [bench.case(work, kind, half) for kind in KINDS for work in works]
+    others += [bench.case(work, "image", wide) for work in works]
     return {
         "start_up": _rounds(bench, small, PROGRAMS, bench.processes, min(3, rounds)),
         "values": _rounds(bench, cases, PROGRAMS, bench.processes, rounds),
@@ -299,6 +334,7 @@ def describe_input(bench: Bench, edge: int) -> list[dict[str, str | int | tuple[
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--works", nargs="+", choices=WORKS, default=WORKS, help="what to measure")
     parser.add_argument("--edge", type=int, default=1024, help="voxels along each axis; a multiple of 128")
     parser.add_argument("--rounds", type=int, default=5, help="how often everything is measured")
     parser.add_argument(
@@ -318,7 +354,7 @@ def main() -> None:
         work.mkdir(parents=True, exist_ok=True)
         bench = Bench(work.resolve(), tuple(options.processes))
         began_at = datetime.now(UTC)
-        series = measure_all(bench, options.edge, options.rounds)
+        series = measure_all(bench, options.works, options.edge, options.rounds)
         asked = {"edge": options.edge, "rounds": options.rounds}
         arguments = [text for name, value in asked.items() for text in (f"--{name}", str(value))]
         figures = {

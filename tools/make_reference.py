@@ -30,6 +30,7 @@ VALUE_FORMS = {
     "source": "file or folder; on a server `root:NAME/relative`",
     "annotation": "file; on a server its id",
     "new_dataset": "new folder; on a server a new name",
+    "new_file": "name on a server, path locally",
     "text": "text",
     "int": "whole number",
     "float": "number",

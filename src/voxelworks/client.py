@@ -18,6 +18,7 @@ import re
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 from json import JSONDecodeError
 from pathlib import Path
@@ -62,6 +63,7 @@ from voxelworks.protocol.people import ApiTokenView, LoginSessionView, NewShare,
 from voxelworks.protocol.uploads import MissingFile, NewUpload, Piece, ReceivedFile, UploadView, pack
 from voxelworks.protocol.views import (
     AnnotationView,
+    ArtifactView,
     BulkAnswer,
     BulkQuote,
     DatasetView,
@@ -74,6 +76,7 @@ from voxelworks.protocol.views import (
     SavedParams,
     WorkerView,
 )
+from voxelworks.receiving import receive_file
 from voxelworks.sending import send_files
 from voxelworks.settings import Settings
 
@@ -688,6 +691,66 @@ class Client:
     def browse(self, place: str) -> FolderView:
         """Look into a folder below an import root, such as ``root:scope/run1``."""
         return FolderView.model_validate(self._get("folders", {"place": place}))
+
+    # Files of jobs
+
+    def download(
+        self,
+        job_id: str,
+        path: str | Path = ".",
+        *,
+        on_progress: Callable[[int, int], object] = lambda _done, _total: None,
+    ) -> Path:
+        """Receive the file that a job has left, or what is missing of it; the same call goes on after a break.
+
+        Parameters
+        ----------
+        job_id
+        path
+            File to write, which must not exist yet, or the folder to write it to under its own name.
+        on_progress
+            Called with the bytes that are there and all that there will be.
+
+        Returns
+        -------
+        Path
+            The file, whose SHA-256 was checked.
+
+        Raises
+        ------
+        NotFound
+            If the job has left no file, or its term is over.
+        TargetExists, TargetNotWritable, DiskFull
+        StorageFailed
+            If what arrived is not what the server has.
+        ServerUnreachable
+            After ten minutes in which nothing arrived.
+        """
+        return receive_file(self, job_id, Path(path), on_progress=on_progress)
+
+    @contextmanager
+    def open_file(self, artifact: ArtifactView, *, first: int = 0) -> Iterator[tuple[bool, Iterator[bytes]]]:
+        """Ask for the file of a job from byte `first` on; give whether it begins there, and its pieces."""
+        headers = {"Accept-Encoding": "identity"}
+        if first:
+            headers |= {"Range": f"bytes={first}-", "If-Range": f'"{artifact.sha256}"'}
+        try:
+            with self._http.stream("GET", f"jobs/{_part(artifact.job_id)}/file", headers=headers) as response:
+                if response.is_error:
+                    response.read()
+                    raise self._error_of(response)
+                yield first == 0 or response.status_code == 206, response.iter_raw()
+        except httpx.HTTPError as error:
+            raise self._unreachable(error) from error
+
+    def delete_file(self, job_id: str) -> None:
+        """Delete the file of a job before its term is over."""
+        self._send("DELETE", f"jobs/{_part(job_id)}/file", is_repeatable=True)
+
+    def share_file(self, job_id: str, purpose: str, *, lifetime_days: int = 7) -> NewShare:
+        """Make an address under which anybody can have the file of a job for a while; see `share_dataset`."""
+        body = {"name": purpose, "lifetime_days": lifetime_days}
+        return NewShare.model_validate(self._post(f"jobs/{_part(job_id)}/shares", body))
 
     # Uploads
 

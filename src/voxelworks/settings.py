@@ -214,8 +214,12 @@ class Settings(BaseSettings):
 
     # Storage
     storage_bytes_max: int | None = Field(default=None, ge=0)
-    """What the datasets, annotations and uploads of one organization may take, in bytes, unless it has a limit of its
-    own. No limit by default."""
+    """What the datasets, annotations, uploads and files for download of one organization may take, in bytes, unless it
+    has a limit of its own. No limit by default."""
+    artifact_term_days: float = Field(default=7.0, gt=0)
+    """How long a file that a job has left can be downloaded, in days; then it is removed."""
+    artifact_bytes_max: int | None = Field(default=None, gt=0)
+    """Largest file that a job may leave for download, in bytes; by default what fits the disk."""
     trash_term_days: float = Field(default=30.0, ge=0)
     """How long a deleted dataset or annotation can be restored, in days."""
     leftover_term_days: float = Field(default=7.0, gt=0)

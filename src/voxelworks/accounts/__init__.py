@@ -92,6 +92,7 @@ from voxelworks.accounts._sessions import (
 )
 from voxelworks.accounts._shares import (
     SHARE_DAYS_MAX,
+    Shared,
     create_share,
     find_share,
     list_shares,
@@ -112,18 +113,19 @@ from voxelworks.accounts._worker_keys import (
 from voxelworks.accounts.permissions import MATRIX, Action, is_allowed, require, who_may
 
 __all__ = [
-    "MATRIX", "SHARE_DAYS_MAX", "SLOTS_MAX", "Action", "accept_invitation", "add_member", "audit",
+    "Action", "MATRIX", "SHARE_DAYS_MAX", "SLOTS_MAX", "Shared", "accept_invitation", "add_member", "audit",
     "change_password", "change_role", "check_zone", "count_api_tokens", "create_api_token", "create_organization",
     "create_share", "create_user", "create_worker_key", "disable_user", "enable_user", "end_job_tokens",
-    "end_other_sessions", "end_session", "ensure_worker_key", "enter_by_session", "enter_by_share", "enter_by_token",
-    "enter_by_worker_key", "find_invitation", "find_organization", "find_principal", "find_reset", "find_share",
-    "find_user", "find_user_by_email", "find_user_ids", "find_users", "find_worker_key", "forget_expired", "invite",
-    "is_allowed", "is_set_up", "list_api_tokens", "list_audit", "list_invitations", "list_members",
-    "list_memberships", "list_organizations", "list_sessions", "list_shares", "list_users", "list_worker_keys",
-    "local_principal", "log_in", "log_in_with", "log_out", "make_reset", "members_with_role", "mint_job_token",
-    "name_owner", "open_login_session", "owner_of", "owners_of", "prepare", "principal_of_session",
-    "principal_of_share", "principal_of_token", "remove_member", "rename_organization", "rename_user",
-    "request_reset", "require", "reset_password", "revoke_api_token", "revoke_api_tokens", "revoke_invitation",
-    "revoke_share", "revoke_worker_key", "set_operator", "set_storage_max", "set_up", "set_zone", "switch_organization",
-    "throttle", "touch_session", "touch_token", "touch_worker_key", "transfer_ownership", "who_may",
+    "end_other_sessions", "end_session", "ensure_worker_key", "enter_by_session", "enter_by_share",
+    "enter_by_token", "enter_by_worker_key", "find_invitation", "find_organization", "find_principal", "find_reset",
+    "find_share", "find_user", "find_user_by_email", "find_user_ids", "find_users", "find_worker_key",
+    "forget_expired", "invite", "is_allowed", "is_set_up", "list_api_tokens", "list_audit", "list_invitations",
+    "list_members", "list_memberships", "list_organizations", "list_sessions", "list_shares", "list_users",
+    "list_worker_keys", "local_principal", "log_in", "log_in_with", "log_out", "make_reset", "members_with_role",
+    "mint_job_token", "name_owner", "open_login_session", "owner_of", "owners_of", "prepare",
+    "principal_of_session", "principal_of_share", "principal_of_token", "remove_member", "rename_organization",
+    "rename_user", "request_reset", "require", "reset_password", "revoke_api_token", "revoke_api_tokens",
+    "revoke_invitation", "revoke_share", "revoke_worker_key", "set_operator", "set_storage_max", "set_up",
+    "set_zone", "switch_organization", "throttle", "touch_session", "touch_token", "touch_worker_key",
+    "transfer_ownership", "who_may",
 ]  # fmt: skip

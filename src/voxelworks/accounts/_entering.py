@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 
 from voxelworks.accounts._api_tokens import find_token, touch_token
 from voxelworks.accounts._sessions import find_login, touch_session
-from voxelworks.accounts._shares import principal_of_share
+from voxelworks.accounts._shares import Shared, principal_of_share
 from voxelworks.accounts._worker_keys import find_key, touch_worker_key
 from voxelworks.db import Database
 from voxelworks.protocol.people import Principal, WorkerKeyView
@@ -49,8 +49,8 @@ def enter_by_worker_key(database: Database, key: str) -> WorkerKeyView | None:
     )
 
 
-def enter_by_share(database: Database, token: str) -> tuple[Principal, str] | None:
-    """Tell for whom the address of a share acts, and which dataset it opens; None if it is not valid."""
+def enter_by_share(database: Database, token: str) -> tuple[Principal, Shared] | None:
+    """Tell for whom the address of a share acts, and what it opens; None if it is not valid."""
     with database.glance() as session:
         return principal_of_share(session, token)
 

@@ -132,10 +132,13 @@ class ApiTokenRow(Base):
 
 
 class ShareRow(Base):
-    """An address under which anybody can read one dataset for a while."""
+    """An address under which anybody can read one dataset, or have one file of a job, for a while."""
 
     __tablename__ = "shares"
-    __table_args__ = (Index("ix_shares_dataset", "organization_id", "dataset_id"),)
+    __table_args__ = (
+        Index("ix_shares_dataset", "organization_id", "dataset_id"),
+        Index("ix_shares_job", "organization_id", "job_id"),
+    )
 
     id: Mapped[str] = mapped_column(primary_key=True)
     token_hash: Mapped[str] = mapped_column(unique=True)
@@ -145,6 +148,9 @@ class ShareRow(Base):
     """Who made it: it ends when they may not read the dataset any more."""
     organization_id: Mapped[str] = mapped_column(ForeignKey("organizations.id"))
     dataset_id: Mapped[str]
+    """Empty if it is for a file."""
+    job_id: Mapped[str | None]
+    """The job that left the file."""
     name: Mapped[str]
     created_ms: Mapped[int]
     expires_ms: Mapped[int]

@@ -17,6 +17,13 @@ from voxelworks.catalog._annotations import (
     require_uploaded,
     store_annotation,
 )
+from voxelworks.catalog._artifacts import (
+    find_artifact,
+    open_artifact,
+    register_artifact,
+    remove_artifact,
+    remove_expired_artifacts,
+)
 from voxelworks.catalog._contents import annotation_contents
 from voxelworks.catalog._datasets import (
     find,
@@ -67,11 +74,12 @@ __all__ = [
     "StoredAnnotation", "abandon_upload", "add_annotation_file", "add_webknossos_annotation",
     "adopt_old_annotations", "adopt_old_layout", "annotation_contents", "annotation_file", "annotation_token",
     "begin_upload", "check_quota", "delete_annotation_now", "delete_now", "discard_stored", "find",
-    "find_annotation", "find_by_place", "find_upload", "finish_upload", "folder_of", "has_files_at", "hold_upload",
-    "is_changeable", "leftovers", "link_dataset", "list_annotations", "list_datasets", "list_uploads",
-    "missing_files", "note_converted", "open_file", "place_of_annotation", "place_of_previews", "place_of_upload",
-    "preview_file", "purge_expired", "read_metadata", "receive_pieces", "register", "remove_expired_uploads",
-    "remove_leftovers", "remove_upload_files", "rename_dataset", "require_changeable", "require_own",
-    "require_readable", "require_uploaded", "restore", "restore_annotation", "set_previews", "set_public",
-    "storage_usage", "store_annotation", "trash", "trash_annotation", "why_taken",
+    "find_annotation", "find_artifact", "find_by_place", "find_upload", "finish_upload", "folder_of",
+    "has_files_at", "hold_upload", "is_changeable", "leftovers", "link_dataset", "list_annotations",
+    "list_datasets", "list_uploads", "missing_files", "note_converted", "open_artifact", "open_file",
+    "place_of_annotation", "place_of_previews", "place_of_upload", "preview_file", "purge_expired", "read_metadata",
+    "receive_pieces", "register", "register_artifact", "remove_artifact", "remove_expired_artifacts",
+    "remove_expired_uploads", "remove_leftovers", "remove_upload_files", "rename_dataset", "require_changeable",
+    "require_own", "require_readable", "require_uploaded", "restore", "restore_annotation", "set_previews",
+    "set_public", "storage_usage", "store_annotation", "trash", "trash_annotation", "why_taken",
 ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""What takes room and will go: the trash, uploads, their files without an entry, and folders of attempts."""
+"""What takes room and will go: the trash, uploads, artifacts, files without an entry, and folders of attempts."""
 
 from __future__ import annotations
 
@@ -14,12 +14,14 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from voxelworks.catalog._annotations import PART_SUFFIX
-from voxelworks.catalog._tables import AnnotationRow, DatasetRow, UploadRow
+from voxelworks.catalog._artifacts import removal_ms as artifact_removal_ms
+from voxelworks.catalog._tables import AnnotationRow, ArtifactRow, DatasetRow, UploadRow
 from voxelworks.catalog._trash import DAY_MS
 from voxelworks.catalog._uploads import removal_ms
 from voxelworks.db import Database
 from voxelworks.protocol.people import Principal
 from voxelworks.protocol.places import (
+    ARTIFACTS_FOLDER,
     DATASET_NAME,
     ORGANIZATION_ID,
     PREVIEW_FOLDER,
@@ -56,7 +58,9 @@ def leftovers(
     organization_id = None if sees_all else by.organization_id
     found = [*_trashed(session, organization_id)]
     found += _uploads(session, settings, uploads_in_use, organization_id)
+    found += _artifacts(session, settings, organization_id)
     found += [item.view for item in _files(session, places, settings, organization_id)]
+    found += [item.view for item in _lost_artifacts(session, places, settings, organization_id)]
     found += [item.view for item in _previews(session, places, settings, organization_id)]
     found += [item.view for item in _attempts(places, settings, work_keys_in_use, organization_id)]
     return tuple(sorted(found, key=lambda item: (item.removal_ms is None, item.removal_ms or 0, item.name)))
@@ -67,7 +71,7 @@ def remove_leftovers(
 ) -> int:
     """Remove files and folders of attempts whose time has come; give how many went.
 
-    The trash and the uploads that are known have their own rounds.
+    The trash, and the uploads and artifacts that are known, have their own rounds.
 
     Parameters
     ----------
@@ -76,7 +80,8 @@ def remove_leftovers(
     """
     with database.read_session() as session:
         found = [
-            *_files(session, places, settings, None), *_previews(session, places, settings, None),
+            *_files(session, places, settings, None), *_lost_artifacts(session, places, settings, None),
+            *_previews(session, places, settings, None),
             *_attempts(places, settings, work_keys_in_use, None),
         ]  # fmt: skip
     now_ms = time.time() * 1000
@@ -150,6 +155,34 @@ def _files(
             yield _Leftover(view, Path(entry.path))
 
 
+def _artifacts(session: Session, settings: Settings, organization_id: str | None) -> Iterator[LeftoverView]:
+    wanted = select(ArtifactRow)
+    if organization_id is not None:
+        wanted = wanted.where(ArtifactRow.organization_id == organization_id)
+    for row in session.scalars(wanted):
+        yield LeftoverView(
+            kind="artifact", organization_id=row.organization_id, name=row.name, size_bytes=row.size_bytes,
+            removal_ms=artifact_removal_ms(row, settings),
+        )  # fmt: skip
+
+
+def _lost_artifacts(
+    session: Session, places: Places, settings: Settings, organization_id: str | None
+) -> Iterator[_Leftover]:
+    """Find files for download that no job has: the server forgot them, or never heard of them."""
+    known = set(session.scalars(select(ArtifactRow.job_id)))
+    for home in _organization_folders(places.data_dir, organization_id):
+        for entry in _entries(home / ARTIFACTS_FOLDER):
+            if entry.name in known or entry.name == _WORK_FOLDER:
+                continue
+            size, changed_ms = _measure(Path(entry.path))
+            view = LeftoverView(
+                kind="file", organization_id=home.name, name=f"{home.name}/{ARTIFACTS_FOLDER}/{entry.name}",
+                size_bytes=size, removal_ms=changed_ms + _term_ms(settings),
+            )  # fmt: skip
+            yield _Leftover(view, Path(entry.path))
+
+
 def _previews(
     session: Session, places: Places, settings: Settings, organization_id: str | None
 ) -> Iterator[_Leftover]:
@@ -171,10 +204,11 @@ def _previews(
 def _attempts(
     places: Places, settings: Settings, work_keys_in_use: Collection[str], organization_id: str | None
 ) -> Iterator[_Leftover]:
-    """Find what the attempts of jobs have written, beside the datasets and in them."""
+    """Find what the attempts of jobs have written, beside the datasets and in them, and beside the artifacts."""
     for home in _organization_folders(places.data_dir, organization_id):
         inside = [Path(entry.path) for entry in _entries(home) if DATASET_NAME.fullmatch(entry.name)]
-        for folder in (path for parent in (home, *inside) for path in _work_folders(parent)):
+        parents = (home, home / ARTIFACTS_FOLDER, *inside)
+        for folder in (path for parent in parents for path in _work_folders(parent)):
             size, changed_ms = _measure(folder)
             is_in_use = folder.name in work_keys_in_use
             view = LeftoverView(

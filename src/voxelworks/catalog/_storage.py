@@ -5,19 +5,20 @@ from __future__ import annotations
 from sqlalchemy import BigInteger, Text, column, func, select, table
 from sqlalchemy.orm import Session
 
-from voxelworks.catalog._tables import AnnotationRow, DatasetRow, UploadRow
+from voxelworks.catalog._tables import AnnotationRow, ArtifactRow, DatasetRow, UploadRow
 from voxelworks.errors import QuotaExceeded
 from voxelworks.protocol.views import StorageView
 from voxelworks.settings import Settings
+from voxelworks.sizes import size_text
 
 # The limit is set together with the other facts of an organization, whose package is not imported here.
 _organizations = table("organizations", column("id", Text), column("storage_bytes_max", BigInteger))
 
 
 def storage_usage(session: Session, organization_id: str, *, settings: Settings) -> StorageView:
-    """Tell what the datasets, annotations and uploads of an organization take, with the trash and what is to come."""
+    """Tell what an organization stores: datasets, annotations, files for download, uploads; with the trash."""
     used = 0
-    for stored in (DatasetRow, AnnotationRow, UploadRow):
+    for stored in (DatasetRow, AnnotationRow, ArtifactRow, UploadRow):
         total = select(func.coalesce(func.sum(stored.size_bytes), 0)).where(
             stored.organization_id == organization_id
         )
@@ -63,13 +64,3 @@ def check_quota(
         f"{size_text(stored.max_bytes)} left; "
         "delete datasets and empty the trash, or ask the operator for more room"
     )
-
-
-def size_text(count: int) -> str:
-    """Say a size in binary units."""
-    size, unit = float(count), "B"
-    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
-        if size < 1024 or unit == "TiB":
-            break
-        size /= 1024
-    return f"{count} B" if unit == "B" else f"{size:.1f} {unit}"

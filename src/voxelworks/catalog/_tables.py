@@ -1,4 +1,4 @@
-"""The tables of datasets, annotations and uploads.
+"""The tables of datasets, annotations, artifacts and uploads.
 
 No foreign keys lead to organizations, users and jobs: what is stored outlives the records of those who made it.
 """
@@ -68,6 +68,23 @@ class AnnotationRow(Base):
     trashed_ms: Mapped[int | None]
     purge_ms: Mapped[int | None]
     is_purging: Mapped[bool]
+
+
+class ArtifactRow(Base):
+    """A file that a job has left for download."""
+
+    __tablename__ = "artifacts"
+
+    job_id: Mapped[str] = mapped_column(primary_key=True)
+    organization_id: Mapped[str] = mapped_column(index=True)
+    name: Mapped[str]
+    media_type: Mapped[str]
+    size_bytes: Mapped[int]
+    sha256: Mapped[str]
+    created_ms: Mapped[int]
+    """Its term counts from here."""
+    is_doomed: Mapped[bool] = mapped_column(default=False)
+    """Somebody has deleted it before its term was over."""
 
 
 class UploadRow(Base):

@@ -24,7 +24,7 @@ from sqlalchemy import ColumnElement, delete, func, insert, select, update
 from sqlalchemy.orm import Session
 
 from voxelworks.archives.paths import check_paths
-from voxelworks.catalog._storage import check_quota, size_text
+from voxelworks.catalog._storage import check_quota
 from voxelworks.catalog._tables import UploadFileRow, UploadRow
 from voxelworks.catalog._trash import DAY_MS
 from voxelworks.catalog._unpacking import PACKED_FILE, sweep_up, unpack_some, unpacked_sizes
@@ -46,6 +46,7 @@ from voxelworks.protocol.uploads import (
     UploadView,
 )
 from voxelworks.settings import Settings
+from voxelworks.sizes import size_text
 
 FILES_FOLDER = "files"
 

@@ -37,6 +37,7 @@ STOPPED = 130
         "shares": LazyCommand(
             "voxelworks.cli.shares:shares", "Let anybody read a dataset for a while, without an account."
         ),
+        "download": LazyCommand("voxelworks.cli.download:download", "Download the file that a job has left."),
         "params": LazyCommand(
             "voxelworks.cli.params:params", "Keep parameters under a name, to use them again."
         ),

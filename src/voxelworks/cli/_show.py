@@ -69,6 +69,14 @@ def duration(seconds: float) -> str:
     return f"{whole} s"
 
 
+def pace(moved: int, left: int, took_s: float) -> str:
+    """Say how fast bytes go and how long it will take, when that can be told."""
+    if not moved or took_s < 1:
+        return ""
+    rate = moved / took_s
+    return f"{size(round(rate))}/s, {duration(round(left / rate))} left"
+
+
 def size(count: int) -> str:
     """Write a number of bytes: `512 B`, `3.3 MB`."""
     amount, unit = float(count), "B"

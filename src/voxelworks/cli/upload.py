@@ -183,19 +183,11 @@ def _send(client: Client, chosen: Chosen, params: Json) -> UploadView:
         if began_bytes < 0:
             began_bytes, began_at = done, time.monotonic()
         line.share = done / total if total else 1.0
-        line.note = _pace(done - began_bytes, total - done, time.monotonic() - began_at)
+        line.note = _show.pace(done - began_bytes, total - done, time.monotonic() - began_at)
 
     line.begin()
     with _show.LiveLines(_show.messages(), [line], is_transient=True):
         return client.upload(chosen.files, is_converted=bool(params), on_begun=check, on_progress=follow)
-
-
-def _pace(sent: int, left: int, took_s: float) -> str:
-    """Say how fast it goes and how long it will take, when that can be told."""
-    if not sent or took_s < 1:
-        return ""
-    rate = sent / took_s
-    return f"{_show.size(round(rate))}/s, {_show.duration(round(left / rate))} left"
 
 
 def _tell(sent: UploadView, *, as_json: bool) -> None:

@@ -7,6 +7,7 @@ time with its own secret (`_leases`), one transaction for the end of a job with 
 """
 
 from voxelworks.jobs._alike import failed_alike, failures
+from voxelworks.jobs._artifacts import delete_artifact, find_artifact
 from voxelworks.jobs._changes import set_voxel_size
 from voxelworks.jobs._claiming import cancel_grace_s, claim
 from voxelworks.jobs._describe import describe_dataset
@@ -70,13 +71,13 @@ __all__ = [
     "CLAIMS_PER_POLL", "ForeignOrder", "ForeignRunView", "ForeignWorker", "Log", "MadeDataset", "Reaper", "Remains",
     "Root", "Stranded", "append_log", "attach_foreign_dataset", "attach_foreign_workflow", "awaited_place",
     "can_work_on", "cancel", "cancel_grace_s", "cancel_group", "chain_of", "change_params", "claim", "cleaned",
-    "count_states", "delete_params", "describe_dataset", "drain_worker", "failed_alike", "failures", "find_log",
-    "find_params", "find_submitted", "finish", "foreign_orders", "foreign_runs", "forgotten_at", "jobs_of_annotation",
-    "jobs_of_dataset",
-    "keep_foreign", "lease_dataset", "leave", "list_events", "list_jobs", "list_params", "list_workers", "look_at",
-    "metrics", "open_session", "pause_queue", "places_of", "price", "price_retry", "published", "queue_pauses",
-    "quote", "quote_group", "quote_retry", "read_log", "reap_all", "release_dataset", "remains_before", "renew",
-    "report_foreign", "require_cancellable", "resume_queue", "resume_worker", "retry", "revision", "roots_of",
-    "save_params", "seal", "set_voxel_size", "show", "stranded", "submit", "submit_group", "take_cleanup_order",
-    "take_foreign", "take_publish_order", "uploads_in_use", "work_keys_in_use",
+    "count_states", "delete_artifact", "delete_params", "describe_dataset", "drain_worker", "failed_alike",
+    "failures", "find_artifact", "find_log", "find_params", "find_submitted", "finish", "foreign_orders",
+    "foreign_runs", "forgotten_at", "jobs_of_annotation", "jobs_of_dataset", "keep_foreign", "lease_dataset",
+    "leave", "list_events", "list_jobs", "list_params", "list_workers", "look_at", "metrics", "open_session",
+    "pause_queue", "places_of", "price", "price_retry", "published", "queue_pauses", "quote", "quote_group",
+    "quote_retry", "read_log", "reap_all", "release_dataset", "remains_before", "renew", "report_foreign",
+    "require_cancellable", "resume_queue", "resume_worker", "retry", "revision", "roots_of", "save_params", "seal",
+    "set_voxel_size", "show", "stranded", "submit", "submit_group", "take_cleanup_order", "take_foreign",
+    "take_publish_order", "uploads_in_use", "work_keys_in_use",
 ]  # fmt: skip

@@ -31,7 +31,7 @@ from voxelworks.jobs._submission import check_room, upgraded
 from voxelworks.jobs._tables import AttemptRow, JobRow, PauseRow, TurnRow, WorkerSessionRow
 from voxelworks.protocol.messages import PRIORITY_CLASSES, Claim, PriorityClass
 from voxelworks.protocol.people import WorkerKeyView
-from voxelworks.protocol.places import Places
+from voxelworks.protocol.places import ARTIFACT, Places
 from voxelworks.settings import Settings
 from voxelworks.workflows import Needs, get_workflow
 
@@ -235,7 +235,7 @@ def _refusal(session: Session, job: JobRow, settings: Settings) -> Failure | Non
     places = Places.of(settings).for_organization(job.organization_id)
     try:
         for place in job.places.values():
-            if place != job.reserved_place:
+            if place != job.reserved_place and not place.startswith(ARTIFACT):
                 catalog.require_readable(session, place, organization_id=job.organization_id, places=places)
     except VoxelworksError as error:
         return Failure("user_input", error.code, f"its input cannot be used any more: {error}")

@@ -19,7 +19,7 @@ from voxelworks.jobs._visibility import find_job, require_steering
 from voxelworks.jobs._workers import judge
 from voxelworks.protocol.messages import FinishAnswer, FinishRequest, RenewAnswer, SealedResult, SealRequest
 from voxelworks.protocol.people import Principal
-from voxelworks.protocol.places import PREVIEWS_OF, dataset_place
+from voxelworks.protocol.places import ARTIFACT, OWN_PLACES, why_no_file_name
 from voxelworks.protocol.views import JobView
 from voxelworks.settings import Settings
 
@@ -199,10 +199,15 @@ def _same_result(attempt: AttemptRow, told: SealedResult | None) -> SealedResult
 
 def _refuse_foreign_place(job: JobRow, result: SealedResult) -> None:
     # Workers are a trust boundary: they may change only what the job names, and nothing that it may only read.
-    own = dataset_place(job.organization_id, ""), f"{PREVIEWS_OF}{job.organization_id}/"
+    own = tuple(f"{kind}{job.organization_id}/" for kind in OWN_PLACES)
     is_allowed = result.place in job.places.values() and (result.place or "").startswith(own)
     if result.place is not None and not is_allowed:
         raise NotAllowed(f"job {job.id} does not name {result.place!r}; its result cannot be there")
+    is_artifact = (result.place or "").startswith(ARTIFACT)
+    if is_artifact != (result.kind == "artifact") or is_artifact != (result.file is not None):
+        raise NotAllowed(f"the result of job {job.id} is no {result.kind} at {result.place!r}")
+    if result.file is not None and (reason := why_no_file_name(result.file.name)):
+        raise NotAllowed(f"{result.file.name!r} cannot be the name of a file: {reason}")
 
 
 def _earlier_answer(attempt: AttemptRow, report_sha256: str) -> FinishAnswer:

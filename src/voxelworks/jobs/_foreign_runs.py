@@ -166,6 +166,8 @@ def _workflows_of(commands: Collection[str]) -> dict[str, int]:
         declared.name: declared.version
         for declared in workflows().values()
         for foreign in declared.foreign
+        # The files that such workers leave are not taken over: where they lie, and whole, only they know.
+        if declared.outcome_type.kind != "artifact"
         if not commands or foreign.command in commands or declared.name in commands
     }
 

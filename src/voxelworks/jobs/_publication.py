@@ -256,6 +256,10 @@ def _delete_dataset_lease(session: Session, attempt: AttemptRow, place: str | No
 def _enter_into_catalog(session: Session, job: JobRow, result: SealedResult, places: Places) -> str:
     """Register what was made; gives a remark for the event if its metadata cannot be read here."""
     assert result.place is not None
+    if result.kind == "artifact":
+        assert result.file is not None
+        catalog.register_artifact(session, job.id, result.file, organization_id=job.organization_id)
+        return ""
     known = catalog.find_by_place(session, result.place)
     if result.kind == "previews":
         return _enter_previews(session, known, result.place, places)

@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Row, Text, and_, cast, func, inspect, select, tuple_
 from sqlalchemy.orm import Session
 
-from voxelworks import accounts, credits
+from voxelworks import accounts, catalog, credits
 from voxelworks.db import among, now, texts
 from voxelworks.errors import FailureClass, InvalidInput
 from voxelworks.jobs import _progress
@@ -19,7 +19,7 @@ from voxelworks.jobs._provenance import worked_on
 from voxelworks.jobs._search import found_by, works_on
 from voxelworks.jobs._tables import AttemptRow, EventRow, JobRow, WorkerSessionRow
 from voxelworks.jobs._totals import totals
-from voxelworks.jobs._visibility import find_job, seen_by, sight
+from voxelworks.jobs._visibility import find_job, is_outside, seen_by, sight
 from voxelworks.jobs._waiting import COUNTED_MAX, waits_of
 from voxelworks.protocol.messages import JobState, Progress, SealedResult
 from voxelworks.protocol.people import Principal
@@ -62,6 +62,7 @@ def show(session: Session, job_id: str, *, by: Principal, settings: Settings) ->
     return JobDetail(
         job=view, attempts=tuple(_attempt_view(attempt, name) for attempt, name in attempts),
         events=list_events(session, job_id=job_id, limit=None), retries=tuple(retries),
+        artifact=None if is_outside(job, by) else catalog.find_artifact(session, job_id, settings=settings),
     )  # fmt: skip
 
 

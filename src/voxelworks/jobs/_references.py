@@ -31,10 +31,12 @@ from voxelworks.workflows import (
     DatasetRef,
     LayerRef,
     NewDatasetRef,
+    NewFileRef,
     Params,
     Ref,
     SourceRef,
     Workflow,
+    check_file_name,
     check_name,
     check_part,
     layer_parts,
@@ -131,6 +133,8 @@ def resolve(
         elif isinstance(ref, NewDatasetRef):
             _refuse_path(ref)
             found[ref] = new_place = _new_place(session, check_name("dataset", ref), by, own)
+        elif isinstance(ref, NewFileRef):
+            check_file_name(ref)  # where it lies is known by the job
         elif not ref.startswith(JOB_REF):
             assert isinstance(ref, DatasetRef), f"{type(ref).__name__} has no places yet"
             _refuse_path(ref)

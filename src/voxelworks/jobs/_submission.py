@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 
 from voxelworks import accounts, catalog, credits
 from voxelworks.db import insert_into, now
-from voxelworks.errors import IllegalTransition, InvalidInput, InvalidParams, TargetExists
+from voxelworks.errors import IllegalTransition, InvalidInput, InvalidParams, QuotaExceeded, TargetExists
 from voxelworks.jobs import _transitions
 from voxelworks.jobs._dependencies import (
     awaited_by,
@@ -40,10 +40,11 @@ from voxelworks.jobs._visibility import find_job, is_outside, require_steering
 from voxelworks.protocol.credits import PriceView, QuoteView
 from voxelworks.protocol.messages import Json
 from voxelworks.protocol.people import Principal
-from voxelworks.protocol.places import Places
+from voxelworks.protocol.places import ARTIFACT, Places, artifact_place
 from voxelworks.protocol.uploads import UPLOAD_REF
 from voxelworks.protocol.views import JobPrice, JobView
 from voxelworks.settings import Settings
+from voxelworks.sizes import size_text
 from voxelworks.workflows import Params, Workflow, get_workflow
 
 log = logging.getLogger(__name__)
@@ -413,7 +414,7 @@ def place(
     params = order.params.model_dump(mode="json")
     job = JobRow(
         id=job_id, user_id=by.user_id, organization_id=by.organization_id, workflow=declared.name,
-        version=declared.version, params=params, places=dict(resolved.places),
+        version=declared.version, params=params, places={**resolved.places, **_own_places(declared, by, job_id)},
         priority=order.priority, priority_class=declared.priority_class,
         rank_ms=created_ms - order.priority * milliseconds(settings.ageing_s),
         needs_gpu=declared.needs.gpu, memory_bytes=declared.needs.memory_bytes, walltime_s=declared.needs.walltime_s,
@@ -520,7 +521,8 @@ def check_room(
     """
     if declared.outcome_type.kind in ("previews", "value"):
         return
-    if catalog.storage_usage(session, organization_id, settings=settings).max_bytes is None:
+    most = settings.artifact_bytes_max if declared.outcome_type.kind == "artifact" else None
+    if most is None and catalog.storage_usage(session, organization_id, settings=settings).max_bytes is None:
         return  # nothing to measure for
     estimate = declared.result_bytes
     try:
@@ -530,6 +532,11 @@ def check_room(
     except Exception:  # of a workflow from elsewhere: nobody could take a job any more
         log.exception("what %s makes cannot be measured, and is not held against the quota", declared.name)
         more_bytes = 0
+    if most is not None and more_bytes > most:
+        raise QuotaExceeded(
+            f"the file takes about {size_text(more_bytes)}, and files of at most {size_text(most)} are made here; "
+            "choose a smaller box or a coarser mag"
+        )
     catalog.check_quota(session, organization_id, more_bytes, settings=settings)
 
 
@@ -542,6 +549,13 @@ def upgraded(job: JobRow, declared: Workflow) -> Json:
     raise InvalidParams(
         f"job {job.id} is of version {job.version} of {declared.name}, installed is {declared.version}; submit it anew"
     )
+
+
+def _own_places(declared: Workflow, by: Principal, job_id: str) -> dict[str, str]:
+    """Give the places that a job has beside those of what its params name."""
+    if declared.outcome_type.kind != "artifact":
+        return {}
+    return {ARTIFACT: artifact_place(by.organization_id, job_id)}
 
 
 def _reserve(session: Session, job: JobRow, resolved: Resolved) -> None:

@@ -8,6 +8,7 @@ from voxelworks import accounts, catalog, credits
 from voxelworks.errors import UnknownWorkflow
 from voxelworks.jobs._tables import JobRow
 from voxelworks.notify import JobEnd
+from voxelworks.protocol.places import ARTIFACT
 from voxelworks.workflows import get_workflow
 
 
@@ -40,6 +41,8 @@ def _result_link(session: Session, job: JobRow) -> str | None:
     place: str | None = (job.result or {}).get("place")
     if place is None:
         return None
+    if place.startswith(ARTIFACT):
+        return f"/jobs/{job.id}/file"
     # A new one gets the name of its folder; one that was added to may have been renamed since.
     known = catalog.find_by_place(session, place)
     return f"/datasets/{known.name if known else place.rpartition('/')[2]}"

@@ -78,6 +78,7 @@ SUCCESS_SUBJECTS = {
     "find_largest_segment_id": "Your largest segment id is ready",
     "compute_mesh_file": "Mesh Generation is ready",
     "export_tiff": "Tiff Export is ready",
+    "export_ome_zarr": "OME-Zarr Export is ready",
     "render_animation": "Dataset Animation is ready",
     "materialize_volume_annotation": "Volume Annotation Merged is ready",
     "infer_neurons": "Your segmentation is ready",

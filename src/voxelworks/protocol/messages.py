@@ -18,8 +18,9 @@ PROTOCOL_OLDEST = 1
 """Oldest version that this one can work with, on either side."""
 
 JobState = Literal["queued", "claimed", "running", "cancelling", "succeeded", "failed", "cancelled"]
-ResultKind = Literal["dataset", "addition", "previews", "value"]
-"""New dataset; addition to a dataset (mag, property); pictures of a dataset; a plain value that leaves no files."""
+ResultKind = Literal["dataset", "addition", "previews", "artifact", "value"]
+"""New dataset; addition to a dataset (mag, property); pictures of a dataset; a file for download; a plain value that
+leaves no files."""
 Json = dict[str, Any]
 PriorityClass = Literal["short", "long"]
 """Workers have slots for each: conversions and exports never wait behind long AI jobs."""
@@ -141,17 +142,29 @@ class RenewAnswer(Message):
     log_offset: int = 0
 
 
+class ArtifactFile(Message):
+    """A file that a job leaves for download."""
+
+    name: str
+    """What it is called when it is downloaded; on the server it lies under the id of its job."""
+    media_type: str
+    size_bytes: int = Field(ge=0)
+    sha256: str
+
+
 class SealedResult(Message):
     """What an attempt made: complete, checked, and not yet visible to anyone."""
 
     kind: ResultKind
     place: str | None = None
-    """Place of the dataset that is made or added to, or of the pictures; None for a plain value."""
+    """Place of the dataset that is made or added to, of the pictures or of the file; None for a plain value."""
     layer: str | None = None
     value: Json
     """What the job answers: shown on its page and printed by `--json`."""
     manifest_sha256: str | None = None
     size_bytes: int = 0
+    file: ArtifactFile | None = None
+    """Of an artifact."""
 
 
 class SealRequest(Message):

@@ -150,17 +150,20 @@ class NewToken(Message):
 
 
 class ShareView(Message):
-    """An address under which anybody can read one dataset for a while, without the address."""
+    """An address under which anybody can read one dataset, or have one file of a job; without the address."""
 
     id: str
     hint: str
     """First characters of the secret in the address."""
     dataset_id: str
+    """Empty if it is for a file."""
+    job_id: str | None = None
+    """The job that left the file."""
     name: str
     """What it is for."""
     user_id: str
     made_by: str
-    """Name of who made it; it ends when they may not read the dataset any more."""
+    """Name of who made it; it ends when they may not read it any more."""
     created_ms: int
     expires_ms: int
     is_expired: bool
@@ -170,9 +173,9 @@ class NewShare(Message):
     """The address of a share, which is shown this once."""
 
     address: str
-    """Of the files of the dataset, without a slash at its end: programs open layers below it."""
+    """Of the files of the dataset, without a slash at its end: programs open layers below it; or of the one file."""
     viewer: str
-    """Of the viewer: people open it in a browser."""
+    """Of the viewer: people open it in a browser; of a file the same as `address`."""
     view: ShareView
 
 

@@ -1,9 +1,9 @@
 """Places: how server and workers name data without telling each other paths.
 
 A place is a text: ``data:ORGANIZATION/NAME`` for a dataset in the folder of datasets, ``previews:ORGANIZATION/NAME``
-for its pictures, ``root:NAME/relative`` below an import root that the operator allowed,
-``upload:ORGANIZATION/ID/relative`` for files that somebody sent, ``annotation:ORGANIZATION/FILE`` for an uploaded
-annotation, or an ``http(s)``, ``s3`` or ``gs`` address on an
+for its pictures, ``artifact:ORGANIZATION/JOB`` for the file that a job leaves, ``annotation:ORGANIZATION/FILE`` for an
+uploaded annotation, ``root:NAME/relative`` below an import root that the operator allowed,
+``upload:ORGANIZATION/ID/relative`` for files that somebody sent, or an ``http(s)``, ``s3`` or ``gs`` address on an
 allowed host and port or in an allowed bucket. Each side finds it below its own folders, so mounts may differ, and
 nothing outside can ever be named.
 """
@@ -26,16 +26,22 @@ PREVIEW_FOLDER = ".previews"
 PREVIEWS_OF = "previews:"
 """Before a reference in the places of a job: where the pictures of that dataset go. Also the kind of such a place."""
 _ANNOTATION = "annotation:"
-OWN_PLACES = ("data:", PREVIEWS_OF, _ANNOTATION)
+ARTIFACT = "artifact:"
+"""Among the places of a job: where the file goes that it leaves. Also the kind of such a place."""
+OWN_PLACES = ("data:", PREVIEWS_OF, _ANNOTATION, ARTIFACT)
 """How places begin that the server alone gives out: nobody may name them."""
 DATASET_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 """A dataset or layer name: it becomes a folder name and part of addresses."""
 ORGANIZATION_ID = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 """Short name of an organization: the name of the folder that holds its datasets."""
 UPLOAD_ID = re.compile(r"[0-9a-f]{16}")
+JOB_ID = re.compile(r"[0-9a-f]{16}")
 UPLOADS_FOLDER = ".uploads"
 """In the folder of an organization: beside its datasets, so that workers on other machines find it too."""
 _ANNOTATION_FILE = re.compile(r"[0-9a-f]{16}\.(?:nml|zip)")
+ARTIFACTS_FOLDER = ".artifacts"
+"""There too: files for download, each under the id of its job."""
+FILE_NAME_BYTES_MAX = 200
 _LINKED = re.compile(r"@[0-9a-f]{16}")
 """Id of a dataset that is only read, in the place of its pictures."""
 
@@ -63,6 +69,22 @@ def previews_place(organization_id: str, dataset_id: str, place: str, *, is_link
 def annotation_place(organization_id: str, file_name: str) -> str:
     """Give the place of the file of an annotation."""
     return f"{_ANNOTATION}{organization_id}/{file_name}"
+
+
+def artifact_place(organization_id: str, job_id: str) -> str:
+    """Give the place of the file that a job leaves for download."""
+    return f"{ARTIFACT}{organization_id}/{job_id}"
+
+
+def why_no_file_name(name: str) -> str | None:
+    """Say why a text cannot be the name of a file that people download; None if it can, in any script."""
+    if not name or name.startswith(".") or name != name.strip():
+        return "a name begins with neither a dot nor a space, and does not end with a space"
+    if any(character in '/\\:*?"<>|' or not character.isprintable() for character in name):
+        return 'a name holds no / \\ : * ? " < > | and nothing that cannot be printed'
+    if len(name.encode(errors="replace")) > FILE_NAME_BYTES_MAX:
+        return f"a name has at most {FILE_NAME_BYTES_MAX} bytes"
+    return None
 
 
 @dataclass(frozen=True)
@@ -107,6 +129,9 @@ class Places:
         if kind == "previews":
             organization_id, folder = _preview_parts(place, rest)
             return str(_below(self.data_dir / organization_id, folder, place))
+        if kind == "artifact":
+            organization_id, job_id = _artifact_parts(place, rest)
+            return str(_below(self.data_dir / organization_id / ARTIFACTS_FOLDER, job_id, place))
         if kind == "root":
             name, _, relative = rest.partition("/")
             if name not in self.import_roots:
@@ -147,6 +172,13 @@ class Places:
         if kind in ("data", "previews"):
             organization_id, _ = (_dataset_parts if kind == "data" else _preview_parts)(place, rest)
             (self.data_dir / organization_id).mkdir(exist_ok=True)
+        if kind == "artifact":
+            organization_id, _ = _artifact_parts(place, rest)
+            for folder in (
+                self.data_dir / organization_id,
+                self.data_dir / organization_id / ARTIFACTS_FOLDER,
+            ):
+                folder.mkdir(exist_ok=True)
 
     def _known_roots(self) -> str:
         return ", ".join(f"root:{name}/..." for name in sorted(self.import_roots)) or "none is set up"
@@ -203,6 +235,14 @@ def _dataset_parts(place: str, rest: str) -> tuple[str, str]:
             f"{place!r} is not the place of a dataset; it is written data:ORGANIZATION/NAME"
         )
     return organization_id, name
+
+
+def _artifact_parts(place: str, rest: str) -> tuple[str, str]:
+    """Give organization and job."""
+    organization_id, _, job_id = rest.partition("/")
+    if not (ORGANIZATION_ID.fullmatch(organization_id) and JOB_ID.fullmatch(job_id)):
+        raise UnsafeReference(f"{place!r} is not the place of a file that a job leaves")
+    return organization_id, job_id
 
 
 def _preview_parts(place: str, rest: str) -> tuple[str, str]:

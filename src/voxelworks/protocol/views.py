@@ -262,6 +262,8 @@ class JobDetail(Message):
     """Oldest first."""
     retries: tuple[str, ...]
     """Ids of the jobs that repeat this one."""
+    artifact: ArtifactView | None = None
+    """The file that it has left, for members of its organization, until its term is over."""
 
 
 class JobPage(Message):
@@ -603,18 +605,33 @@ class AnnotationContents(Message):
     volume_layers: tuple[VolumeLayerContents, ...]
 
 
+class ArtifactView(Message):
+    """A file that a job has left for download."""
+
+    job_id: str
+    organization_id: str
+    name: str
+    media_type: str
+    size_bytes: int
+    sha256: str
+    created_ms: int
+    expires_ms: int
+    """When it is removed."""
+
+
 class StorageView(Message):
     """How much an organization stores."""
 
     used_bytes: int
-    """Datasets, annotations and uploads, with what is in the trash or still to come; linked datasets take nothing."""
+    """Datasets, annotations, files for download and uploads, with what is in the trash or still to come; linked
+    datasets take nothing."""
     max_bytes: int | None
     """None if there is no limit."""
 
 
-LeftoverKind = Literal["dataset", "annotation", "upload", "file", "attempt"]
-"""A dataset or annotation in the trash; images that somebody sent, or has begun to; a file that belongs to nothing, or
-the pictures of a linked dataset that is gone; or the folder of an attempt."""
+LeftoverKind = Literal["dataset", "annotation", "upload", "artifact", "file", "attempt"]
+"""A dataset or annotation in the trash; images that somebody sent, or has begun to; a file that a job has left for
+download; a file that belongs to nothing, or the pictures of a linked dataset that is gone; the folder of an attempt."""
 
 
 class LeftoverView(Message):

@@ -15,6 +15,7 @@ from voxelworks.protocol.places import Places
 from voxelworks.server import problems
 from voxelworks.server.api import account as account_api
 from voxelworks.server.api import annotations as annotations_api
+from voxelworks.server.api import artifacts as artifacts_api
 from voxelworks.server.api import datasets as datasets_api
 from voxelworks.server.api import files as files_api
 from voxelworks.server.api import jobs as jobs_api
@@ -34,6 +35,7 @@ from voxelworks.server.loops import LOOPS
 from voxelworks.server.metrics import install_metrics
 from voxelworks.server.pages import account as account_pages
 from voxelworks.server.pages import annotations as annotations_pages
+from voxelworks.server.pages import artifacts as artifacts_pages
 from voxelworks.server.pages import datasets as datasets_pages
 from voxelworks.server.pages import door as door_pages
 from voxelworks.server.pages import help as help_pages
@@ -54,12 +56,14 @@ from voxelworks.settings import Settings
 
 API_ROUTERS: tuple[APIRouter, ...] = (
     worker_api.router, files_api.router, jobs_api.router, jobs_api.group_router, service_api.router,
-    workflows_api.router, datasets_api.router, shares_api.router, annotations_api.router, uploads_api.router,
+    artifacts_api.router, workflows_api.router, datasets_api.router, shares_api.router, annotations_api.router,
+    uploads_api.router,
     params_api.router, account_api.router, organization_api.router, operator_api.router,
 )  # fmt: skip
 """In the order in which they are tried: first what workers, viewers and lists ask again and again."""
 PAGE_ROUTERS: tuple[APIRouter, ...] = (
     viewer_pages.router, door_pages.router, selected_pages.router, jobs_pages.router, logs_pages.router,
+    artifacts_pages.router,
     workflows_pages.router, datasets_pages.router, annotations_pages.router, uploads_pages.router,
     account_pages.router, organization_pages.router, operator_pages.router, previews_pages.router, help_pages.router,
     segments_pages.router,
@@ -87,6 +91,7 @@ def create_app(settings: Settings, database: Database, keys: Keys) -> FastAPI:
     app.add_middleware(Guard, context=context)
     problems.install(app)
     app.include_router(viewer_pages.shared_router, include_in_schema=False)
+    app.include_router(artifacts_pages.shared_router, include_in_schema=False)
     for router in (*API_ROUTERS, workflows_api.submission_router()):
         app.include_router(router, prefix="/api/v1", responses=problems.REFUSALS)
     wk.install(app)

@@ -91,13 +91,14 @@ def forget(context: Context) -> None:
 
 
 def purge(context: Context) -> None:
-    """Delete for good what has lain in the trash long enough, and what ended jobs and broken uploads left behind."""
+    """Delete for good what has lain in the trash or for download long enough, and what jobs and uploads left behind."""
     catalog.purge_expired(context.database, places=context.places, settings=context.settings)
     with context.database.read_session() as session:
         in_use, uploads_in_use = jobs.work_keys_in_use(session), jobs.uploads_in_use(session)
     catalog.remove_expired_uploads(
         context.database, places=context.places, settings=context.settings, uploads_in_use=uploads_in_use
     )
+    catalog.remove_expired_artifacts(context.database, places=context.places, settings=context.settings)
     catalog.remove_leftovers(
         context.database, places=context.places, settings=context.settings, work_keys_in_use=in_use
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from email.utils import formatdate, parsedate_to_datetime
 from io import FileIO
 from pathlib import PurePosixPath
@@ -25,7 +25,9 @@ _JSON_NAMES = frozenset({"info", "provenance", ".zarray", ".zattrs", ".zgroup", 
 _RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})", re.ASCII)
 
 
-def send_file(request: Request, file: FileIO, name: str) -> Response:
+def send_file(
+    request: Request, file: FileIO, name: str, more_headers: Mapping[str, str] | None = None
+) -> Response:
     """Answer a request for a file, and close it.
 
     Takes the conditions and the range of the request into account (RFC 9110). Of several ranges at once nobody has need
@@ -35,6 +37,8 @@ def send_file(request: Request, file: FileIO, name: str) -> Response:
     ----------
     name
         Only metadata is told apart from other data: no browser shall take a file for a page of this server.
+    more_headers
+        What is known of the file beside that, in place of what would be said otherwise.
     """
     about = os.fstat(file.fileno())
     changed = formatdate(about.st_mtime, usegmt=True)
@@ -42,7 +46,7 @@ def send_file(request: Request, file: FileIO, name: str) -> Response:
         "ETag": f'"{about.st_mtime_ns:x}-{about.st_size:x}-{about.st_ino:x}"', "Last-Modified": changed,
         # Kept by the browser, but asked for each time: a right that is taken away is so at once.
         "Cache-Control": "private, no-cache", "Accept-Ranges": "bytes", "Content-Type": _type_of(name),
-    }  # fmt: skip
+    } | dict(more_headers or {})  # fmt: skip
     if _has_it(request, headers["ETag"], about.st_mtime):
         file.close()
         return Response(status_code=304, headers=headers)

@@ -384,6 +384,24 @@ def ome_group(voxel_size: VoxelSize, layer: LayerProperties) -> dict[str, Any] |
     return _group({"ome": {"version": "0.5", "multiscales": [multiscale]}})
 
 
+def ome_image(
+    name: str, voxel_size: VoxelSize, levels: Iterable[tuple[Mag, str, tuple[int, int, int]]]
+) -> dict[str, Any]:
+    """Describe an image that was cut out of a dataset, whose place in the dataset it keeps.
+
+    Parameters
+    ----------
+    name
+    voxel_size
+        Of mag 1 of the dataset.
+    levels
+        Mag, folder, and first voxel of the cut-out (x, y, z, in voxels of the mag); arrays are c, z, y, x.
+    """
+    datasets = [_ome_dataset(voxel_size, mag, folder, CZYX, start) for mag, folder, start in levels]
+    multiscale = {"name": name, "axes": [_ome_axis(axis) for axis in CZYX], "datasets": datasets}
+    return _group({"ome": {"version": "0.5", "multiscales": [multiscale]}})
+
+
 def root_group() -> dict[str, Any]:
     """Give the content of the dataset's own `zarr.json`: a plain group, for readers that walk the tree."""
     return _group({})
@@ -470,10 +488,13 @@ def _ome_axis(axis: str) -> dict[str, str]:
     return {"name": axis, "type": "space", "unit": "nanometer"}
 
 
-def _ome_dataset(voxel_size: VoxelSize, mag: Mag, folder: str, axes: Axes) -> dict[str, Any]:
+def _ome_dataset(
+    voxel_size: VoxelSize, mag: Mag, folder: str, axes: Axes, start: tuple[int, int, int] = (0, 0, 0)
+) -> dict[str, Any]:
     size = dict(zip("xyz", voxel_size.in_mag(mag).xyz, strict=True))
     shift = {
-        axis: (factor - 1) / 2 * nm for axis, factor, nm in zip("xyz", mag.xyz, voxel_size.xyz, strict=True)
+        axis: (first * factor + (factor - 1) / 2) * nm
+        for axis, first, factor, nm in zip("xyz", start, mag.xyz, voxel_size.xyz, strict=True)
     }
     return {
         "path": folder,

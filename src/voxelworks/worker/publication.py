@@ -17,7 +17,7 @@ from voxelworks.protocol.messages import (
     PublishedRequest,
     PublishOrder,
 )
-from voxelworks.protocol.places import PREVIEWS_OF, Places
+from voxelworks.protocol.places import ARTIFACT, PREVIEWS_OF, Places
 from voxelworks.worker.lease import may_pass, until_answered
 from voxelworks.workflows import NewDatasetRef, Params, Workflow, get_workflow, references
 from voxelworks.workflows.publishing import AttemptFolder, publish
@@ -96,7 +96,7 @@ class Publisher:
         if result.kind == "value" or result.place is None:
             return
         target = self._places.locate(result.place)
-        if result.kind == "dataset":
+        if result.kind in ("dataset", "artifact"):
             publish(result, target, work_key=order.work_key, attempt=order.attempt)
             return
         with self._dataset(order, result.place, may_go_on):
@@ -134,7 +134,10 @@ class Publisher:
         if kind == "value" or not refs:
             return None, None
         ref = next((ref for ref in refs if isinstance(ref, NewDatasetRef)), refs[0])
-        place = order.places[PREVIEWS_OF + ref if kind == "previews" else str(ref)]
+        if kind == "artifact":
+            place = order.places[ARTIFACT]
+        else:
+            place = order.places[PREVIEWS_OF + ref if kind == "previews" else str(ref)]
         folder = AttemptFolder.for_target(kind, self._places.locate(place), order.work_key, order.attempt)
         return place, folder
 

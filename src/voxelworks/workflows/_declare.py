@@ -28,7 +28,14 @@ from pydantic_core import PydanticUndefined
 from voxelworks.errors import InvalidGeometry, InvalidParams, MagNotFound, VoxelworksError
 from voxelworks.geometry import Box, Mag, VoxelSize
 from voxelworks.protocol.messages import Json, PriorityClass, ResultKind
-from voxelworks.workflows._refs import AnnotationRef, DatasetRef, LayerRef, NewDatasetRef, SourceRef
+from voxelworks.workflows._refs import (
+    AnnotationRef,
+    DatasetRef,
+    LayerRef,
+    NewDatasetRef,
+    NewFileRef,
+    SourceRef,
+)
 
 if TYPE_CHECKING:
     from voxelworks.protocol.views import DatasetSummary, LayerSummary
@@ -73,6 +80,14 @@ class DatasetPreviews(Outcome):
     kind = "previews"
     dataset: str
     """Name of the dataset."""
+
+
+class Artifact(Outcome):
+    """The job left a file for download."""
+
+    kind = "artifact"
+    file: str
+    """Name of the file."""
 
 
 class Mark:
@@ -174,6 +189,12 @@ def raw_bytes(layer: LayerSummary) -> int:
     return Box.parse(layer.box).in_mag(mag).voxel_count * layer.channel_count * bits // 8
 
 
+def box_bytes(layer: LayerSummary, box: Box | None, mag: Mag | None) -> int:
+    """Give the size of the voxels of a box, by default the whole layer in its finest mag, in bytes."""
+    part = layer.model_copy(update={"box": str(box or layer.box), "mags": (str(mag or finest_mag(layer)),)})
+    return raw_bytes(part)
+
+
 @dataclass(frozen=True)
 class Needs:
     """What a worker must have to run a job."""
@@ -191,6 +212,7 @@ FieldKind = Literal[
     "source",
     "annotation",
     "new_dataset",
+    "new_file",
     "text",
     "choice",
     "flag",
@@ -200,12 +222,15 @@ FieldKind = Literal[
     "voxel_size",
     "box",
 ]
+_PROPER = {"tiff": "TIFF", "ome": "OME", "zarr": "Zarr"}
+"""Words of names that are not written small."""
 DATA_KINDS: frozenset[FieldKind] = frozenset(
-    {"dataset", "layer", "source", "annotation", "new_dataset", "box"}
+    {"dataset", "layer", "source", "annotation", "new_dataset", "new_file", "box"}
 )
 """Fields that name what one job works on, or what it makes."""
 _KINDS: dict[type, FieldKind] = {
-    DatasetRef: "dataset", NewDatasetRef: "new_dataset", SourceRef: "source", AnnotationRef: "annotation",
+    DatasetRef: "dataset", NewDatasetRef: "new_dataset", NewFileRef: "new_file", SourceRef: "source",
+    AnnotationRef: "annotation",
     bool: "flag", int: "int", float: "float", str: "text", Mag: "mag", VoxelSize: "voxel_size", Box: "box",
 }  # fmt: skip
 
@@ -308,10 +333,13 @@ class Workflow:
     """Estimates how much a job's result takes, in bytes, before it runs: compared with the quota."""
     makes: Callable[[Any], Sequence[MadeLayer]] | None = None
     """Tells from params which layers the new dataset will have: offered to a job that goes on with it."""
+    file_name: Callable[[Any], str] | None = None
+    """Tells from params how the file is called that the job leaves; locally its path. Given for artifacts."""
 
     @property
     def title(self) -> str:
-        return self.name.replace("_", " ").capitalize()
+        first, *others = (_PROPER.get(word, word) for word in self.name.split("_"))
+        return " ".join([first.capitalize(), *others])
 
     @property
     def fields(self) -> tuple[ParamField, ...]:
@@ -425,6 +453,7 @@ def workflow(
     cancel_grace_s: float | None = None,
     result_bytes: Measure | None = None,
     makes: Callable[[Any], Sequence[MadeLayer]] | None = None,
+    file_name: Callable[[Any], str] | None = None,
 ) -> Callable[[_F], _F]:
     """Declare the decorated function as a workflow and return it unchanged.
 
@@ -436,13 +465,17 @@ def workflow(
         params_type, outcome_type = hints["params"], hints["return"]
         if not (issubclass(params_type, Params) and issubclass(outcome_type, Outcome)):
             raise TypeError(f"{function.__name__}: needs `params: Params subclass` and `-> Outcome subclass`")
+        if (outcome_type.kind == "artifact") != (file_name is not None):
+            raise TypeError(
+                f"{function.__name__}: `file_name` is for workflows that leave a file, and needed there"
+            )
         description = inspect.cleandoc(function.__doc__ or "")
         function.__workflow__ = Workflow(  # type: ignore[attr-defined]
             name=function.__name__, version=version, params_type=params_type, outcome_type=outcome_type, cost=cost,
             example=example, summary=description.split("\n\n")[0].replace("\n", " "), description=description,
             group=group, run=function, aliases=aliases, upgrade=upgrade, foreign=tuple(foreign),
             priority_class=priority_class, needs=needs, cancel_grace_s=cancel_grace_s,
-            result_bytes=result_bytes, makes=makes,
+            result_bytes=result_bytes, makes=makes, file_name=file_name,
         )  # fmt: skip
         return function
 
@@ -550,17 +583,22 @@ def check_part(layer: LayerSummary, box: Box | None, mag: Mag | None = None) -> 
     ------
     InvalidGeometry, MagNotFound
     """
-    whole = Box.parse(layer.box)
-    if box is not None and box.is_empty:
-        raise InvalidGeometry(f"box {str(box)!r} is empty; each side must be 1 voxel or more")
-    if box is not None and not whole.contains(box):
-        inside = whole.intersect(box)
-        remedy = "choose one inside it" if inside.is_empty else f"the part inside it is {inside}"
-        raise InvalidGeometry(f"box {str(box)!r} leaves layer {layer.name}, which is {whole}; {remedy}")
+    if box is not None:
+        check_box(layer.name, Box.parse(layer.box), box)
     if mag is not None and str(mag) not in layer.mags:
         raise MagNotFound(
             f"layer {layer.name} has no mag {str(mag)!r}; it has {', '.join(layer.mags) or 'none'}"
         )
+
+
+def check_box(layer_name: str, whole: Box, box: Box) -> None:
+    """Refuse a box that is empty or leaves a layer, which is `whole`; `InvalidGeometry` says so."""
+    if box.is_empty:
+        raise InvalidGeometry(f"box {str(box)!r} is empty; each side must be 1 voxel or more")
+    if not whole.contains(box):
+        inside = whole.intersect(box)
+        remedy = "choose one inside it" if inside.is_empty else f"the part inside it is {inside}"
+        raise InvalidGeometry(f"box {str(box)!r} leaves layer {layer_name}, which is {whole}; {remedy}")
 
 
 def _plain_type(annotation: Any) -> Any:

@@ -16,6 +16,7 @@ from voxelworks.errors import (
     Cancelled,
     DiskFull,
     Interrupted,
+    InvalidParams,
     StorageFailed,
     TargetExists,
     TimedOut,
@@ -23,10 +24,11 @@ from voxelworks.errors import (
     VoxelworksError,
 )
 from voxelworks.geometry import VoxelSize
-from voxelworks.protocol.messages import Progress, SealedResult
+from voxelworks.protocol.messages import ArtifactFile, Progress, SealedResult
 from voxelworks.protocol.places import is_remote
 from voxelworks.protocol.views import LayerPreview
 from voxelworks.settings import Settings
+from voxelworks.sizes import size_text
 from voxelworks.volumes.metadata import PROPERTIES_FILE, MagProperties
 from voxelworks.workflows._declare import Outcome, Params, Workflow
 from voxelworks.workflows._refs import (
@@ -37,7 +39,7 @@ from voxelworks.workflows._refs import (
     Resolver,
     SourceRef,
 )
-from voxelworks.workflows.publishing import AttemptFolder, LayerChange, seal
+from voxelworks.workflows.publishing import AttemptFolder, LayerChange, read_manifest, seal
 
 if TYPE_CHECKING:
     from voxelworks.blocks.checkpoints import Checkpoints
@@ -113,6 +115,7 @@ class Job:
         self._target: tuple[str, str | None] | None = None
         self._changes: list[LayerChange] = []
         self._unpacked: dict[SourceRef, Path] = {}
+        self._media_type = ""
         self._facts: dict[str, tuple[int, str]] = {}
         self._units_done = 0
         self._units_total = 0
@@ -253,6 +256,54 @@ class Job:
         folder = AttemptFolder.for_target("previews", target, self._work_key, self._attempt)
         folder.require_writable()
         self._begin("previews", target, place, None, inputs)
+
+    def start_artifact(self, *, media_type: str, size_bytes: int, inputs: Sequence[object]) -> Path:
+        """Begin a file for download; give the path to write it to. It gets its name only when the job is published.
+
+        Parameters
+        ----------
+        media_type
+            Such as ``application/zip``.
+        size_bytes
+            How large it may become at most, with what is needed beside it meanwhile.
+        inputs
+            As for `start_dataset`.
+
+        Raises
+        ------
+        TargetExists, TargetNotWritable
+        InvalidParams
+            If it is larger than the operator allows.
+        DiskFull
+            If there is no room for it.
+        """
+        assert self._workflow.file_name is not None
+        name = self._workflow.file_name(self._params)
+        place, target = self._resolver.artifact(name)
+        folder = AttemptFolder.for_target("artifact", target, self._work_key, self._attempt)
+        if Path(target).exists() or Path(target).is_symlink():
+            raise TargetExists(f"{name} exists already; choose another name, or remove it first")
+        folder.require_writable()
+        self._require_room(folder, size_bytes)
+        self._begin("artifact", target, place, None, inputs)
+        self._media_type = media_type
+        return self.folder.result / Path(name).name
+
+    def _require_room(self, folder: AttemptFolder, size_bytes: int) -> None:
+        most = self.settings.artifact_bytes_max
+        if most is not None and size_bytes > most:
+            raise InvalidParams(
+                f"the file may take {size_text(size_bytes)}, and files of at most {size_text(most)} are made here; "
+                "choose a smaller box or a coarser mag"
+            )
+        # What an earlier attempt has written is part of it.
+        written = sum(path.stat().st_size for path in folder.work.rglob("*") if path.is_file())
+        free = shutil.disk_usage(folder.work if folder.work.exists() else folder.home).free + written
+        if size_bytes > free:
+            raise DiskFull(
+                f"the file may take {size_text(size_bytes)}, and {size_text(free)} are free on the disk; choose a "
+                "smaller box or a coarser mag, or free some space"
+            )
 
     def change(self, change: LayerChange) -> None:
         """Note what the addition changes in the properties of the dataset."""
@@ -443,7 +494,7 @@ class Job:
             return SealedResult(kind="value", value=value)
         assert self._target is not None
         place, layer = self._target
-        if outcome.kind != "previews":
+        if outcome.kind in ("dataset", "addition"):
             self._draw_what_is_new(outcome.kind)
         self._reporter.progress(
             Progress(
@@ -453,8 +504,13 @@ class Job:
         kind = outcome.kind
         digest, size = seal(self.folder, kind=kind, known=self._facts, changes=tuple(self._changes))
         return SealedResult(
-            kind=kind, place=place, layer=layer, value=value, manifest_sha256=digest, size_bytes=size
-        )
+            kind=kind, place=place, layer=layer, value=value, manifest_sha256=digest, size_bytes=size,
+            file=self._artifact_file() if kind == "artifact" else None,
+        )  # fmt: skip
+
+    def _artifact_file(self) -> ArtifactFile:
+        ((name, (size, sha256)),) = read_manifest(self.folder).files.items()
+        return ArtifactFile(name=name, media_type=self._media_type, size_bytes=size, sha256=sha256)
 
     def _draw_what_is_new(self, kind: Literal["dataset", "addition"]) -> None:
         """Draw the layers that the job made or added mags to. Nothing that goes wrong here harms the job."""

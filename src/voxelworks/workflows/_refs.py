@@ -21,7 +21,7 @@ from pydantic import (
 from pydantic_core import CoreSchema, core_schema
 
 from voxelworks.errors import InvalidParams, WrongCategory
-from voxelworks.protocol.places import DATASET_NAME, PREVIEW_FOLDER, PREVIEWS_OF
+from voxelworks.protocol.places import ARTIFACT, DATASET_NAME, PREVIEW_FOLDER, PREVIEWS_OF, why_no_file_name
 
 
 class Ref(str):
@@ -60,6 +60,13 @@ class NewDatasetRef(Ref):
 
     __slots__ = ()
     label = "New dataset"
+
+
+class NewFileRef(Ref):
+    """A file that the job leaves for download: its name on a server, its path locally. It must not exist yet."""
+
+    __slots__ = ()
+    label = "File"
 
 
 class SourceRef(Ref):
@@ -135,6 +142,14 @@ def check_name(what: str, name: str) -> str:
     return name
 
 
+def check_file_name(name: str) -> str:
+    """Give back a name that a file may have on every system; `InvalidParams` otherwise."""
+    reason = why_no_file_name(name)
+    if reason is not None:
+        raise InvalidParams(f"{name!r} cannot be the name of a file: {reason}")
+    return name
+
+
 def references(params: BaseModel) -> Iterator[Ref]:
     """Yield every reference in the params, nested ones too, in order of declaration."""
     for name in type(params).model_fields:
@@ -167,6 +182,9 @@ class Resolver(Protocol):
     def previews(self, ref: DatasetRef) -> tuple[str, str]:
         """Give the place, and the path here, of the folder for the pictures of a dataset."""
 
+    def artifact(self, name: str) -> tuple[str, str]:
+        """Give the place, and the path here, of the file that the job leaves."""
+
 
 class LocalResolver:
     """On the command line and in Python a reference is a path or an address."""
@@ -182,6 +200,9 @@ class LocalResolver:
     def previews(self, ref: DatasetRef) -> tuple[str, str]:
         folder = f"{ref.rstrip('/')}/{PREVIEW_FOLDER}"
         return folder, folder
+
+    def artifact(self, name: str) -> tuple[str, str]:
+        return name, name
 
 
 class PlacesResolver:
@@ -200,6 +221,10 @@ class PlacesResolver:
         place = self._places[PREVIEWS_OF + ref]
         return place, self._locate(place)
 
+    def artifact(self, _name: str) -> tuple[str, str]:
+        place = self._places[ARTIFACT]
+        return place, self._locate(place)
+
     def locate(self, ref: Ref) -> str:
         return self._locate(self._places[str(ref)])
 
@@ -210,10 +235,12 @@ __all__ = [
     "LayerRef",
     "LocalResolver",
     "NewDatasetRef",
+    "NewFileRef",
     "PlacesResolver",
     "Ref",
     "Resolver",
     "SourceRef",
+    "check_file_name",
     "check_name",
     "references",
 ]

@@ -197,6 +197,9 @@ def _target(workflow: Workflow, params: Params) -> tuple[str, str | None]:
     refs = list(references(params))
     if kind == "dataset":
         return kind, next(str(ref) for ref in refs if isinstance(ref, NewDatasetRef))
+    if kind == "artifact":
+        assert workflow.file_name is not None
+        return kind, workflow.file_name(params)
     if kind == "previews":
         (ref,) = (ref for ref in refs if isinstance(ref, DatasetRef))
         return kind, LocalResolver().previews(ref)[1]

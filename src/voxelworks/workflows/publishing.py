@@ -61,7 +61,7 @@ LOCK_FILE = "lock"
 """Beside the attempts, where no server keeps two of them apart."""
 _T = TypeVar("_T")
 _logger = logging.getLogger(__name__)
-FileKind = Literal["dataset", "addition", "previews"]
+FileKind = Literal["dataset", "addition", "previews", "artifact"]
 """Kinds of results that leave files."""
 FileFacts = dict[str, tuple[int, str]]
 """Path below the result -> size in bytes and SHA-256."""
@@ -134,7 +134,7 @@ class AttemptFolder:
 
     @classmethod
     def for_target(cls, kind: str, target: str, work_key: str, attempt: int) -> AttemptFolder:
-        """Find the folder for a new dataset at `target`, an addition to the dataset `target`, or pictures at `target`.
+        """Find the folder for a new dataset, pictures or a file at `target`, or an addition to the dataset `target`.
 
         Raises
         ------
@@ -362,6 +362,11 @@ def seal(
     return hashlib.sha256(text.encode()).hexdigest(), sum(counted)
 
 
+def read_manifest(folder: AttemptFolder) -> Manifest:
+    """Read what was sealed; it must have been."""
+    return Manifest.model_validate_json(folder.manifest_path.read_text())
+
+
 def file_facts(path: Path) -> tuple[int, str]:
     """Give size in bytes and SHA-256 of a file."""
     with path.open("rb") as stream:
@@ -422,6 +427,8 @@ def publish(result: SealedResult, target: str, *, work_key: str, attempt: int) -
     try:
         if manifest.kind == "dataset":
             _publish_dataset(folder, Path(target).absolute(), manifest)
+        elif manifest.kind == "artifact":
+            _publish_artifact(folder, Path(target).absolute(), manifest)
         elif manifest.kind == "addition":
             with _dataset_lock(folder.home):
                 _publish_addition(folder, folder.home, manifest)
@@ -458,6 +465,20 @@ def _publish_dataset(folder: AttemptFolder, target: Path, manifest: Manifest) ->
     for relative in manifest.files:
         if not (target / relative).is_file():
             raise StorageFailed(f"{target / relative} is gone although it was sealed; run the job again")
+
+
+def _publish_artifact(folder: AttemptFolder, target: Path, manifest: Manifest) -> None:
+    ((name, (size, _)),) = manifest.files.items()
+    made = folder.result / name
+    if made.exists():
+        if target.exists():  # a rename would replace it
+            raise TargetExists(f"{target} was made by somebody else while the job ran; choose another name")
+        os.rename(made, target)
+        sync_folder(target.parent)
+        return
+    # An earlier try put it there and died before it could tell.
+    if not (target.is_file() and target.stat().st_size == size):
+        raise StorageFailed(f"{target} is gone although it was sealed; run the job again")
 
 
 def _publish_addition(folder: AttemptFolder, dataset: Path, manifest: Manifest) -> None:

@@ -1,6 +1,7 @@
 import pytest
 
 from voxelworks import accounts
+from voxelworks.accounts import Shared
 from voxelworks.errors import InvalidInput, NotAllowed, NotFound
 from voxelworks.protocol.people import Principal
 
@@ -14,7 +15,7 @@ def ada(site):
 
 
 def make(site, who, name="for Fiji", days=7, dataset=DATASET):
-    return site.call(accounts.create_share, who, dataset, name, days)
+    return site.call(accounts.create_share, who, Shared(dataset), name, days)
 
 
 def opened(site, token):
@@ -25,13 +26,13 @@ def test_a_share_reads_one_dataset_for_its_maker(site, ada):
     token, view = make(site, ada)
     assert token.startswith("vxd_")
     reader, dataset = opened(site, token)
-    assert dataset == DATASET
+    assert dataset == Shared(DATASET)
     assert reader == Principal(
         user_id=ada.user_id, organization_id="neuro", role="member", name="Ada", email=ada.email,
         scopes=frozenset({"read"}), entrance="share",
     )  # fmt: skip
     assert (view.name, view.made_by, view.hint) == ("for Fiji", "Ada", token[:8])
-    assert site.read(accounts.list_shares, ada, DATASET) == (view,)
+    assert site.read(accounts.list_shares, ada, Shared(DATASET)) == (view,)
 
 
 def test_the_secret_of_a_share_is_nowhere_in_the_database(site, ada):
@@ -53,11 +54,11 @@ def test_a_share_ends_with_its_term_and_is_forgotten_later(site, ada):
     site.advance(5)
     assert opened(site, token) is None
     site.call(accounts.forget_expired, site.settings)
-    [listed] = site.read(accounts.list_shares, ada, DATASET)
+    [listed] = site.read(accounts.list_shares, ada, Shared(DATASET))
     assert listed.is_expired
     site.advance(30 * DAY)
     site.call(accounts.forget_expired, site.settings)
-    assert site.read(accounts.list_shares, ada, DATASET) == ()
+    assert site.read(accounts.list_shares, ada, Shared(DATASET)) == ()
 
 
 def test_a_revoked_share_opens_nothing(site, ada):
@@ -65,7 +66,7 @@ def test_a_revoked_share_opens_nothing(site, ada):
     site.call(accounts.revoke_share, ada, view)
     assert opened(site, token) is None
     with pytest.raises(NotFound, match="no share"):
-        site.read(accounts.find_share, ada, DATASET, view.id)
+        site.read(accounts.find_share, ada, Shared(DATASET), view.id)
     assert site.actions("neuro")[-2:] == ["share.created", "share.revoked"]
 
 
@@ -83,9 +84,9 @@ def test_a_share_ends_when_its_maker_leaves_or_is_disabled(site, ada):
 def test_shares_of_another_organization_are_not_found(site, ada):
     _, view = make(site, ada)
     stranger = site.owner("chem")
-    assert site.read(accounts.list_shares, stranger, DATASET) == ()
+    assert site.read(accounts.list_shares, stranger, Shared(DATASET)) == ()
     with pytest.raises(NotFound):
-        site.read(accounts.find_share, stranger, DATASET, view.id)
+        site.read(accounts.find_share, stranger, Shared(DATASET), view.id)
 
 
 @pytest.mark.parametrize("entrance", ["token", "job"])
@@ -106,7 +107,7 @@ def test_a_token_bears_no_share(site, ada, entrance):
 def test_what_cannot_be_a_share_is_refused(site, ada, name, days, message):
     with pytest.raises(InvalidInput, match=message):
         make(site, ada, name=name, days=days)
-    assert site.read(accounts.list_shares, ada, DATASET) == ()
+    assert site.read(accounts.list_shares, ada, Shared(DATASET)) == ()
 
 
 def test_a_dataset_has_a_limited_number_of_shares(site, ada, monkeypatch):

@@ -76,12 +76,14 @@ def test_only_what_can_work_on_a_dataset_is_offered(site: Site):
             "compute_segment_statistics",
             "describe",
             "downsample",
+            "export_ome_zarr",
+            "export_tiff",
             "find_largest_segment_id",
             "make_segmented",
             "segment",
         ],
-        "linked": ["describe", "make_segmented"],
-        "public": ["make_segmented"],
+        "linked": ["describe", "export_ome_zarr", "export_tiff", "make_segmented"],
+        "public": ["export_ome_zarr", "export_tiff", "make_segmented"],
     }
 
 

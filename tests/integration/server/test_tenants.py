@@ -11,6 +11,7 @@ import secrets
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -20,14 +21,16 @@ from sqlalchemy.orm import Session
 
 from voxelworks import __version__, accounts, catalog, credits, jobs
 from voxelworks import notify as notifications
+from voxelworks.accounts import Shared
 from voxelworks.db import Database, SecretBox, open_database
 from voxelworks.jobs._tables import WorkerSessionRow
-from voxelworks.protocol.messages import SessionRequest
+from voxelworks.protocol.messages import ArtifactFile, SessionRequest
 from voxelworks.protocol.people import Principal
-from voxelworks.protocol.places import PREVIEW_FOLDER, Places, dataset_place
+from voxelworks.protocol.places import PREVIEW_FOLDER, Places, artifact_place, dataset_place
 from voxelworks.protocol.uploads import NewFile, NewUpload, Piece, pack
 from voxelworks.protocol.views import DatasetSummary, LayerPreview, LayerSummary, SliceView
 from voxelworks.server.app import PAGE_ROUTERS
+from voxelworks.server.pages.artifacts import shared_router as shared_file_router
 from voxelworks.server.pages.viewer import shared_router
 from voxelworks.settings import Settings
 from voxelworks.testing.people import make_member, make_organization
@@ -100,6 +103,11 @@ def own_job(things: str = "job", **more: Any) -> Case:
     return case(ALL, things, colleague=ADMINS, operators_see_all=True, **more)
 
 
+def artifact_of(things: str = "artifact", **more: Any) -> Case:
+    """Say who may have the file of a job: whoever sees the job, but no operator of another organization."""
+    return case(ALL, things, colleague=ADMINS, **more)
+
+
 CONVERT = {"layers": [{"source": "root:scope/run1"}], "target": "{new}", "voxel_size": "4,4,40"}
 JOB = {"workflow": "convert", "params": CONVERT}
 CONVERT_FORM = {
@@ -117,6 +125,8 @@ API = {
     "POST /workflows/compute_segment_index_file/jobs": case(ALL, "dataset", json=LAYER, ok={201, 422}),
     "POST /workflows/compute_segment_statistics/jobs": case(ALL, "dataset", json=LAYER, ok={201, 422}),
     "POST /workflows/downsample/jobs": case(ALL, "dataset", json=LAYER, ok={201, 422}),
+    "POST /workflows/export_ome_zarr/jobs": case(ALL, "dataset", json=LAYER),
+    "POST /workflows/export_tiff/jobs": case(ALL, "dataset", json=LAYER),
     "POST /workflows/find_largest_segment_id/jobs": case(ALL, "dataset", json=LAYER, ok={201, 422}),
     "POST /jobs": case(ALL, "new", json=JOB),
     "POST /jobs/quote": case(ALL, "new", json=JOB),
@@ -130,6 +140,11 @@ API = {
     "GET /jobs/{job_id}/log/lines": own_job("failed_job"),
     "GET /jobs/{job_id}/log/search": own_job("failed_job", query="?text=line"),
     "GET /jobs/{job_id}/events": own_job(),
+    "GET /jobs/{job_id}/file": artifact_of(),
+    "DELETE /jobs/{job_id}/file": artifact_of(),
+    "GET /jobs/{job_id}/shares": artifact_of(),
+    "POST /jobs/{job_id}/shares": artifact_of(json={"name": "for Ada"}),
+    "DELETE /jobs/{job_id}/shares/{share_id}": artifact_of("shared_artifact"),
     "POST /jobs/cancel": case(ALL, "job", json={"jobs": ["{job_id}"]}, foreign=200),
     "POST /jobs/retry": case(ALL, "ended_job", json={"jobs": ["{job_id}"]}, foreign=200),
     "POST /jobs/retry/quote": case(ALL, "ended_job", json={"jobs": ["{job_id}"]}, foreign=200),
@@ -279,6 +294,12 @@ PAGES = {
     "POST /jobs/{job_id}/cancel": own_job(),
     "POST /jobs/{job_id}/retry": own_job("ended_job", is_repeat=True),
     "POST /jobs/{job_id}/help": own_job("failed_job"),
+    "GET /jobs/{job_id}/file": artifact_of(),
+    "POST /jobs/{job_id}/file/delete": artifact_of(),
+    "POST /jobs/{job_id}/shares": artifact_of(form={"name": "for Ada", "lifetime_days": "7"}),
+    "POST /jobs/{job_id}/shares/{share_id}/revoke": artifact_of("shared_artifact"),
+    "GET /shared/{token}/file": case(ALL, "shared_artifact", is_open=True, foreign=200),
+    "HEAD /shared/{token}/file": case(ALL, "shared_artifact", is_open=True, foreign=200),
     "GET /workflows": case(ALL),
     "GET /workflows/{name}": case(ALL, "workflow"),
     "GET /workflows/{name}/new": case(ALL, "workflow"),
@@ -381,7 +402,7 @@ FACE = {
     "GET /jobs/{job_id}": own_job(),
     "PATCH /jobs/{job_id}/cancel": own_job(),
     "PATCH /jobs/{job_id}/retry": own_job("ended_job", is_repeat=True),
-    "GET /jobs/{job_id}/export": own_job(ok={404}),
+    "GET /jobs/{job_id}/export": artifact_of(),
     "GET /auth/token": case(ALL),
     "DELETE /auth/token": case(ALL),
     "POST /userToken/generate": case(ALL),
@@ -472,6 +493,8 @@ def make(world: World, session: Session, kind: str, by: Principal, *, prefix: st
         "stored_dataset": lambda: _stored_dataset(world, session, by, new),
         "share": lambda: _share(world, session, by, new),
         "labelled_dataset": lambda: _labelled_dataset(world, session, by, new),
+        "artifact": lambda: _artifact(world, session, by, new),
+        "shared_artifact": lambda: _shared_artifact(world, session, by, new),
         "drawn_dataset": lambda: _drawn_dataset(world, session, by, new),
         "trashed_dataset": lambda: _dataset(world, session, by, new, is_trashed=True),
         "annotation": lambda: {"annotation_id": _annotation(world, session, by, new)},
@@ -581,7 +604,24 @@ def _stored_dataset(world: World, session: Session, by: Principal, new: str) -> 
 
 def _share(world: World, session: Session, by: Principal, new: str) -> dict[str, str]:
     values = _stored_dataset(world, session, by, new)
-    token, view = accounts.create_share(session, by, values["dataset_id"], new, 7)
+    token, view = accounts.create_share(session, by, Shared(values["dataset_id"]), new, 7)
+    return values | {"token": token, "share_id": view.id}
+
+
+def _artifact(world: World, session: Session, by: Principal, new: str) -> dict[str, str]:
+    """Have a job leave a file, whose content says whose it is."""
+    job_id = _job(world, session, by, new)
+    path = Path(world.places.locate(artifact_place(by.organization_id, job_id)))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(new)
+    file = ArtifactFile(name=f"{new}.zip", media_type="application/zip", size_bytes=len(new), sha256="0" * 64)
+    catalog.register_artifact(session, job_id, file, organization_id=by.organization_id)
+    return {"job_id": job_id}
+
+
+def _shared_artifact(world: World, session: Session, by: Principal, new: str) -> dict[str, str]:
+    values = _artifact(world, session, by, new)
+    token, view = accounts.create_share(session, by, Shared(job_id=values["job_id"]), new, 7)
     return values | {"token": token, "share_id": view.id}
 
 
@@ -696,7 +736,7 @@ def test_who_may(world, name, prefix, expected):
         for value in values.values():
             told = told.replace(value, "")
         # Who holds an invitation may see who invites, and who holds an address may see what it opens.
-        is_key = expected.is_open and expected.things in ("invitation_token", "share")
+        is_key = expected.is_open and expected.things in ("invitation_token", "share", "shared_artifact")
         if SECRET in told and role != "operator" and not is_key:
             wrong.append((role, relation, "leaks", told[max(0, told.index(SECRET) - 200) :][:300]))
     _calm(world)
@@ -916,7 +956,7 @@ def test_every_route_has_an_entry(world):
     served = {f"{method.upper()} {path}" for path, methods in openapi["paths"].items() for method in methods}
     pages = {
         f"{method} {route.path}"  # type: ignore[attr-defined]
-        for router in (*PAGE_ROUTERS, shared_router)
+        for router in (*PAGE_ROUTERS, shared_router, shared_file_router)
         for route in router.routes
         for method in route.methods  # type: ignore[attr-defined]
     }

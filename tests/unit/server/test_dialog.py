@@ -74,10 +74,11 @@ def test_only_workflows_that_take_what_was_made_may_follow():
     def names(values) -> list[str]:
         return [item.name for item in Dialog.read(CONVERT, values, STOCK).can_be_followed_by]
 
+    of_images = ["downsample", "export_ome_zarr", "export_tiff"]
     of_segments = ["compute_segment_index_file", "compute_segment_statistics"]
-    assert names(STACK) == [*of_segments, "downsample", "find_largest_segment_id"]
-    assert names(STACK | {"category": ["color"]}) == ["downsample"]
-    assert names({}) == ["downsample"], "by default the layer is an image"
+    assert names(STACK) == [*of_segments, *of_images, "find_largest_segment_id"]
+    assert names(STACK | {"category": ["color"]}) == of_images
+    assert names({}) == of_images, "by default the layer is an image"
     assert names(STACK | {"then": ["downsample"] * 5}) == [], "at some point it is enough"
 
 

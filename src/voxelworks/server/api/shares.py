@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 from starlette.requests import Request
 
 from voxelworks import accounts, catalog
-from voxelworks.accounts import SHARE_DAYS_MAX, Action
+from voxelworks.accounts import SHARE_DAYS_MAX, Action, Shared
 from voxelworks.errors import InvalidInput, NotAllowed
 from voxelworks.protocol.people import NewShare, Principal, ShareView
 from voxelworks.protocol.places import is_remote
@@ -38,7 +38,7 @@ def list_shares(context: Here, who: Who, ref: str) -> tuple[ShareView, ...]:
     """List the addresses under which a dataset can be read, newest first."""
     accounts.require(who, Action.SEE_DATASET)
     with context.database.read_session() as session:
-        return accounts.list_shares(session, who, _find_own(session, who, ref).id)
+        return accounts.list_shares(session, who, Shared(_find_own(session, who, ref).id))
 
 
 @router.post("", status_code=201)
@@ -51,7 +51,9 @@ def create_share(context: Here, request: Request, who: Who, ref: str, wanted: Sh
             raise InvalidInput(
                 f"the files of dataset {dataset.name!r} lie at {dataset.place}; hand on that address instead"
             )
-        token, view = accounts.create_share(session, who, dataset.id, wanted.name, wanted.lifetime_days)
+        token, view = accounts.create_share(
+            session, who, Shared(dataset.id), wanted.name, wanted.lifetime_days
+        )
     shared = f"{public_address(request, context.settings)}/shared/{token}"
     return NewShare(address=f"{shared}/files", viewer=f"{shared}/view", view=view)
 
@@ -61,7 +63,7 @@ def revoke_share(context: Here, who: Who, ref: str, share_id: str) -> None:
     """End an address at once: one's own, or, for those who manage datasets, any."""
     accounts.require(who, Action.SHARE_DATASET)
     with context.database.session() as session:
-        view = accounts.find_share(session, who, _find_own(session, who, ref).id, share_id)
+        view = accounts.find_share(session, who, Shared(_find_own(session, who, ref).id), share_id)
         if view.user_id != who.user_id:
             accounts.require(who, Action.CHANGE_DATASET)
         accounts.revoke_share(session, who, view)

@@ -22,9 +22,10 @@ from voxelworks.client import is_settled
 from voxelworks.errors import InvalidInput, NotFound, StaleQuote, VoxelworksError
 from voxelworks.protocol.credits import PriceView, QuoteView
 from voxelworks.protocol.messages import JobState
-from voxelworks.protocol.people import Principal
+from voxelworks.protocol.people import NewShare, Principal, ShareView
 from voxelworks.protocol.views import JobDetail, JobPage, JobView
 from voxelworks.server import rendering
+from voxelworks.server.api.artifacts import list_shares
 from voxelworks.server.api.jobs import HelpRequest, Repetition, find_log, show_job
 from voxelworks.server.api.jobs import ask_for_help as send_help_request
 from voxelworks.server.api.jobs import cancel as cancel_job
@@ -142,6 +143,23 @@ def job_page(
     repriced: bool = False,
 ) -> Response:
     """Show a job. `repriced` says that its repeat was refused, because its price was out of date."""
+    return show_page(context, request, who, job_id, attempt=attempt, asked=asked, repriced=repriced)
+
+
+def show_page(
+    context: Context,
+    request: Request,
+    who: Principal,
+    job_id: str,
+    *,
+    attempt: int | None = None,
+    asked: bool = False,
+    repriced: bool = False,
+    new_share: NewShare | None = None,
+    problem: str | None = None,
+    status: int = 200,
+) -> Response:
+    """Show the page of a job, once with the address that was just made for its file, or with what is wrong."""
     detail = show_job(context, who, job_id)
     shown = attempt if attempt is not None else detail.job.attempt
     values = {
@@ -155,8 +173,10 @@ def job_page(
         "has_asked": asked,
         "is_repriced": repriced,
         "copies": copies_of(detail.job, public_address(request, context.settings)),
+        "new_share": new_share,
+        "problem": problem,
     }
-    return rendering.page(request, "job.html", **values)
+    return rendering.page(request, "job.html", status=status, **values)
 
 
 @router.get("/jobs/{job_id}/live")
@@ -368,8 +388,16 @@ def _job_values(context: Context, who: Principal, detail: JobDetail) -> dict[str
         "subject": subject(job.workflow, job.params),
         "result": result, "pictures": result_pictures(result, job, who), "settings": context.settings,
         "cancel_grace_s": jobs.cancel_grace_s(job.workflow, context.settings),
+        "rights": {action.value for action in Action if accounts.is_allowed(who, action)},
+        "is_file": job.result is not None and job.result.file is not None,
+        "artifact": detail.artifact, "shares": _shares(context, who, detail), "new_share": None, "problem": None,
         "is_known": workflow is not None, "spans": timeline(detail), "span_words": SPAN_WORDS,
     }  # fmt: skip
+
+
+def _shares(context: Context, who: Principal, detail: JobDetail) -> tuple[ShareView, ...]:
+    """Give the addresses of the file of a job."""
+    return () if detail.artifact is None else list_shares(context, who, detail.job.id)
 
 
 def _offer(context: Context, who: Principal, job: JobView) -> PriceView | None:
@@ -466,7 +494,7 @@ def _stamp(view: JobView | JobPage | JobDetail) -> str:
     if isinstance(view, JobPage):
         text = repr((list(map(_stamp, view.jobs)), view.counts, view.next_after))
     elif isinstance(view, JobDetail):
-        text = repr((_stamp(view.job), view.attempts, view.events, view.retries))
+        text = repr((_stamp(view.job), view.attempts, view.events, view.retries, view.artifact))
     else:
         text = view.still.model_dump_json()
     return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from voxelworks import accounts, catalog
-from voxelworks.accounts import Action
+from voxelworks.accounts import Action, Shared
 from voxelworks.errors import NotFound
 from voxelworks.geometry import Box
 from voxelworks.protocol.foreign import native_id
@@ -83,6 +83,14 @@ def shared_file(context: Here, request: Request, token: str, path: str) -> Respo
 
 
 def _enter(context: Context, token: str) -> tuple[Principal, str]:
+    reader, what = enter_shared(context, token)
+    if what.job_id is not None:
+        raise NotFound("this address is that of a file; it ends in /file")
+    return reader, what.dataset_id
+
+
+def enter_shared(context: Context, token: str) -> tuple[Principal, Shared]:
+    """Tell for whom an address acts, and what it opens."""
     found = accounts.enter_by_share(context.database, token)
     if found is None:
         raise NotFound("this address has ended or was revoked; ask for a new one where you got it from")

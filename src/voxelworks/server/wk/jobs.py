@@ -9,6 +9,7 @@ from fastapi import APIRouter, Query
 from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
+from starlette.responses import Response
 
 from voxelworks import accounts, catalog, credits, jobs
 from voxelworks.accounts import Action
@@ -19,6 +20,7 @@ from voxelworks.protocol.foreign import WIRE_STATES, WireState, foreign_id, nati
 from voxelworks.protocol.messages import Json
 from voxelworks.protocol.people import Principal
 from voxelworks.protocol.views import JobView, WorkerView
+from voxelworks.server.api.artifacts import answer_with_artifact
 from voxelworks.server.context import Context, Here, Who
 from voxelworks.server.wk.commands import AI_ROUTES, FREE, PAID, RUN_ROUTES, read_body
 from voxelworks.server.wk.models import CreditCost, ForeignJob, ForeignWorker, JobsStatus
@@ -122,12 +124,18 @@ def retry(context: Here, who: Who, job_id: str) -> ForeignJob:
         return _write(session, repeat, who)
 
 
-@router.get("/jobs/{job_id}/export", responses={404: {"description": "The job has no file to download."}})
-def download(context: Here, who: Who, job_id: str) -> None:
-    """Say that the job left no file: no workflow of this server makes any."""
+@router.get(
+    "/jobs/{job_id}/export",
+    response_class=Response,
+    responses={404: {"description": "The job has no file to download."}},
+)
+@router.head("/jobs/{job_id}/export", include_in_schema=False)
+def download(context: Here, request: Request, who: Who, job_id: str) -> Response:
+    """Give the file that a job has left. Where WEBKNOSSOS leads to its data store, we are that ourselves."""
     with context.database.read_session() as session:
         latest = _latest(session, context, who, job_id)
-    raise NotFound(f"job {job_id} has no file to download: {command_of(latest.workflow)} makes none")
+        artifact = jobs.find_artifact(session, latest.id, by=who, settings=context.settings)
+    return answer_with_artifact(context, request, artifact)
 
 
 @router.post("/jobs/run/{route}/{dataset_id}", response_model_exclude_none=True)

@@ -113,6 +113,8 @@ class JobWriter:
             return f"/datasets/{foreign_id(run.dataset_id)}/view"
         if view.result is None or view.result.place is None or command_of(view.workflow) in UNLINKED:
             return None
+        if view.result.kind == "artifact":
+            return f"/api/jobs/{foreign_id(view.id)}/export"
         dataset = self.datasets.get(view.result.place)
         return None if dataset is None else f"/datasets/{dataset.name}-{foreign_id(dataset.id)}/view"
 

@@ -1,0 +1,312 @@
+"""Export a box of a layer as TIFF: a zip of sections, or one OME-TIFF."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+from xml.sax.saxutils import escape
+
+from pydantic import model_validator
+
+from voxelworks.errors import InvalidParams
+from voxelworks.geometry import Box, VoxelSize
+from voxelworks.protocol.messages import Json
+from voxelworks.workflows import (
+    ADVANCED,
+    FREE,
+    Artifact,
+    ForeignName,
+    ForeignResult,
+    Inputs,
+    Job,
+    LayerMag,
+    LayerRef,
+    NewFileRef,
+    Params,
+    box_bytes,
+    workflow,
+)
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from voxelworks.volumes.arrays import MagArray
+    from voxelworks.volumes.dataset import Layer
+    from voxelworks.volumes.tiff_writer import PageForm
+    from voxelworks.volumes.zip_writer import Entry
+    from voxelworks.workflows._planes import Page, Sections
+
+SUFFIXES = {"sections": (".zip",), "ome_tiff": (".tif", ".tiff")}
+"""How the name of a file ends."""
+PIXELS_MIN = 512
+"""Smaller sizes of a page are made until its longer side is no longer than this."""
+
+
+class ExportTiffParams(Params):
+    """What to export, and as what."""
+
+    layer: LayerRef
+    """Layer to export."""
+
+    box: Box | None = None
+    """Box to export, `x,y,z,width,height,depth` in voxels of mag 1; by default the whole layer."""
+
+    mag: LayerMag | None = None
+    """Magnification to export; by default the finest."""
+
+    format: Literal["sections", "ome_tiff"] = "sections"
+    """`sections` makes a zip with one TIFF for each section, `ome_tiff` one OME-TIFF with smaller sizes for viewers."""
+
+    compression: Annotated[Literal["none", "deflate", "zstd"], ADVANCED] = "none"
+    """Fiji opens `none` and `deflate` by itself, and `zstd` with a newer Bio-Formats."""
+
+    file: Annotated[NewFileRef | None, ADVANCED] = None
+    """Name of the file; by default after dataset, layer and mag."""
+
+    @model_validator(mode="after")
+    def _is_named_as_it_is(self) -> Self:
+        wanted = SUFFIXES[self.format]
+        if self.file is not None and not self.file.lower().endswith(wanted):
+            raise InvalidParams(
+                f"the file of format {self.format} ends in {' or '.join(wanted)}, not like {str(self.file)!r}"
+            )
+        return self
+
+
+class ExportedTiff(Artifact):
+    """A box of a layer was exported."""
+
+    dataset: str
+    """Name of the dataset."""
+    layer: str
+    """The layer."""
+    mag: str
+    """Its magnification."""
+    size: str
+    """Exported voxels, x,y,z."""
+
+
+def export_name(layer: LayerRef, mag: object, suffix: str) -> str:
+    """Name an export after what is in it."""
+    dataset = re.sub("[^A-Za-z0-9._-]+", "-", layer.dataset.rstrip("/").rpartition("/")[2]).strip("-._")
+    mag_text = "" if mag is None else f"__mag{mag}"
+    return f"{dataset or 'dataset'}__{layer.layer}{mag_text}{suffix}"
+
+
+def _file_name(params: ExportTiffParams) -> str:
+    suffix = ".zip" if params.format == "sections" else ".ome.tif"
+    return params.file or export_name(params.layer, params.mag, suffix)
+
+
+def _result_bytes(params: ExportTiffParams, inputs: Inputs) -> int:
+    """Estimate the voxels without compression, and a third more for smaller sizes."""
+    size = box_bytes(inputs.layer(params.layer), params.box, params.mag)
+    return size if params.format == "sections" else size * 4 // 3
+
+
+def _args_of(params: ExportTiffParams) -> Json:
+    box = params.box
+    return {
+        "nd_bbox": None if box is None else {
+            "topLeft": list(box.topleft), "width": box.size[0], "height": box.size[1], "depth": box.size[2],
+            "additionalAxes": [], "axisOrder": {"c": 0, "x": 1, "y": 2, "z": 3},
+        },
+        "export_file_name": _file_name(params), "layer_name": params.layer.layer,
+        "mag": None if params.mag is None else str(params.mag), "annotation_layer_name": None, "annotation_id": None,
+    }  # fmt: skip
+
+
+def _params_of(args: Mapping[str, Any]) -> Json:
+    if args.get("annotation_id") or args.get("annotation_layer_name"):
+        raise InvalidParams(
+            "layers of annotations cannot be exported here yet; export a layer of the dataset"
+        )
+    if args.get("additional_coordinates") not in (None, "", "[]", []):
+        raise InvalidParams("layers with further axes cannot be exported")
+    if not args.get("layer_name"):
+        raise InvalidParams("layerName is missing; name the layer to export")
+    is_ome = str(args.get("as_ome_tiff", "")).lower() == "true"
+    return {
+        "layer": {"dataset": args["dataset_name"], "layer": args["layer_name"]}, "box": args["bbox"],
+        "mag": args.get("mag") or None, "format": "ome_tiff" if is_ome else "sections",
+    }  # fmt: skip
+
+
+def _outcome_of(_params: ExportTiffParams, _result: ForeignResult) -> ExportedTiff:
+    raise InvalidParams("files that workers of WEBKNOSSOS leave are not taken over")
+
+
+@workflow(
+    version=1,
+    cost=FREE,
+    priority_class="short",
+    result_bytes=_result_bytes,
+    file_name=_file_name,
+    example={"layer": "demo/color", "box": "0,0,0,100,100,20"},
+    foreign=[ForeignName("export_tiff", args_of=_args_of, outcome_of=_outcome_of, params_of=_params_of)],
+)
+def export_tiff(params: ExportTiffParams, job: Job) -> ExportedTiff:
+    """Export a box of a layer as TIFF, for Fiji, QuPath, Python and other programs.
+
+    Either a zip with one TIFF for each section, numbered as in the dataset, or one OME-TIFF with smaller sizes of each
+    section for fast viewing. Voxel sizes are written into both. Values stay as they are; OME-TIFF has no whole numbers
+    of 64 bits, so that ids are stored with 32, or the export is refused if they do not fit.
+    """
+    from voxelworks.volumes import tiff_writer, zip_writer
+
+    layer = job.open(params.layer)
+    source = layer.finest if params.mag is None else layer.mag(params.mag)
+    box = export_box(layer, params.box, source)
+    voxel_size = layer.voxel_size.in_mag(source.mag)
+    is_archive = params.format == "sections"
+    sections = _sections(params, layer, source, box)
+    path = job.start_artifact(
+        media_type=zip_writer.MEDIA_TYPE if is_archive else tiff_writer.MEDIA_TYPE,
+        size_bytes=sections.file_bytes_max, inputs=[str(source)],
+    )  # fmt: skip
+    if is_archive:
+        _write_archive(job, path, sections, layer.name, voxel_size)
+    else:
+        _write_ome_tiff(job, path, sections, layer, voxel_size)
+    return ExportedTiff(
+        file=str(_file_name(params)), dataset=str(params.layer.dataset), layer=layer.name, mag=str(source.mag),
+        size=",".join(map(str, box.size)),
+    )  # fmt: skip
+
+
+def export_box(layer: Layer, asked: Box | None, source: MagArray) -> Box:
+    """Give the box to export, in voxels of its mag; refuse one that is empty or leaves the layer."""
+    from voxelworks.workflows import check_box
+
+    box = layer.box if asked is None else asked
+    check_box(layer.name, layer.box, box)
+    return box.in_mag(source.mag)
+
+
+def _sections(params: ExportTiffParams, layer: Layer, source: MagArray, box: Box) -> Sections:
+    from voxelworks.volumes.tiff_writer import ome_dtype
+    from voxelworks.workflows._planes import Sections, cut_strips, cut_tiles
+
+    is_rgb = layer.properties.element_class == "uint24"
+    count = source.channel_count
+    channels = ((0, count),) if is_rgb else tuple((number, number + 1) for number in range(count))
+    voxel_bytes = count * source.dtype.itemsize
+    is_tiled = params.format == "ome_tiff"
+    if is_tiled:
+        cut = cut_tiles(source.chunk_shape_zyx, voxel_bytes)
+    else:
+        cut = cut_strips(box, source.chunk_shape_zyx, voxel_bytes)
+    dtype = ome_dtype(source.dtype) if is_tiled else source.dtype
+    forms = _forms(params, box, dtype.name, count if is_rgb else 1, cut.height, is_tiled=is_tiled)
+    return Sections(source, box, layer.category, forms, channels, cut)
+
+
+def _forms(
+    params: ExportTiffParams, box: Box, dtype: str, samples: int, strip_height: int, *, is_tiled: bool
+) -> tuple[PageForm, ...]:
+    """Describe a page and its smaller sizes."""
+    from voxelworks.volumes.tiff_writer import PageForm
+    from voxelworks.workflows._planes import TILE
+
+    width, height, _ = box.size
+    if not is_tiled:
+        return (PageForm(width, height, dtype, samples, params.compression, width, strip_height, False),)
+    found = [PageForm(width, height, dtype, samples, params.compression, TILE, TILE, True)]
+    while max(width, height) > PIXELS_MIN:
+        width, height = -(-width // 2), -(-height // 2)
+        found.append(PageForm(width, height, dtype, samples, params.compression, TILE, TILE, True))
+    return tuple(found)
+
+
+def _write_archive(job: Job, path: Path, sections: Sections, layer_name: str, voxel_size: VoxelSize) -> None:
+    from voxelworks.volumes import tiff_writer, zip_writer
+    from voxelworks.workflows._planes import write_at
+
+    last_z = sections.box.bottomright[2] - 1
+    archive = SectionArchive(
+        sections.forms, layer_name, len(str(last_z)), len(sections.channels), tiff_writer.imagej_text(voxel_size)
+    )  # fmt: skip
+    placed = sections.write(job, path, archive, start=0)
+    with path.open("r+b") as stream:
+        stream.truncate(placed.end)
+        write_at(stream.fileno(), zip_writer.directory(placed.entries, placed.end), placed.end)
+
+
+def _write_ome_tiff(job: Job, path: Path, sections: Sections, layer: Layer, voxel_size: VoxelSize) -> None:
+    import numpy as np
+
+    from voxelworks.volumes import tiff_writer
+
+    xml = tiff_writer.ome_xml(
+        layer.name, box=sections.box, dtype=np.dtype(sections.forms[0].dtype),
+        channel_count=sections.source.channel_count, is_rgb=sections.forms[0].samples == 3, voxel_size=voxel_size,
+        description=escape(_description(layer, sections)),
+    )  # fmt: skip
+    is_big = sections.file_bytes_max > tiff_writer.CLASSIC_BYTES_MAX
+    book = OmeBook(sections.forms, sections.box, len(sections.channels), xml, is_big)
+    begin = tiff_writer.header(is_big=is_big)
+    placed = sections.write(job, path, book, start=len(begin))
+    with path.open("r+b") as stream:
+        stream.truncate(placed.end)
+        stream.write(begin)
+
+
+def _description(layer: Layer, sections: Sections) -> str:
+    return (
+        f"Layer {layer.name} of dataset {layer.dataset.name}, box {sections.box} "
+        f"(x, y, z, width, height, depth) in voxels of mag {sections.source.mag}"
+    )
+
+
+@dataclass(frozen=True)
+class SectionArchive:
+    """A zip with a TIFF for each page."""
+
+    forms: tuple[PageForm, ...]
+    layer_name: str
+    digits: int
+    channel_count: int
+    """So many folders, if it is more than one."""
+    text: Any
+    alignment: int = 1
+
+    def frame(self, page: Page) -> tuple[bytes, Entry | None]:
+        from voxelworks.volumes.tiff_writer import CLASSIC_BYTES_MAX, header, page_directory
+        from voxelworks.volumes.zip_writer import Entry
+
+        is_big = page.data_size > CLASSIC_BYTES_MAX
+        begin = header(is_big=is_big)
+        before = begin + page_directory(
+            self.forms, page.segments, self.text, offset=len(begin), data_size=page.data_size, has_next=False,
+            is_big=is_big,
+        )  # fmt: skip
+        folder = f"{self.layer_name}_channel{page.number + 1}" if self.channel_count > 1 else self.layer_name
+        name = f"{folder}/{self.layer_name}_{page.z:0{self.digits}}.tif"
+        entry = Entry(name, page.offset, len(before) + page.data_size, page.data_crc(before))
+        return entry.header + before, entry
+
+
+@dataclass(frozen=True)
+class OmeBook:
+    """One TIFF with all pages."""
+
+    forms: tuple[PageForm, ...]
+    box: Box
+    channel_count: int
+    xml: str
+    """Stands in the first page."""
+    is_big: bool
+    alignment: int = 8
+
+    def frame(self, page: Page) -> tuple[bytes, Entry | None]:
+        from voxelworks.volumes.tiff_writer import PageText, page_directory
+
+        is_first = (page.z, page.number) == (self.box.topleft[2], 0)
+        is_last = (page.z, page.number) == (self.box.bottomright[2] - 1, self.channel_count - 1)
+        before = page_directory(
+            self.forms, page.segments, PageText(self.xml) if is_first else PageText(), offset=page.offset,
+            data_size=page.data_size, has_next=not is_last, is_big=self.is_big,
+        )  # fmt: skip
+        return before, None

@@ -1,0 +1,310 @@
+"""Exports, read by tifffile and zarr, and back through our own conversion."""
+
+import io
+import zipfile
+
+import numpy as np
+import pytest
+import tifffile
+import zarr
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from ome_zarr_models.v05.image import Image as OmeImage
+
+import voxelworks
+from reference import read_mag, shrink
+from voxelworks.errors import (
+    Cancelled,
+    DiskFull,
+    InvalidGeometry,
+    InvalidParams,
+    MagNotFound,
+    TargetExists,
+    UnsupportedDtype,
+)
+from voxelworks.geometry import MAG1, Box, Mag, VoxelSize
+from voxelworks.settings import Settings
+from voxelworks.volumes.dataset import Dataset
+from voxelworks.workflows import _planes, export_ome_zarr
+
+COLOR = ("uint8", "int8", "uint16", "int16", "uint32", "int32", "float32", "rgb")
+LABELS = ("uint8", "uint16", "uint32", "uint64", "int64")
+COMPRESSIONS = ("none", "deflate", "zstd")
+KINDS = [*(("color", name) for name in COLOR), *(("segmentation", name) for name in LABELS)]
+
+
+def make(folder, category, dtype, box, *, seed=0, voxel_size="11.24,11.24,30"):
+    """Make a dataset `cells` with one layer of random values; give its voxels (c, z, y, x)."""
+    count, name = (3, "uint8") if dtype == "rgb" else (1, dtype)
+    dataset = Dataset.create(folder / "cells", VoxelSize.parse(voxel_size))
+    layer = dataset.add_layer("em", category, name, count, box)
+    array = layer.add_mag(MAG1, shard_zyx=(64, 64, 64))
+    values = np.random.default_rng(seed).integers(0, 100, (count, *box.shape_zyx))
+    voxels = (values - (50 if np.dtype(name).kind in "if" else 0)).astype(name)
+    array.write(box, voxels)
+    dataset.write_metadata()
+    return voxels
+
+
+def export(folder, file, workflow="export_tiff", **params):
+    voxelworks.run(
+        workflow, dataset=str(folder / "cells"), layer="em", file=str(folder / file), cluster="serial", **params
+    )  # fmt: skip
+    return folder / file
+
+
+def read_sections(path):
+    """Give the names, and the voxels (c, z, y, x)."""
+    with zipfile.ZipFile(path) as archive:
+        assert archive.testzip() is None
+        names = archive.namelist()
+        planes = np.stack([tifffile.imread(io.BytesIO(archive.read(name))) for name in names])
+    return names, planes.transpose(3, 0, 1, 2) if planes.ndim == 4 else planes[np.newaxis]
+
+
+def read_ome(path):
+    """Give the sizes of the image, each (c, z, y, x)."""
+    with tifffile.TiffFile(path) as tiff:
+        assert tiff.is_ome
+        (series,) = tiff.series
+        return [_czyx(level.asarray(), series.axes) for level in series.levels]
+
+
+def _czyx(values, axes):
+    for missing in {"C", "Z"} - set(axes.replace("S", "C")):
+        values, axes = values[np.newaxis], missing + axes
+    return values.transpose([axes.replace("S", "C").index(axis) for axis in "CZYX"])
+
+
+@pytest.mark.parametrize(("category", "dtype"), KINDS)
+def test_sections_hold_the_voxels(tmp_path, category, dtype):
+    voxels = make(tmp_path, category, dtype, Box((3, 5, 7), (70, 21, 5)))
+    compression = COMPRESSIONS[len(dtype) % 3]
+    path = export(tmp_path, "out.zip", box="4,6,8,60,20,4", compression=compression)
+    names, found = read_sections(path)
+    assert names == [f"em/em_{z:02}.tif" for z in range(8, 12)]
+    assert found.dtype == voxels.dtype
+    assert (found == voxels[:, 1:5, 1:21, 1:61]).all()
+
+
+@pytest.mark.parametrize(("category", "dtype"), KINDS)
+def test_an_ome_tiff_holds_the_voxels(tmp_path, category, dtype):
+    voxels = make(tmp_path, category, dtype, Box((3, 5, 7), (70, 21, 5)))
+    compression = COMPRESSIONS[(len(dtype) + 1) % 3]
+    path = export(tmp_path, "out.ome.tif", box="4,6,8,60,20,4", format="ome_tiff", compression=compression)
+    (found,) = read_ome(path)
+    assert found.dtype == {"uint64": np.dtype("uint32"), "int64": np.dtype("int32")}.get(dtype, voxels.dtype)
+    assert (found == voxels[:, 1:5, 1:21, 1:61]).all()
+
+
+corners = st.tuples(*[st.integers(0, 70)] * 3)
+sizes = st.tuples(*[st.integers(1, 50)] * 3)
+
+
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data(), kind=st.sampled_from(KINDS), corner=corners, size=sizes)
+def test_what_was_exported_can_be_converted_back(tmp_path_factory, data, kind, corner, size):
+    folder = tmp_path_factory.mktemp("roundtrip")
+    category, dtype = kind
+    whole = Box(corner, size)
+    voxels = make(folder, category, dtype, whole)
+    ends = [sorted(data.draw(st.lists(st.integers(0, n), min_size=2, max_size=2, unique=True))) for n in size]
+    part = Box(
+        tuple(a + low for a, (low, _) in zip(corner, ends, strict=True)),
+        tuple(high - low for low, high in ends),
+    )  # fmt: skip
+    x, y, z = ends
+    wanted = voxels[:, slice(*z), slice(*y), slice(*x)]
+    with zipfile.ZipFile(export(folder, "out.zip", box=str(part))) as archive:
+        archive.extractall(folder / "sections")
+    export(folder, "out.ome.tif", box=str(part), format="ome_tiff")
+    for name, source in (("a", folder / "sections" / "em"), ("b", folder / "out.ome.tif")):
+        answer = voxelworks.run(
+            "convert", source=str(source), target=str(folder / name), category=category, pyramid=False,
+            cluster="serial",
+        )  # fmt: skip
+        assert answer["voxel_size"] == "11.24,11.24,30"
+        assert (read_mag(folder / name, "color", "1") == wanted).all(), name
+
+
+def test_smaller_sizes_are_those_of_the_reference(tmp_path, monkeypatch):
+    monkeypatch.setattr(_planes, "TILE", 16)
+    monkeypatch.setattr(_planes, "BLOCK_EDGES", (64, 32))
+    monkeypatch.setattr(_planes, "SLAB_BYTES", 1)
+    monkeypatch.setattr("voxelworks.workflows.export_tiff.PIXELS_MIN", 8)
+    for category, method in (("color", "mean"), ("segmentation", "mode")):
+        folder = tmp_path / category
+        voxels = make(folder, category, "uint16", Box((5, 9, 60), (201, 130, 9)))
+        levels = read_ome(export(folder, "out.tif", format="ome_tiff", compression="zstd"))
+        assert [level.shape[-2:] for level in levels] == [
+            (130, 201),
+            (65, 101),
+            (33, 51),
+            (17, 26),
+            (9, 13),
+            (5, 7),
+        ]
+        wanted = voxels[0]
+        for level in levels:
+            assert (level[0] == wanted).all()
+            wanted = shrink(wanted, (1, 2, 2), method)
+
+
+def test_wide_sections_are_cut_into_strips_and_slabs(tmp_path, monkeypatch):
+    monkeypatch.setattr(_planes, "BLOCK_BYTES_MAX", 300 * 64 * 16)
+    monkeypatch.setattr(_planes, "SLAB_BYTES", 1)
+    voxels = make(tmp_path, "color", "uint8", Box((0, 1, 2), (300, 200, 40)))
+    for compression in ("none", "zstd"):
+        path = export(tmp_path, f"{compression}.zip", compression=compression)
+        assert (read_sections(path)[1] == voxels).all()
+
+
+def test_a_file_says_how_large_its_voxels_are_and_where_it_was(tmp_path):
+    make(tmp_path, "color", "uint8", Box((0, 0, 0), (20, 10, 2)))
+    with tifffile.TiffFile(export(tmp_path, "out.ome.tif", format="ome_tiff", box="2,3,1,4,5,1")) as tiff:
+        image = tifffile.xml2dict(tiff.ome_metadata)["OME"]["Image"]
+    assert image["Description"] == (
+        "Layer em of dataset cells, box 2,3,1,4,5,1 (x, y, z, width, height, depth) in voxels of mag 1"
+    )
+    pixels = image["Pixels"]
+    assert [pixels[f"PhysicalSize{axis}"] for axis in "XYZ"] == [11.24, 11.24, 30]
+    assert {pixels[f"PhysicalSize{axis}Unit"] for axis in "XYZ"} == {"nm"}
+
+
+def test_ids_that_ome_tiff_cannot_hold_are_refused(tmp_path):
+    dataset = Dataset.create(tmp_path / "cells", VoxelSize(4, 4, 4))
+    array = dataset.add_layer("em", "segmentation", "uint64", 1, Box((0, 0, 0), (4, 4, 4))).add_mag(
+        MAG1, shard_zyx=(64, 64, 64)
+    )
+    array.write(array.box, np.full((1, 4, 4, 4), 2**32, np.uint64))
+    dataset.write_metadata()
+    with pytest.raises(UnsupportedDtype, match="holds the value 4294967296"):
+        export(tmp_path, "out.ome.tif", format="ome_tiff")
+    assert (read_sections(export(tmp_path, "out.zip"))[1] == 2**32).all()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["cells", "out.zip"]
+
+
+@pytest.mark.parametrize(
+    ("params", "error", "text"),
+    [
+        ({"box": "0,0,0,21,10,2"}, InvalidGeometry, "the part inside it is 0,0,0,20,10,2"),
+        ({"box": "0,0,0,0,10,2"}, InvalidGeometry, "is empty"),
+        ({"mag": "2"}, MagNotFound, "it has: 1"),
+        ({"format": "ome_tiff"}, InvalidParams, "ends in .tif or .tiff"),
+    ],
+)  # fmt: skip
+def test_bad_input_is_refused_and_leaves_nothing(tmp_path, params, error, text):
+    make(tmp_path, "color", "uint8", Box((0, 0, 0), (20, 10, 2)))
+    with pytest.raises(error, match=text):
+        export(tmp_path, "out.zip", **params)
+    assert [path.name for path in tmp_path.iterdir()] == ["cells"]
+
+
+def test_what_is_too_large_is_refused_with_numbers_before_anything_is_written(tmp_path, monkeypatch):
+    make(tmp_path, "color", "uint8", Box((0, 0, 0), (20, 10, 2)))
+    with pytest.raises(InvalidParams, match="files of at most 100 B are made here"):
+        export(tmp_path, "out.zip", settings=Settings(artifact_bytes_max=100))
+    monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": 50})())
+    with pytest.raises(DiskFull, match="50 B are free"):
+        export(tmp_path, "out.zip")
+    assert [path.name for path in tmp_path.iterdir()] == ["cells"]
+
+
+def test_a_file_that_is_there_is_not_overwritten(tmp_path):
+    make(tmp_path, "color", "uint8", Box((0, 0, 0), (20, 10, 2)))
+    (tmp_path / "out.zip").write_text("mine")
+    with pytest.raises(TargetExists):
+        export(tmp_path, "out.zip")
+    assert (tmp_path / "out.zip").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("workflow", "file", "params"),
+    [
+        ("export_tiff", "zip", {}), ("export_tiff", "tif", {"format": "ome_tiff", "compression": "zstd"}),
+        ("export_ome_zarr", "zip", {}),
+    ],
+)  # fmt: skip
+def test_an_export_that_was_stopped_goes_on_and_gives_the_same_bytes(
+    tmp_path, monkeypatch, workflow, file, params
+):
+    monkeypatch.setattr(_planes, "SLAB_BYTES", 1)
+    monkeypatch.setattr(export_ome_zarr, "BATCH_BYTES", 1)
+    make(tmp_path, "color", "uint8", Box((0, 0, 0), (70, 70, 200)))
+    params |= {"settings": Settings(shard_bytes_max=2**18)}
+    whole = export(tmp_path, f"whole.{file}", workflow, **params).read_bytes()
+    phases = []
+
+    def stop_late(progress):
+        phases.append(progress.phase)
+        if len(set(phases)) > 5:
+            raise Cancelled("enough")
+
+    with pytest.raises(Cancelled):
+        export(tmp_path, f"again.{file}", workflow, on_progress=stop_late, **params)
+    assert not (tmp_path / f"again.{file}").exists()
+    later = []
+    path = export(tmp_path, f"again.{file}", workflow, on_progress=lambda p: later.append(p.phase), **params)
+    assert path.read_bytes() == whole
+    first = next(phase for phase in phases if not phase.startswith("writing"))
+    assert first not in later, "what was in the file already was not made again"
+    assert not (tmp_path / ".voxelworks").exists()
+
+
+@settings(max_examples=8, deadline=None)
+@given(kind=st.sampled_from(KINDS), corner=corners, size=sizes)
+def test_an_ome_zarr_holds_the_voxels_and_where_they_lie(tmp_path_factory, kind, corner, size):
+    folder = tmp_path_factory.mktemp("zarr")
+    voxels = make(folder, *kind, Box(corner, size))
+    voxelworks.run(
+        "downsample", dataset=str(folder / "cells"), layer="em", coarsest_mag="2-2-1", cluster="serial"
+    )
+    path = export(folder, "out.ome.zarr.zip", "export_ome_zarr", box=str(Box(corner, size)))
+    group = zarr.open_group(zarr.storage.ZipStore(path, mode="r"), mode="r")
+    OmeImage.from_zarr(group)
+    (multiscale,) = group.attrs["ome"]["multiscales"]
+    assert (group["1"][...] == voxels).all()
+    box = Box(corner, size).in_mag(Mag(2, 2, 1))
+    stored = read_mag(folder / "cells", "em", "2-2-1")[:, *box.slices_zyx]
+    assert (group["2-2-1"][...] == stored).all()
+    fine, coarse = (
+        {t["type"]: t[t["type"]] for t in d["coordinateTransformations"]} for d in multiscale["datasets"]
+    )
+    assert fine["scale"] == [1, 30, 11.24, 11.24]
+    assert fine["translation"] == pytest.approx([0, corner[2] * 30, corner[1] * 11.24, corner[0] * 11.24])
+    x, y, _ = box.topleft
+    assert coarse["translation"] == pytest.approx(
+        [0, corner[2] * 30, (2 * y + 0.5) * 11.24, (2 * x + 0.5) * 11.24]
+    )
+
+
+def test_chosen_mags_of_an_ome_zarr(tmp_path):
+    make(tmp_path, "color", "uint8", Box((0, 0, 0), (40, 40, 8)), voxel_size="4,4,4")
+    voxelworks.run(
+        "downsample", dataset=str(tmp_path / "cells"), layer="em", coarsest_mag="4", cluster="serial"
+    )
+    path = export(tmp_path, "out.zip", "export_ome_zarr", mag="2", coarsest_mag="2")
+    assert list(zarr.open_group(zarr.storage.ZipStore(path, mode="r"), mode="r").array_keys()) == ["2"]
+    with pytest.raises(InvalidParams, match="has no mag from 4 to 2"):
+        export(tmp_path, "none.zip", "export_ome_zarr", mag="4", coarsest_mag="2")
+
+
+def test_several_channels_become_pages_and_folders(tmp_path):
+    voxels = np.random.default_rng(1).integers(0, 255, (2, 3, 20, 30), np.uint8)
+    image = zarr.create_group(tmp_path / "cells")
+    image.create_array("0", data=voxels, chunks=(1, 3, 20, 30), dimension_names=list("czyx"))
+    axes = [
+        {"name": "c", "type": "channel"},
+        *({"name": a, "type": "space", "unit": "nanometer"} for a in "zyx"),
+    ]
+    scale = {"path": "0", "coordinateTransformations": [{"type": "scale", "scale": [1, 40, 4, 4]}]}
+    image.attrs["ome"] = {
+        "version": "0.5",
+        "multiscales": [{"name": "em", "axes": axes, "datasets": [scale]}],
+    }
+    assert (read_ome(export(tmp_path, "out.tif", format="ome_tiff"))[0] == voxels).all()
+    names, found = read_sections(export(tmp_path, "out.zip"))
+    assert names[:2] == ["em_channel1/em_0.tif", "em_channel2/em_0.tif"]
+    assert (found[0].reshape(3, 2, 20, 30) == voxels.transpose(1, 0, 2, 3)).all()
+    path = export(tmp_path, "out.ome.zarr.zip", "export_ome_zarr")
+    assert (zarr.open_group(zarr.storage.ZipStore(path, mode="r"), mode="r")["1"][...] == voxels).all()
