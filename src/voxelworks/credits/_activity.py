@@ -6,10 +6,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from decimal import Decimal
 from typing import Any, cast
 
-from sqlalchemy import ColumnElement, Select, and_, func, or_, select
+from sqlalchemy import ColumnElement, Select, and_, bindparam, func, or_, select
 from sqlalchemy.orm import Session, aliased
 
-from voxelworks.credits._grants import grant_view, in_order_of_use, is_usable
+from voxelworks.credits._grants import grant_view, usable_grants
 from voxelworks.credits._tables import BalanceRow, BookingRow, EntryRow, GrantRow, ReservationRow
 from voxelworks.csv_lines import csv_line, harmless, iso_time
 from voxelworks.db import now
@@ -39,16 +39,13 @@ _CSV_HEAD = (
     "time", "kind", "credits", "available after", "job", "state", "paid", "currency", "expires", "comment", "who",
 )  # fmt: skip
 _PAGE = 500
+_FINDING_HELD = select(BalanceRow.held).where(BalanceRow.organization_id == bindparam("organization_id"))
 
 
 def balance(session: Session, organization_id: str) -> Balance:
     """Give what an organization can spend now: nothing of it has expired, booked or not."""
-    at_ms = now(session)
-    rows = session.scalars(
-        select(GrantRow).where(GrantRow.organization_id == organization_id, is_usable(at_ms))
-    )
-    grants = [grant_view(row) for row in in_order_of_use(list(rows))]
-    held = session.scalar(select(BalanceRow.held).where(BalanceRow.organization_id == organization_id))
+    grants = [grant_view(row) for row in usable_grants(session, organization_id, now(session))]
+    held = session.scalar(_FINDING_HELD, {"organization_id": organization_id})
     return Balance(
         organization_id=organization_id,
         available=sum(grant.available for grant in grants),

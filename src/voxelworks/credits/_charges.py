@@ -16,9 +16,8 @@ from voxelworks.credits._grants import (
     compensate,
     give_monthly,
     has_expired,
-    in_order_of_use,
-    is_usable,
     take,
+    usable_grants,
 )
 from voxelworks.credits._periods import period_at
 from voxelworks.credits._quotes import Charge, charge_for
@@ -40,6 +39,12 @@ _LATEST = (
 """A charge that is held is the latest of its job."""
 _FINDING_LATEST = _LATEST.with_only_columns(ReservationRow.organization_id, ReservationRow.state)
 _LOCKING_LATEST = _LATEST.with_for_update()
+_FINDING_LINEAGE = (
+    select(EntryRow.grant_id, EntryRow.amount)
+    .join(BookingRow, BookingRow.id == EntryRow.booking_id)
+    .where(BookingRow.reservation_id == bindparam("reservation_id"), BookingRow.kind == "hold")
+    .order_by(EntryRow.position)
+)
 _FINDING_CHARGES = (
     select(ReservationRow)
     .where(among(ReservationRow.job_id, texts("job_ids")))
@@ -93,7 +98,7 @@ def hold(
     balance, at_ms = take(session, organization_id)
     give_monthly(session, balance, at_ms, settings)
     number = _next_number(session, job_id)
-    parts = _draw(_usable_grants(session, organization_id, at_ms), charge.amount)
+    parts = _draw(usable_grants(session, organization_id, at_ms, is_locked=True), charge.amount)
     reservation = _reservation(organization_id, job_id, number, charge, at_ms)
     session.add(reservation)
     session.flush()
@@ -219,12 +224,7 @@ def _give_back(
 
 def _lineage(session: Session, reservation: ReservationRow) -> list[Part]:
     """Give the grants that paid for a hold, in the order in which they did (I8)."""
-    taken = session.execute(
-        select(EntryRow.grant_id, EntryRow.amount)
-        .join(BookingRow, BookingRow.id == EntryRow.booking_id)
-        .where(BookingRow.reservation_id == reservation.id, BookingRow.kind == "hold")
-        .order_by(EntryRow.position)
-    ).all()
+    taken = session.execute(_FINDING_LINEAGE, {"reservation_id": reservation.id}).all()
     grants = take_grants(session, [grant_id for grant_id, _ in taken])
     return [(grants[grant_id], amount) for grant_id, amount in taken]
 
@@ -236,17 +236,6 @@ def _compensate(session: Session, charge: _Taken, amount: int) -> None:
         expires_ms=max(month_end_ms, charge.at_ms + COMPENSATION_MS_MIN),
         comment=f"in place of credits that expired while job {charge.reservation.job_id} failed", who="server",
     )  # fmt: skip
-
-
-def _usable_grants(session: Session, organization_id: str, at_ms: int) -> list[GrantRow]:
-    rows = session.scalars(
-        select(GrantRow)
-        .where(GrantRow.organization_id == organization_id, is_usable(at_ms))
-        .order_by(GrantRow.id)
-        .with_for_update(),
-        execution_options={"populate_existing": True},
-    )
-    return in_order_of_use(list(rows))
 
 
 def _draw(grants: Sequence[GrantRow], amount: int) -> list[Part]:

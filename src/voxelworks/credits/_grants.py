@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from decimal import Decimal
 
-from sqlalchemy import ColumnElement, and_, delete, or_, select
+from sqlalchemy import bindparam, delete, or_, select
 from sqlalchemy.orm import Session
 
 from voxelworks.credits._book import book, lock
@@ -20,6 +21,27 @@ AMOUNT_MAX = 10**15
 """Millicredits of one grant: thousands of such still fit into 64 bits."""
 TEXT_MAX = 2000
 """Characters of a comment."""
+
+# Made once: to make a statement takes longer than most of them take in the database.
+_OF_ORGANIZATION = GrantRow.organization_id == bindparam("organization_id")
+_LOCKING_EXPIRED = (
+    select(GrantRow)
+    .where(_OF_ORGANIZATION, GrantRow.available > 0, GrantRow.expires_ms <= bindparam("at_ms"))
+    .order_by(GrantRow.id)
+    .with_for_update()
+)
+_FINDING_USABLE = select(GrantRow).where(
+    _OF_ORGANIZATION,
+    GrantRow.available > 0,
+    # A month that has not begun: the clock was wrong when its grant was made.
+    or_(GrantRow.starts_ms.is_(None), GrantRow.starts_ms <= bindparam("at_ms")),
+    or_(GrantRow.expires_ms.is_(None), GrantRow.expires_ms > bindparam("at_ms")),
+)
+_LOCKING_USABLE = _FINDING_USABLE.order_by(GrantRow.id).with_for_update()
+_FINDING_MONTHLY = select(GrantRow.id).where(
+    _OF_ORGANIZATION, GrantRow.kind == "free", GrantRow.period == bindparam("period")
+)
+_FRESH: Mapping[str, bool] = {"populate_existing": True}
 
 _USED_FIRST: dict[GrantKind, int] = {"free": 0, "compensation": 1, "paid": 2}
 _PAID_MAX = 10**12
@@ -156,23 +178,23 @@ def take(session: Session, organization_id: str, zone: str | None = None) -> tup
     return balance, at_ms
 
 
-def is_usable(at_ms: int) -> ColumnElement[bool]:
-    """Select the grants that something can be taken from at an instant."""
-    return and_(
-        GrantRow.available > 0,
-        # A month that has not begun: the clock was wrong when its grant was made.
-        or_(GrantRow.starts_ms.is_(None), GrantRow.starts_ms <= at_ms),
-        or_(GrantRow.expires_ms.is_(None), GrantRow.expires_ms > at_ms),
+def usable_grants(
+    session: Session, organization_id: str, at_ms: int, *, is_locked: bool = False
+) -> list[GrantRow]:
+    """Give the grants that something can be taken from at an instant, in the order in which they are used up.
+
+    That is what expires first, then free ones before paid ones, then old ones (I9).
+    """
+    rows = session.scalars(
+        _LOCKING_USABLE if is_locked else _FINDING_USABLE,
+        {"organization_id": organization_id, "at_ms": at_ms},
+        execution_options=_FRESH if is_locked else {},
     )
+    return sorted(rows, key=_order_of_use)
 
 
 def has_expired(row: GrantRow, at_ms: int) -> bool:
     return row.expires_ms is not None and row.expires_ms <= at_ms
-
-
-def in_order_of_use(rows: list[GrantRow]) -> list[GrantRow]:
-    """Sort grants as they are used up: what expires first, then free ones before paid ones, then old ones (I9)."""
-    return sorted(rows, key=_order_of_use)
 
 
 def grant_view(row: GrantRow) -> GrantView:
@@ -235,15 +257,9 @@ def _book_grant(session: Session, balance: BalanceRow, row: GrantRow) -> GrantVi
 def _book_expired(session: Session, balance: BalanceRow, at_ms: int) -> int:
     """Book what has expired of a locked organization, one booking for each grant; give their number."""
     rows = session.scalars(
-        select(GrantRow)
-        .where(
-            GrantRow.organization_id == balance.organization_id,
-            GrantRow.available > 0,
-            GrantRow.expires_ms <= at_ms,
-        )
-        .order_by(GrantRow.id)
-        .with_for_update(),
-        execution_options={"populate_existing": True},
+        _LOCKING_EXPIRED,
+        {"organization_id": balance.organization_id, "at_ms": at_ms},
+        execution_options=_FRESH,
     ).all()
     for row in rows:
         book(
@@ -257,11 +273,7 @@ def _lacks_monthly(session: Session, balance: BalanceRow, at_ms: int, settings: 
         return False
     period = period_at(at_ms, balance.zone)
     found = session.scalar(
-        select(GrantRow.id).where(
-            GrantRow.organization_id == balance.organization_id,
-            GrantRow.kind == "free",
-            GrantRow.period == period.key,
-        )
+        _FINDING_MONTHLY, {"organization_id": balance.organization_id, "period": period.key}
     )
     return found is None
 
