@@ -76,6 +76,8 @@ def _member(file: SourceFile, handle: OpenFile, member: zipfile.ZipInfo) -> tupl
     if member.flag_bits & 1 or member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         raise UnsupportedFormat(f"{member.filename} of {file.name} is encrypted or packed in an unknown way")
     name = f"{member.filename} of {file.name}"
+    if not 0 <= member.header_offset <= file.size:
+        raise UnsupportedFormat(f"{name} is said to be where the file has nothing; copy it again")
     # The local header may have other extra fields than the directory.
     name_bytes, extra_bytes = struct.unpack("<HH", handle.read(4, member.header_offset + 26))
     start = member.header_offset + 30 + name_bytes + extra_bytes
