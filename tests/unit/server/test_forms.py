@@ -63,7 +63,7 @@ def test_an_empty_form_shows_the_defaults():
     form = Form.fill(CONVERT, {}, NOTHING)
     [layers, main] = form.main
     assert [(item.field.name, item.value) for item in layers.rows[0]] == [
-        ("source", ""), ("layer_name", "color"), ("category", "color"),
+        ("source", ""), ("layer_name", "color"), ("category", "color"), ("part", ""),
     ]  # fmt: skip
     assert [item.field.name for item in main.rows[0]] == ["target"]
     assert [(item.field.name, item.value) for item in form.options] == [

@@ -22,11 +22,11 @@ def test_params_are_listed_with_defaults_marked():
     assert describe_params("convert", CONVERT) == [
         ParamGroup("Layer 1", (
             ParamView("Source", "root:a/raw", False), ParamView("Layer name", "color", True),
-            ParamView("Category", "color", True),
+            ParamView("Category", "color", True), ParamView("Part", "–", True),
         )),
         ParamGroup("Layer 2", (
             ParamView("Source", "root:a/labels", False), ParamView("Layer name", "segmentation", False),
-            ParamView("Category", "segmentation", False),
+            ParamView("Category", "segmentation", False), ParamView("Part", "–", True),
         )),
         ParamGroup("Job", (
             ParamView("Target", "made", False), ParamView("Voxel size", "4,4,40", False),

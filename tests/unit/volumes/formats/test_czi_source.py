@@ -73,7 +73,7 @@ def mosaics(draw):
     return draw(st.permutations(tiles)), plane[top:bottom, left:right]
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(mosaic=mosaics(), data=st.data())
 def test_any_box_of_a_mosaic_equals_the_tiles_laid_in_their_order(tmp_path, mosaic, data):
     tiles, plane = mosaic
@@ -221,7 +221,7 @@ def test_tiles_far_apart_are_refused_before_memory_is_taken(tmp_path):
     )
 
 
-@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(places=st.lists(st.integers(0, 1100), max_size=4), values=st.binary(min_size=4, max_size=4))
 def test_a_damaged_file_is_read_or_refused(tmp_path, places, values):
     path = write_czi(tmp_path / "s.czi", [CziTile(noise((5, 7)), packing="zstd")])

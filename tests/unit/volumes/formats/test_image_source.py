@@ -47,7 +47,7 @@ def boxes_in(draw, shape_zyx):
     return Box.from_zyx(tuple(start), tuple(shape))
 
 
-@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(stack=stacks(), data=st.data())
 def test_a_box_of_any_tiff_equals_the_slice(tmp_path, stack, data):
     pages, style = stack
@@ -57,7 +57,7 @@ def test_a_box_of_any_tiff_equals_the_slice(tmp_path, stack, data):
     assert np.array_equal(source.read(box), pages[None, *box.slices_zyx])
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     is_planar=st.booleans(), is_tiled=st.booleans(), is_deflated=st.booleans(), has_alpha=st.booleans(), data=st.data()
 )  # fmt: skip

@@ -60,7 +60,7 @@ def noise(shape, dtype="uint16"):
     return np.random.default_rng(3).integers(0, 200, shape).astype(dtype)
 
 
-@settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_any_box_equals_the_slice(tmp_path, data):
     shape, block = (data.draw(st.tuples(*[st.integers(1, 12)] * 3)) for _ in range(2))

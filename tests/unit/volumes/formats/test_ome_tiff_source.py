@@ -101,7 +101,7 @@ def hyperstacks(draw):
     return "".join(order), counts, first_page
 
 
-@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(stack=hyperstacks())
 def test_channels_and_time_points_are_volumes_in_any_order_of_pages(tmp_path, stack):
     order, counts, is_one_block = stack
