@@ -65,7 +65,7 @@ def crossings_of(volume, lattice):
     return found
 
 
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=25)
 @given(volumes(side=5), VOXEL_SIZES, st.lists(st.integers(1, 5), max_size=2))
 def test_records_are_what_one_voxel_after_the_other_says(volume, voxel_size, cuts):
     records, lattice = measured(volume, voxel_size, cuts=cuts, origin=(2**40, -5, 7))
@@ -88,7 +88,7 @@ def test_records_are_what_one_voxel_after_the_other_says(volume, voxel_size, cut
         np.testing.assert_allclose(record["moments"], expected, atol=2e-2)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(deadline=None, max_examples=20)
 @given(volumes(), VOXEL_SIZES, st.lists(st.integers(1, 6), min_size=1, max_size=3))
 def test_blocks_give_what_the_whole_gives(volume, voxel_size, cuts):
     whole, _ = measured(volume, voxel_size)
@@ -99,7 +99,7 @@ def test_blocks_give_what_the_whole_gives(volume, voxel_size, cuts):
         np.testing.assert_allclose(blocks[name], whole[name], rtol=1e-12, atol=1e-9)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(deadline=None, max_examples=20)
 @given(volumes(), st.lists(st.integers(1, 6), max_size=2), st.integers(0, 2**32 - 1), st.booleans())
 def test_values_are_averaged_where_they_are_known(volume, cuts, seed, is_far):
     values = np.random.default_rng(seed).normal(1e6 if is_far else 0, 1, volume.shape).astype("float32")
@@ -115,7 +115,7 @@ def test_values_are_averaged_where_they_are_known(volume, cuts, seed, is_far):
             )
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=40)
 @given(volumes(), st.tuples(*[st.integers(0, 70)] * 3), st.sampled_from([1, 2, 3, 32]))
 def test_buckets_are_those_of_each_voxel(volume, start, edge):
     ids, buckets = segments.find_in_buckets(volume, start, edge)
@@ -181,7 +181,7 @@ def test_the_surface_of_a_box_is_right_within_ten_percent_even_where_the_volume_
 
 def test_a_turned_slab_has_the_surface_of_its_faces():
     z, y, x = np.indices((60, 60, 60))
-    for normal in product((0, 1, 2, 3), repeat=3):
+    for normal in product((0, 1, 3), repeat=3):
         if normal < (1, 0, 0):
             continue
         distance = (
