@@ -23,9 +23,11 @@ def find_artifact(session: Session, job_id: str, *, by: Principal, settings: Set
         Also for the job of another organization, to an operator too, and once the term of the file is over.
     """
     job = find_job(session, job_id, by)
-    found = None if is_outside(job, by) else catalog.find_artifact(session, job_id, settings=settings)
+    if is_outside(job, by) or (job.result or {}).get("file") is None:
+        raise NotFound(f"job {job_id} has left no file to download")
+    found = catalog.find_artifact(session, job_id, settings=settings)
     if found is None:
-        raise NotFound(f"job {job_id} has no file to download (any more); run it again to have one")
+        raise NotFound(f"job {job_id} has no file to download any more, or not yet; run it again to have one")
     return found
 
 

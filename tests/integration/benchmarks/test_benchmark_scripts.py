@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -74,6 +76,15 @@ def test_floors_make_the_pyramid_of_the_reference(tmp_path, dtype, method):
     }
     for place, level in expected.items():
         np.testing.assert_array_equal(zarr.open_array(tmp_path / place, mode="r")[0], level)
+
+
+def test_the_floor_of_exports_holds_the_sections(tmp_path):
+    voxels = np.random.default_rng(4).integers(0, 255, (1, 70, 20, 30), np.uint8)
+    zarr.create_array(tmp_path / "array", data=voxels, chunks=(1, 64, 64, 64))
+    call(tmp_path, "floors/export_floor.py", tmp_path / "array", tmp_path / "out.zip", 2)
+    with zipfile.ZipFile(tmp_path / "out.zip") as archive:
+        sections = [tifffile.imread(io.BytesIO(archive.read(name))) for name in sorted(archive.namelist())]
+    np.testing.assert_array_equal(sections, voxels[0])
 
 
 def test_tables_show_medians_and_name_missed_limits(tmp_path):

@@ -23,7 +23,7 @@ from voxelworks import __version__, accounts, catalog, credits, jobs
 from voxelworks import notify as notifications
 from voxelworks.accounts import Shared
 from voxelworks.db import Database, SecretBox, open_database
-from voxelworks.jobs._tables import WorkerSessionRow
+from voxelworks.jobs._tables import JobRow, WorkerSessionRow
 from voxelworks.protocol.messages import ArtifactFile, SessionRequest
 from voxelworks.protocol.people import Principal
 from voxelworks.protocol.places import PREVIEW_FOLDER, Places, artifact_place, dataset_place
@@ -616,6 +616,7 @@ def _artifact(world: World, session: Session, by: Principal, new: str) -> dict[s
     path.write_text(new)
     file = ArtifactFile(name=f"{new}.zip", media_type="application/zip", size_bytes=len(new), sha256="0" * 64)
     catalog.register_artifact(session, job_id, file, organization_id=by.organization_id)
+    session.get_one(JobRow, job_id).result = {"kind": "artifact", "value": {}, "file": file.model_dump()}
     return {"job_id": job_id}
 
 

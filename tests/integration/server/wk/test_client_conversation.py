@@ -6,7 +6,7 @@ import httpx
 import pytest
 
 from voxelworks import credits
-from voxelworks.protocol.foreign import foreign_id
+from voxelworks.protocol.foreign import foreign_id, native_id
 
 from .conftest import PASSWORD, PROPERTIES, Face, Worker
 
@@ -135,7 +135,7 @@ def test_there_is_nothing_to_download(face: Face, worker: Worker):
         answer = client.get(f"/jobs/{job_id}/export")
     assert (answer.status_code, answer.json()["messages"]) == (
         404,
-        [{"error": f"job {job_id} has no file to download: find_largest_segment_id makes none"}],
+        [{"error": f"job {native_id(job_id)} has left no file to download"}],
     )
 
 
@@ -143,7 +143,6 @@ def test_there_is_nothing_to_download(face: Face, worker: Worker):
     ("route", "command"),
     [
         ("computeMeshFile", "compute_mesh_file"),
-        ("exportTiff", "export_tiff"),
         ("inferMitochondria", "infer_mitochondria"),
         ("inferNuclei", "infer_nuclei"),
         ("inferNeurons", "infer_neurons"),
