@@ -74,7 +74,10 @@ def test_the_version_is_told(call: Call) -> None:
         (
             ["run", "fly"],
             2,
-            "error: there is no workflow 'fly'; installed are convert, describe, downsample, find_largest_segment_id\n",
+            (
+                "error: there is no workflow 'fly'; installed are compute_segment_index_file, "
+                "compute_segment_statistics, convert, describe, downsample, find_largest_segment_id\n"
+            ),
         ),
         (
             ["run", "downsample", "--dataset", "ds"],
