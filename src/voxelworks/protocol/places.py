@@ -14,11 +14,13 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from voxelworks.errors import UnsafeReference
 from voxelworks.origins import allowed_origin, origin_of
-from voxelworks.settings import ANNOTATIONS_FOLDER, ImportRoot, Settings
+
+if TYPE_CHECKING:
+    from voxelworks.settings import ImportRoot, Settings
 
 REMOTE_SCHEMES = ("http", "https", "s3", "gs")
 PREVIEW_FOLDER = ".previews"
@@ -124,6 +126,8 @@ class Places:
             organization_id, upload_id, relative = upload_parts(place)
             return str(_below(self.upload_folder(organization_id, upload_id) / "files", relative, place))
         if kind == "annotation":
+            from voxelworks.settings import ANNOTATIONS_FOLDER  # slow, and blocks of jobs read no annotations
+
             organization_id, name = annotation_parts(place)
             return str(_below(self.data_dir / ANNOTATIONS_FOLDER / organization_id, name, place))
         if kind == "previews":

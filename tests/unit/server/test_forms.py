@@ -63,7 +63,8 @@ def test_an_empty_form_shows_the_defaults():
     form = Form.fill(CONVERT, {}, NOTHING)
     [layers, main] = form.main
     assert [(item.field.name, item.value) for item in layers.rows[0]] == [
-        ("source", ""), ("layer_name", "color"), ("category", "color"), ("part", ""),
+        ("source", ""), ("layer_name", "color"), ("category", "color"), ("part", ""), ("raw_size", ""),
+        ("raw_dtype", "uint8"), ("raw_header_bytes", "0"), ("raw_byte_order", "little"), ("raw_axes", "xyz"),
     ]  # fmt: skip
     assert [item.field.name for item in main.rows[0]] == ["target"]
     assert [(item.field.name, item.value) for item in form.options] == [

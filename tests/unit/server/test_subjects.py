@@ -9,6 +9,11 @@ CONVERT = {
     ],
     "target": "made", "voxel_size": "4,4,40", "fill_missing": False, "pyramid": False, "coarsest_mag": None,
 }  # fmt: skip
+REST = (
+    ParamView("Part", "–", True), ParamView("Raw size", "–", True), ParamView("Raw dtype", "uint8", True),
+    ParamView("Raw header bytes", "0", True), ParamView("Raw byte order", "little", True),
+    ParamView("Raw axes", "xyz", True),
+)  # fmt: skip
 
 
 def test_a_job_is_about_what_it_makes_or_else_what_it_works_on():
@@ -22,11 +27,11 @@ def test_params_are_listed_with_defaults_marked():
     assert describe_params("convert", CONVERT) == [
         ParamGroup("Layer 1", (
             ParamView("Source", "root:a/raw", False), ParamView("Layer name", "color", True),
-            ParamView("Category", "color", True), ParamView("Part", "–", True),
+            ParamView("Category", "color", True), *REST,
         )),
         ParamGroup("Layer 2", (
             ParamView("Source", "root:a/labels", False), ParamView("Layer name", "segmentation", False),
-            ParamView("Category", "segmentation", False), ParamView("Part", "–", True),
+            ParamView("Category", "segmentation", False), *REST,
         )),
         ParamGroup("Job", (
             ParamView("Target", "made", False), ParamView("Voxel size", "4,4,40", False),
