@@ -283,7 +283,9 @@ def _mrc(place: Path) -> Iterator[Any]:
     mrcfile = import_module("mrcfile")
 
     with mrcfile.open(place, permissive=True) as opened:
-        yield opened.data
+        # mrcfile gives sections, rows and columns as they are stored; the header says which axes they are.
+        stored = [3 - int(opened.header[name]) for name in ("maps", "mapr", "mapc")]
+        yield opened.data.transpose([stored.index(axis) for axis in range(3)])
 
 
 def _dm(place: Path) -> Iterator[Any]:
