@@ -70,6 +70,7 @@ def site(tmp_path: Path) -> Iterator[Site]:
 
 
 def test_only_what_can_work_on_a_dataset_is_offered(site: Site):
+    elsewhere = ["export_ome_zarr", "export_tiff", "make_segmented", "materialize_volume_annotation"]
     assert {which: sorted(site.offers(which)) for which in site.ids} == {
         "own": [
             "compute_segment_index_file",
@@ -80,10 +81,11 @@ def test_only_what_can_work_on_a_dataset_is_offered(site: Site):
             "export_tiff",
             "find_largest_segment_id",
             "make_segmented",
+            "materialize_volume_annotation",
             "segment",
         ],
-        "linked": ["describe", "export_ome_zarr", "export_tiff", "make_segmented"],
-        "public": ["export_ome_zarr", "export_tiff", "make_segmented"],
+        "linked": ["describe", *elsewhere],
+        "public": elsewhere,
     }
 
 
