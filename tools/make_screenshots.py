@@ -4,7 +4,8 @@
     python tools/make_screenshots.py jobs job   some
 
 Needs Chromium (VOXELWORKS_TEST_CHROMIUM names another one) and what `tools/environment.sh test` installs. The data is
-real: `voxelworks demo` makes a dataset of the sample, and one more job is given images that do not fit.
+real: `voxelworks demo` makes a dataset of the sample, two jobs measure and export it, and one is given images that do
+not fit.
 """
 
 from __future__ import annotations
@@ -62,6 +63,8 @@ class Site:
     made: str
     """Id of the job that made the dataset."""
     failed: str
+    exported: str
+    annotation: str
 
 
 def pages(site: Site) -> list[Page]:
@@ -73,15 +76,22 @@ def pages(site: Site) -> list[Page]:
             job,
             "A job: progress, result, timeline, log, parameters, and how to submit it in other ways",
         ),
+        Page("export", f"/jobs/{site.exported}", "A file that a job left, to download and to share"),
         Page("failed-job", f"/jobs/{site.failed}", "A failure, what it means, and what to do next"),
         Page("log", f"{job}/log", "The log alone, line by line"),
         Page("workflows", "/workflows", "What can be run"),
-        Page("new-job", "/workflows/downsample/new?dataset=fly-brain&layer=color", "The dialog of a new job"),
+        Page(
+            "new-job",
+            "/workflows/export_tiff/new?dataset=fly-brain&layer=color&box=40,60,10,120,80,20",
+            "The dialog of a new job, with a box drawn on slices of the layer",
+        ),
         Page("datasets", "/datasets", "All datasets"),
         Page("dataset", dataset, "A dataset: pictures, layers, jobs, and how to open it elsewhere"),
+        Page("segments", f"{dataset}/segments/segmentation", "Segments of a layer, measured"),
         Page("viewer", f"{dataset}/view", "The viewer", wait_ms=VIEWER_MS),
         Page("upload", "/uploads/new", "Upload of images"),
         Page("annotations", "/annotations", "Annotations"),
+        Page("annotation", f"/annotations/{site.annotation}", "What an annotation holds"),
         Page("trash", "/trash", "Storage, trash, and what will be removed"),
         Page("organization", "/organization", "The organization and its members"),
         Page("credits", "/organization/credits", "Credits and their activity"),
@@ -139,8 +149,29 @@ def misfits(folder: Path) -> Path:
     return folder
 
 
+def skeletons(folder: Path) -> Path:
+    """Write an annotation with two short trees."""
+    path = folder / "axons.nml"
+    path.write_text(
+        """<things>
+  <parameters><experiment name="fly-brain"/></parameters>
+  <thing id="1" name="axon" color.r="0.9" color.g="0.3" color.b="0.2">
+    <nodes><node id="1" x="40" y="60" z="5"/><node id="2" x="55" y="64" z="9"/>
+      <node id="3" x="71" y="70" z="14"/></nodes>
+    <edges><edge source="1" target="2"/><edge source="2" target="3"/></edges>
+  </thing>
+  <thing id="2" name="dendrite" color.r="0.2" color.g="0.5" color.b="0.9">
+    <nodes><node id="4" x="120" y="90" z="6"/><node id="5" x="132" y="99" z="8"/></nodes>
+    <edges><edge source="4" target="5"/></edges>
+  </thing>
+</things>
+"""
+    )
+    return path
+
+
 def work(info: ServerInfo, settings: Settings) -> Site:
-    """Run the jobs of the demo, and one that fails, with a real worker."""
+    """Run the jobs of the demo, two more and one that fails, with a real worker."""
     from voxelworks.cli.demo import steps
 
     worker = EmbeddedWorker(settings, log=sys.stderr.buffer)
@@ -154,9 +185,13 @@ def work(info: ServerInfo, settings: Settings) -> Site:
                 "voxel_size": "4,4,40",
             }
             failed = finished(client, "convert", params)
+            labels = {"layer": {"dataset": "fly-brain", "layer": "segmentation"}}
+            finished(client, "compute_segment_statistics", labels | {"image_layers": "color"})
+            exported = finished(client, "export_tiff", {"layer": {"dataset": "fly-brain", "layer": "color"}})
+            annotation = client.upload_annotation(skeletons(settings.home), dataset="fly-brain")
     finally:
         worker.stop()
-    return Site(info, done[0], failed)
+    return Site(info, done[0], failed, exported, annotation.id)
 
 
 def finished(client: Client, workflow: str, params: Json) -> str:

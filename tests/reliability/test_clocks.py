@@ -40,7 +40,7 @@ STEP_S = rounds(10.0, 300.0)
 MARGIN_S = rounds(20.0, 60.0)
 
 
-@pytest.mark.parametrize("lease_s", [STEP_S + MARGIN_S, STEP_S])
+@pytest.mark.parametrize("lease_s", rounds([STEP_S + MARGIN_S], [STEP_S + MARGIN_S, STEP_S]))
 @pytest.mark.faults("T16", "The clock of the server is stepped by five minutes, forth and back")
 def test_a_step_of_the_clock_of_the_server_ends_no_lease_that_is_longer(
     make_site: Callable[..., DrillSite],

@@ -223,6 +223,8 @@ def start_program(text: str, folder: Path) -> subprocess.Popen[str]:
     path = folder / "program.py"
     path.write_text(
         "import signal, sys\n"
+        # Tests may have been started in the background, where signals of the keyboard are ignored.
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "from functools import partial\n"
         "from pathlib import Path\n"
         f"sys.path.insert(0, {str(Path(__file__).parent)!r})\n"

@@ -42,7 +42,17 @@ def test_a_submitted_job_is_queued_with_its_defaults_filled_in(queue):
         "attempt": 0,
         "params": {
             "layers": [
-                {"source": "root:scope/raw", "layer_name": "color", "category": "color", "part": None}
+                {
+                    "source": "root:scope/raw",
+                    "layer_name": "color",
+                    "category": "color",
+                    "part": None,
+                    "raw_size": None,
+                    "raw_dtype": "uint8",
+                    "raw_header_bytes": 0,
+                    "raw_byte_order": "little",
+                    "raw_axes": "xyz",
+                }
             ],
             "target": "cortex",
             "voxel_size": None,

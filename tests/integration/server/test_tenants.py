@@ -115,6 +115,7 @@ CONVERT_FORM = {
     "action": "submit",
 }  # fmt: skip
 LAYER = {"layer": {"dataset": "{ref}", "layer": "color"}}
+ANNOTATED = {"dataset": "{ref}", "annotation": "{annotation_id}", "target": "{new}-made"}
 
 API = {
     "GET /workers": case(ALL),
@@ -127,6 +128,7 @@ API = {
     "POST /workflows/downsample/jobs": case(ALL, "dataset", json=LAYER, ok={201, 422}),
     "POST /workflows/export_ome_zarr/jobs": case(ALL, "dataset", json=LAYER),
     "POST /workflows/export_tiff/jobs": case(ALL, "dataset", json=LAYER),
+    "POST /workflows/materialize_volume_annotation/jobs": case(ALL, "annotated_dataset", json=ANNOTATED),
     "POST /workflows/find_largest_segment_id/jobs": case(ALL, "dataset", json=LAYER, ok={201, 422}),
     "POST /jobs": case(ALL, "new", json=JOB),
     "POST /jobs/quote": case(ALL, "new", json=JOB),
@@ -498,6 +500,9 @@ def make(world: World, session: Session, kind: str, by: Principal, *, prefix: st
         "drawn_dataset": lambda: _drawn_dataset(world, session, by, new),
         "trashed_dataset": lambda: _dataset(world, session, by, new, is_trashed=True),
         "annotation": lambda: {"annotation_id": _annotation(world, session, by, new)},
+        "annotated_dataset": lambda: (
+            _dataset(world, session, by, new) | {"annotation_id": _annotation(world, session, by, new)}
+        ),
         "trashed_annotation": lambda: {
             "annotation_id": _annotation(world, session, by, new, is_trashed=True)
         },

@@ -100,6 +100,8 @@ def test_the_command_line_changes_it_too(served, stored):
     done = run("voxel-size", "thick", "8,8,8")
     assert done.stdout == "thick: voxels of 8,8,8 nm\n"
     assert done.stderr.startswith("The mags stay as they are")
-    [listed] = [line for line in run("list").stdout.splitlines() if line.startswith("thick")]
-    assert listed.split()[2:] == ["8,8,8", "color"]
+    listed = {
+        item["name"]: item["summary"]["voxel_size"] for item in json.loads(run("list", "--json").stdout)
+    }
+    assert listed["thick"] == "8,8,8"
     assert isinstance(run("voxel-size", "thick", "0,1,1").exception, InvalidGeometry)

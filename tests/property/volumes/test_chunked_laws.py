@@ -51,7 +51,7 @@ WRITERS = {
 }
 
 
-@settings(deadline=None, max_examples=rounds(40, 600))
+@settings(deadline=None, max_examples=rounds(12, 600))
 @given(
     format_name=st.sampled_from(sorted(WRITERS)), shape=SHAPES, chunk=CHUNKS, dtype=DTYPES, data=st.data(),
     seed=st.integers(0, 99),
