@@ -276,4 +276,6 @@ def number_text(value: Value) -> str:
     if 1e-3 <= abs(value) < 1e7:
         digits = max(0, 3 - math.floor(math.log10(abs(value))))
         return f"{value:,.{digits}f}".replace(",", "\u202f")
+    if 1e-9 <= abs(value) < 1e-3:
+        return f"{value:.{2 - math.floor(math.log10(abs(value)))}f}".rstrip("0")
     return f"{value:.3g}"
