@@ -12,6 +12,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
+from textwrap import shorten
 from typing import Any, Literal
 
 import numpy as np
@@ -325,8 +326,9 @@ class Found:
         except UnsafeReference:
             raise
         except VoxelworksError as error:
-            why = error.message.splitlines()[0].removeprefix(f"{name} ")
-            self._ignored.append(f"{name} ({why[:_REASON_LENGTH]})")
+            # Named below the place: whoever reads the note may not know where that lies.
+            said = error.message.splitlines()[0].replace(f"{self._place}/", "")
+            self._ignored.append(f"{name} ({shorten(said.removeprefix(f'{name} '), _REASON_LENGTH)})")
         if len(self._volumes) + len(self._ignored) > VOLUMES_MAX:
             raise UnsupportedFormat(
                 f"{self._place} holds more than {VOLUMES_MAX:,} arrays; name the folder of one"

@@ -165,6 +165,17 @@ def test_every_array_of_a_plain_group_is_a_volume_and_what_is_none_is_named(tmp_
     )
 
 
+def test_what_is_not_read_is_named_without_the_folders_above(tmp_path):
+    group = zarr.open_group(tmp_path, mode="w")
+    put(group, "raw", noise((3, 4, 5)))
+    put(group, "torn", noise((3, 4, 5)))
+    (tmp_path / "torn/zarr.json").write_text('{"zarr_format": 3, "node_type": "array", "shape": [3, 4, 5]}')
+    [volume] = open_volumes(tmp_path)
+    note = volume.source.notes[-1]
+    assert note.startswith("not read: torn (")
+    assert str(tmp_path) not in note
+
+
 def test_a_folder_of_images_is_read_like_a_group(tmp_path):
     write_image(tmp_path / "b.zarr", noise((3, 4, 5)))
     write_image(tmp_path / "a.zarr", noise((3, 4, 5)), version="0.4")
