@@ -25,7 +25,13 @@ from voxelworks.volumes import ome, storage
 from voxelworks.volumes.arrays import ArrayFacts, MagArray, look_at
 from voxelworks.volumes.formats.names import natural_key
 from voxelworks.volumes.formats.samples import Samples, checked, value_dtype
-from voxelworks.volumes.formats.source import Volume, listed, readable
+from voxelworks.volumes.formats.source import (
+    SourceBase,
+    Volume,
+    listed,
+    readable,
+    require_inside,
+)
 
 Category = Literal["color", "segmentation"]
 VOLUMES_MAX = 1000
@@ -47,7 +53,7 @@ _AXIS_NAMES = {"channel": "c", "channels": "c", "ch": "c", "time": "t", "frame":
 
 
 @dataclass(frozen=True)
-class ChunkedSource:
+class ChunkedSource(SourceBase):
     """A volume in an array that is stored in chunks."""
 
     array: MagArray
@@ -67,10 +73,6 @@ class ChunkedSource:
     @property
     def shape_zyx(self) -> Zyx:
         return self.array.box.shape_zyx
-
-    @property
-    def box(self) -> Box:
-        return Box.from_zyx((0, 0, 0), self.shape_zyx)
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -121,14 +123,8 @@ class ChunkedSource:
         StorageFailed
             If the store does not answer.
         """
-        if not self.box.contains(box):
-            raise InvalidGeometry(f"box {box} is not inside the images, which are {self.box}")
+        require_inside(self, box)
         return self.array.read(box.moved(self.array.box.topleft)).astype(self.dtype, copy=False)
-
-    def read_section(self, z: int) -> NDArray[Any]:
-        """Read one whole section (c, y, x)."""
-        _, height, width = self.shape_zyx
-        return self.read(Box.from_zyx((z, 0, 0), (1, height, width)))[:, 0]
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ from voxelworks.volumes.formats.raw import require_extent
 from voxelworks.volumes.formats.samples import Samples, checked
 from voxelworks.volumes.formats.source import (
     ReadOptions,
+    SourceBase,
     SourceFile,
     Volume,
     listed,
@@ -45,7 +46,7 @@ _LABELS = {"label", "labels", "segmentation", "instances", "neuron_ids"}
 
 
 @dataclass(frozen=True)
-class Hdf5Source:
+class Hdf5Source(SourceBase):
     """A dataset of an HDF5 file, or one channel of it; see `VolumeSource`. The file is opened for each read."""
 
     file: SourceFile
@@ -97,11 +98,6 @@ class Hdf5Source:
         ordered = stored.transpose([kept.index(axis) for axis in "zyx" if axis in kept])
         out[0] = ordered if len(kept) == 3 else ordered[None]
         return out
-
-    def read_section(self, z: int) -> NDArray[Any]:
-        """Read one whole section (c, y, x)."""
-        _, height, width = self.shape_zyx
-        return self.read(Box.from_zyx((z, 0, 0), (1, height, width)))[:, 0]
 
 
 def recognises(file: SourceFile, start: bytes) -> bool:

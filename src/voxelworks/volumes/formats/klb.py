@@ -22,7 +22,15 @@ from numpy.typing import NDArray
 from voxelworks.errors import InvalidGeometry, UnsupportedDtype, UnsupportedFormat
 from voxelworks.geometry import Box, VoxelSize, Zyx
 from voxelworks.volumes.formats.parts import numbered, part_name
-from voxelworks.volumes.formats.source import OpenFile, ReadOptions, SourceFile, Volume, decoding
+from voxelworks.volumes.formats.source import (
+    OpenFile,
+    ReadOptions,
+    SourceBase,
+    SourceFile,
+    Volume,
+    decoding,
+    require_inside,
+)
 
 NAME = "KLB"
 SUFFIX = ".klb"
@@ -36,7 +44,7 @@ _BLOCKS_MAX = 50_000_000
 
 
 @dataclass(frozen=True)
-class KlbSource:
+class KlbSource(SourceBase):
     """One channel at one time, read block by block. It holds no open file."""
 
     file: SourceFile
@@ -53,10 +61,6 @@ class KlbSource:
     notes: tuple[str, ...]
     channel_count = 1
     has_random_access = True
-
-    @property
-    def box(self) -> Box:
-        return Box.from_zyx((0, 0, 0), self.shape_zyx)
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -80,8 +84,7 @@ class KlbSource:
 
     def read(self, box: Box) -> NDArray[Any]:
         """Read a box as (c, z, y, x); see `ImageSource.read` for what is raised."""
-        if not self.box.contains(box):
-            raise InvalidGeometry(f"box {box} is not inside the images, which are {self.box}")
+        require_inside(self, box)
         out = np.empty(box.shape_zyx, self.dtype)
         if box.is_empty:
             return out[None]
@@ -104,11 +107,6 @@ class KlbSource:
                     tuple(slice(low - first, high - first) for low, high, first, _ in inside)
                 ]
         return out[None]
-
-    def read_section(self, z: int) -> NDArray[Any]:
-        """Read one whole section (c, y, x)."""
-        _, height, width = self.shape_zyx
-        return self.read(Box.from_zyx((z, 0, 0), (1, height, width)))[:, 0]
 
     def _block(self, handle: OpenFile, at: tuple[int, ...], corner: tuple[int, ...]) -> NDArray[Any]:
         """Unpack one block (z, y, x); those at the far ends are smaller."""

@@ -23,7 +23,15 @@ from numpy.typing import NDArray
 from voxelworks.errors import InvalidGeometry, UnsupportedFormat
 from voxelworks.geometry import Box, Mag, Vec3, VoxelSize, Zyx
 from voxelworks.volumes.formats.chunked import Survey, require_stored, survey
-from voxelworks.volumes.formats.source import ReadOptions, SourceFile, Volume, listed, readable
+from voxelworks.volumes.formats.source import (
+    ReadOptions,
+    SourceBase,
+    SourceFile,
+    Volume,
+    listed,
+    readable,
+    require_inside,
+)
 
 NAME = "KNOSSOS cubes"
 _CONF = "knossos.conf"
@@ -36,7 +44,7 @@ _MAG_LINE = re.compile(r"^\s*magnification\s+(\d+)\s*;", re.MULTILINE)
 
 
 @dataclass(frozen=True)
-class KnossosSource:
+class KnossosSource(SourceBase):
     """One magnification in cubes."""
 
     folder: str
@@ -49,10 +57,6 @@ class KnossosSource:
     dtype = np.dtype(np.uint8)
     channel_count = 1
     has_random_access = True
-
-    @property
-    def box(self) -> Box:
-        return Box.from_zyx((0, 0, 0), self.shape_zyx)
 
     @property
     def decoding_bytes(self) -> int:
@@ -86,8 +90,7 @@ class KnossosSource:
         StorageFailed
             If the file system does not answer.
         """
-        if not self.box.contains(box):
-            raise InvalidGeometry(f"box {box} is not inside the images, which are {self.box}")
+        require_inside(self, box)
         out: NDArray[Any] = np.zeros((1, *box.shape_zyx), np.uint8)
         x0, y0, z0 = box.topleft
         for part in box.tiles((_CUBE, _CUBE, _CUBE)):
@@ -97,11 +100,6 @@ class KnossosSource:
                 inside = part.moved((-x * _CUBE, -y * _CUBE, -z * _CUBE))
                 out[0][part.moved((-x0, -y0, -z0)).slices_zyx] = _read_cube(path, inside)
         return out
-
-    def read_section(self, z: int) -> NDArray[Any]:
-        """Read one whole section (c, y, x)."""
-        _, height, width = self.shape_zyx
-        return self.read(Box.from_zyx((z, 0, 0), (1, height, width)))[:, 0]
 
 
 def recognises(folder: Path) -> bool:

@@ -22,7 +22,14 @@ from numpy.typing import NDArray
 from voxelworks.errors import UnsupportedFormat
 from voxelworks.geometry import Box, VoxelSize, Zyx
 from voxelworks.volumes.formats.raw import RawArray, RawSource
-from voxelworks.volumes.formats.source import OpenFile, SourceFile, Volume, decoding, room_for
+from voxelworks.volumes.formats.source import (
+    OpenFile,
+    SourceBase,
+    SourceFile,
+    Volume,
+    decoding,
+    room_for,
+)
 
 GZIP_SIGNATURE = b"\x1f\x8b\x08"
 _PIECE_BYTES = 2**20
@@ -112,7 +119,7 @@ class Packed:
 
 
 @dataclass(frozen=True)
-class PackedSource:
+class PackedSource(SourceBase):
     """An array in a packed stream; see `VolumeSource`."""
 
     packed: Packed
@@ -178,11 +185,6 @@ class PackedSource:
                 handle = OpenFile(self.packed.file, stream.fileno())
                 replace(self.array, offset=0).read_into(handle, box, out)
         return out
-
-    def read_section(self, z: int) -> NDArray[Any]:
-        """Read one whole section (c, y, x)."""
-        _, height, width = self.shape_zyx
-        return self.read(Box.from_zyx((z, 0, 0), (1, height, width)))[:, 0]
 
     def _unpack(self, stream: IO[bytes], size: int) -> None:
         for piece in self.packed.pieces(self.array.offset, size):

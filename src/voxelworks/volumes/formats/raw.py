@@ -19,6 +19,7 @@ from voxelworks.volumes.formats.samples import Samples
 from voxelworks.volumes.formats.source import (
     OpenFile,
     PlaneForm,
+    SourceBase,
     SourceFile,
     Window,
     room_for,
@@ -123,7 +124,7 @@ class RawArray:
 
 
 @dataclass(frozen=True)
-class RawSource:
+class RawSource(SourceBase):
     """An array in a file, read box by box; see `VolumeSource`."""
 
     file: SourceFile
@@ -173,11 +174,6 @@ class RawSource:
             with self.file.open() as handle:
                 self.array.read_into(handle, box, out)
         return out
-
-    def read_section(self, z: int) -> NDArray[Any]:
-        """Read one whole section (c, y, x)."""
-        _, height, width = self.shape_zyx
-        return self.read(Box.from_zyx((z, 0, 0), (1, height, width)))[:, 0]
 
     def with_notes(self, *notes: str) -> RawSource:
         return replace(self, notes=(*self.notes, *notes))

@@ -199,6 +199,20 @@ class VolumeSource(Protocol):
         """Read one whole section (c, y, x)."""
 
 
+class SourceBase:
+    """What all sources do alike, once they have a shape and read a box."""
+
+    @property
+    def box(self: VolumeSource) -> Box:
+        """All of it."""
+        return Box.from_zyx((0, 0, 0), self.shape_zyx)
+
+    def read_section(self: VolumeSource, z: int) -> NDArray[Any]:
+        """Read one whole section (c, y, x)."""
+        _, height, width = self.shape_zyx
+        return self.read(Box.from_zyx((z, 0, 0), (1, height, width)))[:, 0]
+
+
 @dataclass(frozen=True)
 class Volume:
     """One of the volumes that a place holds."""
@@ -277,7 +291,7 @@ START_BYTES = 512
 
 
 @dataclass(frozen=True)
-class ImageSource:
+class ImageSource(SourceBase):
     """A stack of images, read box by box. It holds no open files and may be copied to other processes."""
 
     planes: tuple[Plane | None, ...]
@@ -296,10 +310,6 @@ class ImageSource:
     @property
     def shape_zyx(self) -> Zyx:
         return len(self.planes), self.form.height, self.form.width
-
-    @property
-    def box(self) -> Box:
-        return Box.from_zyx((0, 0, 0), self.shape_zyx)
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -382,11 +392,6 @@ class ImageSource:
                         _read_plane(plane, handle, window, out[:, index])
         return out
 
-    def read_section(self, z: int) -> NDArray[Any]:
-        """Read one whole section (c, y, x)."""
-        _, height, width = self.shape_zyx
-        return self.read(Box.from_zyx((z, 0, 0), (1, height, width)))[:, 0]
-
 
 def _read_plane(plane: Plane, file: OpenFile, window: Window, out: NDArray[Any]) -> None:
     height = max(0, min(plane.form.height - window.top, window.height))
@@ -397,6 +402,18 @@ def _read_plane(plane: Plane, file: OpenFile, window: Window, out: NDArray[Any])
         plane.read_into(file, Window(window.top, window.left, height, width), out[:, :height, :width])
 
 
+def require_inside(source: VolumeSource, box: Box) -> None:
+    """Refuse a box that is not inside a source.
+
+    Raises
+    ------
+    InvalidGeometry
+    """
+    whole = Box.from_zyx((0, 0, 0), source.shape_zyx)
+    if not whole.contains(box):
+        raise InvalidGeometry(f"box {box} is not inside the images, which are {whole}")
+
+
 def room_for(source: VolumeSource, box: Box, out: NDArray[Any] | None) -> NDArray[Any]:
     """Give the array (c, z, y, x) that a box of a source is read into, by default a new one.
 
@@ -405,9 +422,7 @@ def room_for(source: VolumeSource, box: Box, out: NDArray[Any] | None) -> NDArra
     InvalidGeometry
         If the box is not inside the source.
     """
-    whole = Box.from_zyx((0, 0, 0), source.shape_zyx)
-    if not whole.contains(box):
-        raise InvalidGeometry(f"box {box} is not inside the images, which are {whole}")
+    require_inside(source, box)
     shape = (source.channel_count, *box.shape_zyx)
     if out is None:
         return np.empty(shape, source.dtype)

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from voxelworks.errors import InvalidGeometry, MissingSections, MixedSections, UnsupportedFormat
+from voxelworks.errors import MissingSections, MixedSections, UnsupportedFormat
 from voxelworks.geometry import Box, VoxelSize, Zyx
 from voxelworks.volumes.formats import jpeg, png
 from voxelworks.volumes.formats.chunked import Survey, require_stored, survey
@@ -26,11 +26,13 @@ from voxelworks.volumes.formats.source import (
     Plane,
     PlaneForm,
     ReadOptions,
+    SourceBase,
     SourceFile,
     Volume,
     Window,
     listed,
     readable,
+    require_inside,
 )
 
 NAME = "folder of tiles"
@@ -44,7 +46,7 @@ _TRIED = 3
 
 
 @dataclass(frozen=True)
-class TileSource:
+class TileSource(SourceBase):
     """Tiles that lie side by side."""
 
     folder: str
@@ -69,10 +71,6 @@ class TileSource:
             (last_row - first_row + 1) * self.form.height,
             (last_column - first_column + 1) * self.form.width,
         )
-
-    @property
-    def box(self) -> Box:
-        return Box.from_zyx((0, 0, 0), self.shape_zyx)
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -116,8 +114,7 @@ class TileSource:
         StorageFailed
             If the file system does not answer.
         """
-        if not self.box.contains(box):
-            raise InvalidGeometry(f"box {box} is not inside the images, which are {self.box}")
+        require_inside(self, box)
         out: NDArray[Any] = np.zeros((self.channel_count, *box.shape_zyx), self.dtype)
         x0, y0, z0 = box.topleft
         for part in box.tiles((self.form.width, self.form.height, 1)):
@@ -133,11 +130,6 @@ class TileSource:
                 into = out[:, z - z0, top - y0 : top - y0 + height, left - x0 : left - x0 + width]
                 tile.read_into(handle, window, into)
         return out
-
-    def read_section(self, z: int) -> NDArray[Any]:
-        """Read one whole section (c, y, x)."""
-        _, height, width = self.shape_zyx
-        return self.read(Box.from_zyx((z, 0, 0), (1, height, width)))[:, 0]
 
     def _tile(self, section: str, row: int, column: int) -> Plane | None:
         path = os.path.join(
