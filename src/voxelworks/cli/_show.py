@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
@@ -69,14 +69,6 @@ def duration(seconds: float) -> str:
     return f"{whole} s"
 
 
-def pace(moved: int, left: int, took_s: float) -> str:
-    """Say how fast bytes go and how long it will take, when that can be told."""
-    if not moved or took_s < 1:
-        return ""
-    rate = moved / took_s
-    return f"{size(round(rate))}/s, {duration(round(left / rate))} left"
-
-
 def size(count: int) -> str:
     """Write a number of bytes: `512 B`, `3.3 MB`."""
     amount, unit = float(count), "B"
@@ -133,6 +125,19 @@ class Line:
         self.state = "done" if is_success else "failed"
         self.note = note
 
+    def follower(self) -> Callable[[int, int], None]:
+        """Give what takes the bytes moved so far and those of all, and shows the share, the pace and the time left."""
+        began_at, began_bytes = time.monotonic(), -1
+
+        def follow(done: int, total: int) -> None:
+            nonlocal began_bytes, began_at
+            if began_bytes < 0:  # what an earlier try has moved says nothing of the pace
+                began_bytes, began_at = done, time.monotonic()
+            self.share = done / total if total else 1.0
+            self.note = _pace(done - began_bytes, total - done, time.monotonic() - began_at)
+
+        return follow
+
     def follow(self, job: JobView) -> None:
         """Take over how far a job of a server is; its end is said with `end`."""
         self.begin()
@@ -185,6 +190,14 @@ class LiveLines:
             note = Text(line.note, "dim", no_wrap=True, overflow="ellipsis")
             table.add_row(symbol, _line_name(line), _line_progress(line), note)
         return table
+
+
+def _pace(moved: int, left: int, took_s: float) -> str:
+    """Say how fast bytes go and how long it will take, when that can be told."""
+    if not moved or took_s < 1:
+        return ""
+    rate = moved / took_s
+    return f"{size(round(rate))}/s, {duration(round(left / rate))} left"
 
 
 def _line_name(line: Line) -> Text:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
 import click
@@ -26,20 +25,11 @@ def download(job_id: str, path: Path, server: str | None, token: str | None, hom
     checksum is right.
     """
     line = _show.Line("download", job_id)
-    began_at, began_bytes = time.monotonic(), -1
-
-    def follow(done: int, total: int) -> None:
-        nonlocal began_bytes, began_at
-        if began_bytes < 0:
-            began_bytes, began_at = done, time.monotonic()
-        line.share = done / total if total else 1.0
-        line.note = _show.pace(done - began_bytes, total - done, time.monotonic() - began_at)
-
     with connect(server=server, token=token, home=home) as client:
         try:
             line.begin()
             with _show.LiveLines(_show.messages(), [line], is_transient=True):
-                target = client.download(job_id, path, on_progress=follow)
+                target = client.download(job_id, path, on_progress=line.follower())
         except KeyboardInterrupt:
             raise Interrupted("the download was stopped; the same command goes on with it") from None
         except ServerUnreachable as error:

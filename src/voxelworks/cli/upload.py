@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import tempfile
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -172,22 +171,16 @@ def _send(client: Client, chosen: Chosen, params: Json) -> UploadView:
     """Send the files, after the server has looked at the params: a name that is taken is told before the first byte."""
     count, size = len(chosen.files), sum(file.stat().st_size for file in chosen.files.values())
     line = _show.Line("upload", f"{count} file{'s' if count != 1 else ''}, {_show.size(size)}")
-    began_at, began_bytes = time.monotonic(), -1
 
     def check(begun: UploadView) -> None:
         if params:
             client.quote("convert", _with_source(params, begun, chosen))
 
-    def follow(done: int, total: int) -> None:
-        nonlocal began_bytes, began_at
-        if began_bytes < 0:
-            began_bytes, began_at = done, time.monotonic()
-        line.share = done / total if total else 1.0
-        line.note = _show.pace(done - began_bytes, total - done, time.monotonic() - began_at)
-
     line.begin()
     with _show.LiveLines(_show.messages(), [line], is_transient=True):
-        return client.upload(chosen.files, is_converted=bool(params), on_begun=check, on_progress=follow)
+        return client.upload(
+            chosen.files, is_converted=bool(params), on_begun=check, on_progress=line.follower()
+        )
 
 
 def _tell(sent: UploadView, *, as_json: bool) -> None:
