@@ -136,23 +136,15 @@ def _files(
     for home in _organization_folders(places.data_dir, organization_id):
         for entry in _entries(home / UPLOADS_FOLDER):
             if entry.name not in uploads:
-                size, changed_ms = _measure(Path(entry.path))
-                view = LeftoverView(
-                    kind="file", organization_id=home.name, name=f"{home.name}/{UPLOADS_FOLDER}/{entry.name}",
-                    size_bytes=size, removal_ms=changed_ms + _term_ms(settings),
-                )  # fmt: skip
-                yield _Leftover(view, Path(entry.path))
+                yield _lost(
+                    Path(entry.path), home.name, f"{home.name}/{UPLOADS_FOLDER}/{entry.name}", settings
+                )
     known = set(session.scalars(select(AnnotationRow.id)))
     for home in _organization_folders(settings.annotations_dir, organization_id):
         for entry in _entries(home):
             if not (entry.name.endswith(PART_SUFFIX) or entry.name.partition(".")[0] not in known):
                 continue
-            size, changed_ms = _measure(Path(entry.path))
-            view = LeftoverView(
-                kind="file", organization_id=home.name, name=f"annotations/{home.name}/{entry.name}",
-                size_bytes=size, removal_ms=changed_ms + _term_ms(settings),
-            )  # fmt: skip
-            yield _Leftover(view, Path(entry.path))
+            yield _lost(Path(entry.path), home.name, f"annotations/{home.name}/{entry.name}", settings)
 
 
 def _artifacts(session: Session, settings: Settings, organization_id: str | None) -> Iterator[LeftoverView]:
@@ -175,12 +167,7 @@ def _lost_artifacts(
         for entry in _entries(home / ARTIFACTS_FOLDER):
             if entry.name in known or entry.name == _WORK_FOLDER:
                 continue
-            size, changed_ms = _measure(Path(entry.path))
-            view = LeftoverView(
-                kind="file", organization_id=home.name, name=f"{home.name}/{ARTIFACTS_FOLDER}/{entry.name}",
-                size_bytes=size, removal_ms=changed_ms + _term_ms(settings),
-            )  # fmt: skip
-            yield _Leftover(view, Path(entry.path))
+            yield _lost(Path(entry.path), home.name, f"{home.name}/{ARTIFACTS_FOLDER}/{entry.name}", settings)
 
 
 def _previews(
@@ -193,12 +180,17 @@ def _previews(
             prefix, _, dataset_id = entry.name.rpartition("-")
             if prefix != PREVIEW_FOLDER or dataset_id in known:
                 continue
-            size, changed_ms = _measure(Path(entry.path))
-            view = LeftoverView(
-                kind="file", organization_id=home.name, name=f"{home.name}/{entry.name}", size_bytes=size,
-                removal_ms=changed_ms + _term_ms(settings),
-            )  # fmt: skip
-            yield _Leftover(view, Path(entry.path))
+            yield _lost(Path(entry.path), home.name, f"{home.name}/{entry.name}", settings)
+
+
+def _lost(path: Path, organization_id: str, name: str, settings: Settings) -> _Leftover:
+    """Tell of a file or folder that nothing knows: it is removed a term after its last change."""
+    size, changed_ms = _measure(path)
+    view = LeftoverView(
+        kind="file", organization_id=organization_id, name=name, size_bytes=size,
+        removal_ms=changed_ms + _term_ms(settings),
+    )  # fmt: skip
+    return _Leftover(view, path)
 
 
 def _attempts(
