@@ -20,6 +20,7 @@ from rich.text import Text
 
 from voxelworks.errors import InvalidInput
 from voxelworks.protocol.messages import JobState, Progress
+from voxelworks.sizes import size_text
 
 if TYPE_CHECKING:
     from voxelworks.protocol.views import JobView
@@ -67,16 +68,6 @@ def duration(seconds: float) -> str:
             rest = whole % size // smaller_size
             return f"{whole // size} {unit} {rest} {smaller}" if rest else f"{whole // size} {unit}"
     return f"{whole} s"
-
-
-def size(count: int) -> str:
-    """Write a number of bytes: `512 B`, `3.3 MB`."""
-    amount, unit = float(count), "B"
-    for unit in ("B", "kB", "MB", "GB", "TB"):
-        if amount < 1000 or unit == "TB":
-            break
-        amount /= 1000
-    return f"{count} B" if unit == "B" else f"{amount:.1f} {unit}"
 
 
 def facts(values: Mapping[str, object]) -> Table:
@@ -197,7 +188,7 @@ def _pace(moved: int, left: int, took_s: float) -> str:
     if not moved or took_s < 1:
         return ""
     rate = moved / took_s
-    return f"{size(round(rate))}/s, {duration(round(left / rate))} left"
+    return f"{size_text(round(rate))}/s, {duration(round(left / rate))} left"
 
 
 def _line_name(line: Line) -> Text:

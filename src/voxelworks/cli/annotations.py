@@ -13,6 +13,7 @@ from voxelworks.cli._lists import date, json_option, print_view, print_views
 from voxelworks.cli._server import connect, server_options
 from voxelworks.errors import InvalidInput
 from voxelworks.protocol.views import AnnotationView
+from voxelworks.sizes import size_text
 
 dataset_option = click.option("--dataset", help="Dataset of the server that it belongs to.")
 
@@ -186,7 +187,7 @@ def _count(name: str, count: int) -> str:
 
 
 def _size(annotation: AnnotationView) -> str:
-    return "" if annotation.address is not None else _show.size(annotation.size_bytes)
+    return "" if annotation.address is not None else size_text(annotation.size_bytes)
 
 
 def _file_name(annotation: AnnotationView) -> Path:

@@ -9,6 +9,7 @@ import click
 from voxelworks.cli import _show
 from voxelworks.cli._server import only_server_of
 from voxelworks.cli._settings import home_option, load_settings
+from voxelworks.sizes import size_text
 
 
 @click.command()
@@ -27,7 +28,7 @@ def backup(file: Path, without_keys: bool, home: Path | None) -> None:
     from voxelworks.server.backup import make_backup  # slow import: only for this command
 
     manifest = make_backup(load_settings(home=home), file, with_keys=not without_keys)
-    facts = {"backup": file, "size": _show.size(file.stat().st_size), "database": manifest.database}
+    facts = {"backup": file, "size": size_text(file.stat().st_size), "database": manifest.database}
     _show.output().print(_show.facts(facts))
 
 

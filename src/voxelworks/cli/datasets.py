@@ -13,6 +13,7 @@ from voxelworks.cli._server import connect, server_options
 from voxelworks.client import Client
 from voxelworks.errors import DatasetNotFound
 from voxelworks.protocol.views import DatasetView, LayerSummary
+from voxelworks.sizes import size_text
 from voxelworks.volumes.mags import mags_remark
 
 
@@ -196,4 +197,4 @@ def _about(layer: LayerSummary) -> dict[str, object]:
 
 
 def _size(dataset: DatasetView) -> str:
-    return "" if dataset.is_linked else _show.size(dataset.size_bytes)
+    return "" if dataset.is_linked else size_text(dataset.size_bytes)

@@ -9,6 +9,7 @@ import click
 from voxelworks.cli import _show
 from voxelworks.cli._server import connect, server_options
 from voxelworks.errors import Interrupted, ServerUnreachable
+from voxelworks.sizes import size_text
 
 
 @click.command()
@@ -34,6 +35,4 @@ def download(job_id: str, path: Path, server: str | None, token: str | None, hom
             raise Interrupted("the download was stopped; the same command goes on with it") from None
         except ServerUnreachable as error:
             raise ServerUnreachable(f"{error}; the same command goes on with the download") from error
-    _show.output().print(
-        f"{target}: {_show.size(target.stat().st_size)}, its checksum is right", markup=False
-    )
+    _show.output().print(f"{target}: {size_text(target.stat().st_size)}, its checksum is right", markup=False)

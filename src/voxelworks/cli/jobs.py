@@ -22,6 +22,7 @@ from voxelworks.errors import FailureClass, InvalidInput, StorageFailed
 from voxelworks.protocol.credits import QuoteView, in_credits
 from voxelworks.protocol.messages import PRIORITY_MAX, JobState, Json
 from voxelworks.protocol.views import AttemptView, BulkAnswer, EventView, JobDetail, JobView, RefusedJob
+from voxelworks.sizes import size_text
 from voxelworks.workflows import Workflow, get_workflow
 
 FOLLOW_EVERY_S = 1.0
@@ -416,9 +417,9 @@ def _attempts_table(attempts: tuple[AttemptView, ...]) -> Table:
         took = (
             "" if attempt.ended_ms is None else _show.duration((attempt.ended_ms - attempt.claimed_ms) / 1000)
         )
-        memory = "" if attempt.peak_memory_bytes is None else _show.size(attempt.peak_memory_bytes)
+        memory = "" if attempt.peak_memory_bytes is None else size_text(attempt.peak_memory_bytes)
         table.add_row(
-            str(attempt.number), attempt.worker, attempt.outcome or "runs", took, memory, _show.size(attempt.log_bytes),
+            str(attempt.number), attempt.worker, attempt.outcome or "runs", took, memory, size_text(attempt.log_bytes),
             Text(attempt.message or ""),
         )  # fmt: skip
     return table

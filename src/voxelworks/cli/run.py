@@ -16,6 +16,7 @@ from voxelworks.cli._settings import cluster_option, load_settings, slots_option
 from voxelworks.cli._workflow_options import WorkflowGroup
 from voxelworks.errors import Cancelled
 from voxelworks.protocol.messages import Json, SealedResult
+from voxelworks.sizes import size_text
 from voxelworks.workflows import StopFlag, Workflow, run_locally
 
 
@@ -36,7 +37,7 @@ def _run(workflow: Workflow, raw: Json, options: dict[str, Any]) -> None:
 def _print_answer(workflow: Workflow, sealed: SealedResult, took_s: float) -> None:
     line = Text.assemble(("✓ ", "green"), (workflow.name, "bold"), f" in {_show.duration(took_s)}")
     if sealed.size_bytes:
-        line.append(f", {_show.size(sealed.size_bytes)} written")
+        line.append(f", {size_text(sealed.size_bytes)} written")
     _show.messages().print(line)
     _show.output().print(_show.facts(sealed.value))
 

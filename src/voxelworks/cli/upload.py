@@ -21,6 +21,7 @@ from voxelworks.errors import InvalidInput, InvalidParams
 from voxelworks.geometry import VoxelSize
 from voxelworks.protocol.messages import Json
 from voxelworks.protocol.uploads import UploadView
+from voxelworks.sizes import size_text
 
 if TYPE_CHECKING:
     from voxelworks.volumes.formats import VolumeSource
@@ -170,7 +171,7 @@ def _with_source(params: Json, sent: UploadView, chosen: Chosen) -> Json:
 def _send(client: Client, chosen: Chosen, params: Json) -> UploadView:
     """Send the files, after the server has looked at the params: a name that is taken is told before the first byte."""
     count, size = len(chosen.files), sum(file.stat().st_size for file in chosen.files.values())
-    line = _show.Line("upload", f"{count} file{'s' if count != 1 else ''}, {_show.size(size)}")
+    line = _show.Line("upload", f"{count} file{'s' if count != 1 else ''}, {size_text(size)}")
 
     def check(begun: UploadView) -> None:
         if params:
@@ -188,5 +189,5 @@ def _tell(sent: UploadView, *, as_json: bool) -> None:
         click.echo(_show.as_json(sent.model_dump(mode="json")))
         return
     console = _show.output()
-    console.print(f"{sent.ref}: {sent.file_count} files, {_show.size(sent.size_bytes)}")
+    console.print(f"{sent.ref}: {sent.file_count} files, {size_text(sent.size_bytes)}")
     console.print(f"convert them with `voxelworks jobs submit convert --source {sent.ref} ...`", style="dim")

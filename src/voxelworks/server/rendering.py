@@ -16,7 +16,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse
 
 import voxelworks
-from voxelworks import accounts
+from voxelworks import accounts, sizes
 from voxelworks.accounts import Action, oidc
 from voxelworks.geometry import Box, Mag, VoxelSize
 from voxelworks.protocol.credits import MILLICREDITS
@@ -146,15 +146,8 @@ def eta(low_s: float, high_s: float) -> str:
 
 
 def bytes_text(count: int | None) -> str:
-    """Say a size in binary units, such as ``1.5 GiB``."""
-    if count is None:
-        return "–"
-    size, unit = float(count), "B"
-    for unit in ("B", "KiB", "MiB", "GiB", "TiB", "PiB"):
-        if size < 1024 or unit == "PiB":
-            break
-        size /= 1024
-    return f"{count} B" if unit == "B" else f"{size:.3g} {unit}" if size < 999.5 else f"{size:.0f} {unit}"
+    """Say a size, such as ``1.5 GiB``, or that it is not known."""
+    return "–" if count is None else sizes.size_text(count)
 
 
 def count_text(count: int, one: str, several: str) -> str:

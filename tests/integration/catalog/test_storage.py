@@ -51,7 +51,7 @@ def test_what_an_organization_has_no_room_for_is_refused(stock):
     with pytest.raises(QuotaExceeded) as refused:
         stock.look(catalog.check_quota, "neuro", 3 * 2**30, settings=limited)
     assert str(refused.value) == (
-        "3.0 GiB are needed, and the organization has 1.1 KiB of 2.0 KiB left; delete datasets and empty the trash, or "
+        "3 GiB are needed, and the organization has 1.07 KiB of 1.95 KiB left; delete datasets and empty the trash, or "
         "ask the operator for more room"
     )
     stock.look(catalog.check_quota, "other", 2000, settings=limited)

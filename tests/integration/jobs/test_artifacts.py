@@ -91,7 +91,7 @@ def test_a_file_that_was_deleted_is_gone_at_once(queue):
 
 def test_an_export_for_which_there_is_no_room_is_refused_at_submission(queue):
     small = queue.settings.model_copy(update={"storage_bytes_max": 100})
-    with pytest.raises(QuotaExceeded, match=r"3\.9 KiB are needed"):
+    with pytest.raises(QuotaExceeded, match=r"3\.91 KiB are needed"):
         _export(queue, settings=small)
     limited = queue.settings.model_copy(update={"artifact_bytes_max": 100})
     with pytest.raises(QuotaExceeded, match="files of at most 100 B are made here"):

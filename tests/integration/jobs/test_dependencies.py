@@ -65,13 +65,13 @@ def test_room_for_what_is_made_of_another_jobs_dataset_is_looked_for_once_that_i
     _register(queue, DEMO)
     queue.publish(claim)
     assert queue.claim(worker).job_id == second.id
-    # A pyramid of the layer takes 64 ** 3 voxels of four bytes / 7 = 146.3 KiB.
+    # A pyramid of the layer takes 64 ** 3 voxels of four bytes / 7 = 146 KiB.
     full = replace(queue, settings=queue.settings.model_copy(update={"storage_bytes_max": 100 * 2**10}))
     assert full.call(jobs.claim, worker) is None
     job = full.show(third.id).job
     assert (job.state, job.failure_class, job.code) == ("failed", "user_input", "quota-exceeded")
     assert job.message == (
-        "146.3 KiB are needed, and the organization has 100.0 KiB of 100.0 KiB left; delete datasets and empty the "
+        "146 KiB are needed, and the organization has 100 KiB of 100 KiB left; delete datasets and empty the "
         "trash, or ask the operator for more room"
     )
 

@@ -1,10 +1,10 @@
-"""How times, sizes and values look."""
+"""How times and values look."""
 
 from __future__ import annotations
 
 import pytest
 
-from voxelworks.cli._show import Line, duration, plain, size
+from voxelworks.cli._show import Line, duration, plain
 
 
 @pytest.mark.parametrize(
@@ -16,14 +16,6 @@ from voxelworks.cli._show import Line, duration, plain, size
 )  # fmt: skip
 def test_a_duration_is_written_as_people_say_it(seconds: float, text: str) -> None:
     assert duration(seconds) == text
-
-
-@pytest.mark.parametrize(
-    ("count", "text"),
-    [(0, "0 B"), (999, "999 B"), (1000, "1.0 kB"), (3_340_000, "3.3 MB"), (2 * 10**15, "2000.0 TB")],
-)
-def test_a_size_is_written_with_its_unit(count: int, text: str) -> None:
-    assert size(count) == text
 
 
 def test_values_lose_the_marks_of_json() -> None:
