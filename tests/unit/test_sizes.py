@@ -15,6 +15,6 @@ from voxelworks.sizes import size_text
         (2**30, "1 GiB"),
         (2**62, "4096 PiB"),
     ],
-)
+)  # fmt: skip
 def test_a_size_is_written_with_its_unit(count, text):
     assert size_text(count) == text
