@@ -233,8 +233,8 @@ def test_a_conversion_that_the_organization_has_no_room_for_is_refused(queue):
     with pytest.raises(QuotaExceeded) as refused:
         queue.submit_convert("cortex", settings=_limited(queue, 1599))
     assert str(refused.value) == (
-        "1.56 KiB are needed, and the organization has 1.56 KiB of 1.56 KiB left; delete datasets and empty the trash, or "
-        "ask the operator for more room"
+        "1.56 KiB are needed, and the organization has 1.56 KiB of 1.56 KiB left; delete datasets and empty the trash, "
+        "or ask the operator for more room"
     )
     assert _count(queue) == 0
     assert queue.submit_convert("cortex", settings=_limited(queue, 1600)).state == "queued"
