@@ -114,7 +114,7 @@ def test_a_header_that_cannot_be_is_refused(tmp_path, at, content, message):
         ("raw", lambda path: changed(path, 8, struct.pack("<Q", 2**40)), "it is cut off"),
         ("lz4", lambda path: path.write_bytes(path.read_bytes()[:-1]), "it is cut off"),
         ("lz4", lambda path: path.write_bytes(path.read_bytes()[:40]), "it is cut off"),
-        ("lz4", lambda path: changed(path, 16, struct.pack("<Q", 2**63)), "block 0 cannot lie from byte 80 to"),
+        ("lz4", lambda path: changed(path, 16, struct.pack("<Q", 2**63)), "block [01] cannot lie from byte"),
         ("lz4", lambda path: changed(path, 24, struct.pack("<Q", 0)), "block [12] cannot lie from byte"),
         ("lz4", lambda path: changed(path, 80, b"\xff" * 20), "the data is damaged"),
         ("lz4", lambda path: changed(path, 80, b"\x10\x00"), "the data is damaged"),
