@@ -62,8 +62,9 @@ def test_a_paid_job_is_submitted_with_the_keyboard_alone(site, open_page):
     page.keyboard.press("Enter")
     expect(page.locator("#quote")).to_contain_text("The price is shown when everything above is filled in")
     page.locator("#input-dataset").focus()
-    page.keyboard.type("retina")
+    page.keyboard.type("retina", delay=400)
     expect(page.locator("#input-layer")).to_have_value("cells")
+    expect(page.locator("#input-dataset")).to_have_value("retina")
     expect(page.locator("#input-dataset")).to_be_focused()
     expect(page.locator("#input-box-note")).to_contain_text(
         "The whole layer: 2000 × 1000 × 500 voxels in mag 1"
@@ -96,6 +97,27 @@ def test_a_price_that_comes_late_does_not_replace_what_came_with_the_form(site, 
     expect(page.locator("#input-box-note")).to_contain_text(whole)
     page.wait_for_timeout(2500)
     expect(page.locator("#input-box-note")).to_contain_text(whole)
+
+
+def test_what_is_typed_while_the_form_is_on_its_way_stays(site, open_page):
+    page = open_page(MAKE)
+    held = []
+    page.route("**/new", lambda route: held.append(route))
+    page.locator("#input-dataset").select_option("tectum")
+    page.locator("#input-dataset").select_option("retina")
+    target = page.locator("#input-target")
+    target.press_sequentially("retina_cell")
+    page.keyboard.press("Home")
+    page.keyboard.type("my_")
+    while len(held) < 2:
+        page.wait_for_timeout(20)
+    held[1].continue_()
+    expect(page.locator("#input-layer")).to_have_value("cells")
+    expect(page.locator("#input-dataset")).to_have_value("retina")
+    expect(target).to_be_focused()
+    page.keyboard.type("new_")
+    expect(target).to_have_value("my_new_retina_cell")
+    expect(page.locator("#quote .total")).to_have_text("Total1 credit")
 
 
 def test_box_and_mag_change_the_price_at_once(site, open_page):

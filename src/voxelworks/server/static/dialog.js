@@ -48,21 +48,71 @@
     (list.matches("select") ? list : found[0]?.querySelector("input") || list).focus();
   });
 
-  // What was unfolded stays so when the form comes back.
+  // The form comes anew when something was chosen. A name may be typed into a list letter by letter: a form that comes
+  // in between would cut it short.
+  const BETWEEN_LETTERS_MS = 1000; // After that browsers take a letter for the first one of another name.
+  let letterAt = -Infinity;
+  let waiting;
+
+  function refresh(input) {
+    clearTimeout(waiting);
+    waiting = setTimeout(() => htmx.trigger(input, "chosen"), letterAt + BETWEEN_LETTERS_MS - performance.now());
+  }
+
+  document.addEventListener("change", (event) => {
+    if (event.target.matches("#dialog [hx-trigger=chosen]")) refresh(event.target);
+  });
+
+  document.addEventListener("keydown", (event) => {
+    if (event.key.length !== 1 || !event.target.matches("#dialog select[hx-trigger=chosen]")) return;
+    letterAt = performance.now();
+    htmx.trigger(document.getElementById("main"), "htmx:abort");
+    refresh(event.target);
+  });
+
+  // What was unfolded or filled in while the form was on its way stays so when it comes.
+  const sent = new WeakMap(); // What the form held when a request left, by request.
   let unfolded = [];
+  let typed = [];
+
+  const held = (input) => (input.type === "checkbox" ? input.checked : input.value);
+
+  function inputs() {
+    return [...document.querySelectorAll("#dialog :is(input, select):not([type=hidden])")].filter((input) => input.id);
+  }
+
+  document.addEventListener("htmx:beforeSend", (event) => {
+    if (event.detail.target.id !== "dialog") return;
+    sent.set(event.detail.xhr, new Map(inputs().map((input) => [input.id, held(input)])));
+  });
 
   document.addEventListener("htmx:beforeSwap", (event) => {
     // The form that comes brings its own price: one that was asked for before must not come after it.
     const quote = document.getElementById("quote");
     if (quote && event.detail.target !== quote && event.detail.target.contains(quote)) htmx.trigger(quote, "htmx:abort");
     unfolded = [...document.querySelectorAll("#dialog details[open]")].map((part) => part.id);
+    const before = sent.get(event.detail.xhr);
+    typed = before ? inputs().filter((input) => before.get(input.id) !== held(input)) : [];
   });
+
+  function fillIn(old) {
+    const input = document.getElementById(old.id);
+    if (!input || input.type !== old.type) return;
+    if (input.type === "checkbox") input.checked = old.checked;
+    else input.value = old.value;
+    if (input === document.activeElement && input.type === "text") {
+      input.setSelectionRange(old.selectionStart, old.selectionEnd);
+    }
+    input.dispatchEvent(new Event("input", { bubbles: true })); // It is priced anew.
+  }
 
   document.addEventListener("htmx:afterSwap", () => {
     for (const id of unfolded) {
       const part = document.getElementById(id);
       if (part) part.open = true;
     }
+    for (const old of typed) fillIn(old);
+    typed = [];
   });
 
   function showFinds() {
