@@ -60,16 +60,23 @@ def tables(figures: Json) -> str:
         "Counted besides",
         "Outcome",
         "Seconds",
+        "Run",
     ]
-    lines = [head, [":--"] * 3 + ["--:"] * 4 + [":--"] * 2 + ["--:"]]
+    lines = [head, [":--"] * 3 + ["--:"] * 4 + [":--"] * 2 + ["--:", ":--"]]
+    places = list(dict.fromkeys(map(_place, records)))
     for (test, about, database), group in sorted(
         groups.items(), key=lambda item: (_order(item[0][0]), item[0][1:])
     ):
         sums = [_sum(group, name) for name in ("jobs", "kills", "lost", "doubled")]
         wall_s = str(sum(record["wall_s"] for record in group))
-        lines.append([test, about, database, *sums, _counted(group), _outcome(group), wall_s])
+        run = _runs(group, places)
+        lines.append([test, about, database, *sums, _counted(group), _outcome(group), wall_s, run])
     table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
-    return "\n\n".join([*_provenances(figures["command"], records), table])
+    sentence = (
+        f"`{figures['command']}`; the last column says when, from which commit (`+`: changed), and where:"
+    )
+    listed = "\n".join(f"{number}. {place}" for number, place in enumerate(places, 1))
+    return "\n\n".join([sentence, listed, table])
 
 
 def mutants(figures: Json) -> str:
@@ -93,22 +100,26 @@ def _sum(group: list[Json], name: str) -> str:
     return str(sum(found)) if found else "–"
 
 
-def _provenances(command: str, rows: list[Json]) -> list[str]:
-    """Say where the rows come from; usually all from the same place."""
-    sentences = []
-    for row in rows:
-        machine, versions = row["machine"], row["versions"]
-        sentences.append(
-            f"`{command}` on {row['date'][:10]}, commit `{_short(row['commit'])}`.\n"
-            f"Machine: {machine['processor']}, {machine['cores']} cores, {machine['memory_gib']:.0f} GiB, "
-            f"{machine['system']}, {machine['file_system']}.\n"
-            f"Versions: {', '.join(f'{name} {number}' for name, number in versions.items())}."
-        )
-    return list(dict.fromkeys(sentences))
+def _place(record: Json) -> str:
+    """Say what a row ran on."""
+    machine, versions = record["machine"], record["versions"]
+    return (
+        f"{machine['processor']}, {machine['cores']} cores, {machine['memory_gib']:.0f} GiB, "
+        f"{machine['system']}, {machine['file_system']}; "
+        f"{', '.join(f'{name} {number}' for name, number in versions.items())}."
+    )
+
+
+def _runs(group: list[Json], places: list[str]) -> str:
+    """Say when, from which commit and on which of the places a row was run."""
+    runs = {
+        f"{row['date'][:10]} `{_short(row['commit'])}` ({1 + places.index(_place(row))})" for row in group
+    }
+    return ", ".join(sorted(runs))
 
 
 def _short(commit: str) -> str:
-    return commit[:12] + ("+" if commit.endswith("+") else "")
+    return commit[:7] + ("+" if commit.endswith("+") else "")
 
 
 def _outcome(group: list[Json]) -> str:
