@@ -31,6 +31,8 @@ from voxelworks.testing.rounds import rounds
 
 FAILURES = st.sampled_from(["infrastructure", "resources", "user_input", "program_error", "timed_out"])
 CREDIT = 10**9
+STEPS = 50
+ABOUT = "Random histories of 50 steps: users, workers, the reaper, the clock"
 HELD = ("claimed", "running", "cancelling")
 
 
@@ -307,11 +309,19 @@ class JobsMachine(RuleBasedStateMachine):
             assert self.ended.setdefault(job.id, fixed) == fixed
 
 
-def test_the_rules_hold_on_sqlite():
-    state_machines.run(JobsMachine, sqlite_database, examples=rounds(15, 5000), steps=50)
+@pytest.mark.faults("T11", ABOUT)
+def test_the_rules_hold_on_sqlite(record_property):
+    count = rounds(15, 500)
+    state_machines.run(JobsMachine, sqlite_database, examples=count, steps=STEPS)
+    record_property("database", "sqlite")
+    record_property("histories", count)
 
 
-def test_the_rules_hold_on_postgresql(postgresql_server):
+@pytest.mark.faults("T11", ABOUT)
+def test_the_rules_hold_on_postgresql(postgresql_server, record_property):
+    count = rounds(5, 500)
     state_machines.run(
-        JobsMachine, lambda: postgresql_database(postgresql_server), examples=rounds(5, 1000), steps=50
+        JobsMachine, lambda: postgresql_database(postgresql_server), examples=count, steps=STEPS
     )
+    record_property("database", "postgresql")
+    record_property("histories", count)
