@@ -19,7 +19,16 @@ from voxelworks.testing.rounds import rounds
 from .drill_site import DrillSite
 
 collect_ignore = rounds(
-    ["test_database_outage.py", "test_full_disk.py", "test_network.py", "test_schema_fuzz.py"], []
+    [
+        "test_bad_workers.py",
+        "test_clocks.py",
+        "test_database_outage.py",
+        "test_full_disk.py",
+        "test_load.py",
+        "test_network.py",
+        "test_schema_fuzz.py",
+    ],
+    [],
 )
 """Only in `make test-faults`: they need a file system or a server of their own, or minutes even in their short form."""
 

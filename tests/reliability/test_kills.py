@@ -37,7 +37,7 @@ def test_killed_workers_lose_and_double_nothing(
 
     with every(1.0, strike, dice) as maybe_strike:
         # Otherwise most jobs would have ended before the last one is submitted.
-        for _ in range(rounds(40, 1000)):
+        for _ in range(rounds(25, 1000)):
             site.submit(seconds=dice.uniform(0.5, SECONDS_MAX))
             maybe_strike()
         site.wait_until_done(maybe_strike)

@@ -141,8 +141,7 @@ def test_a_job_is_begun_from_a_dataset_with_the_keyboard(site, open_page, fly):
     expect(link).to_be_hidden()
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [390, 1280])
+@pytest.mark.parametrize(("scheme", "width"), [("light", 1280), ("dark", 390)])
 def test_axe_finds_no_barrier_in_pictures_and_menu(site, open_page, barriers, fly, scheme, width):
     page = open_page("/datasets/fly", scheme=scheme, width=width, bypass_csp=True)
     page.locator(".run-menu summary").click()

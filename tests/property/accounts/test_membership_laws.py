@@ -337,10 +337,10 @@ class Accounts(RuleBasedStateMachine):
 
 
 def test_the_laws_hold_on_sqlite():
-    state_machines.run(Accounts, sqlite_database, examples=rounds(12, 1000), steps=100)
+    state_machines.run(Accounts, sqlite_database, examples=rounds(8, 1000), steps=100)
 
 
 def test_the_laws_hold_on_postgresql(postgresql_server):
     state_machines.run(
-        Accounts, lambda: postgresql_database(postgresql_server), examples=rounds(2, 150), steps=100
+        Accounts, lambda: postgresql_database(postgresql_server), examples=rounds(1, 150), steps=100
     )
