@@ -15,9 +15,9 @@ import httpx
 import pytest
 
 from voxelworks.client import Client
+from voxelworks.client._sending import REQUESTS_AT_ONCE
 from voxelworks.errors import NotAllowed
 from voxelworks.protocol.uploads import REQUEST_BYTES, Piece, ReceivedFile, UploadView
-from voxelworks.sending import REQUESTS_AT_ONCE
 from voxelworks.testing.rounds import rounds
 
 from .bad_network import BadNetwork, Weather

@@ -7,9 +7,7 @@ import threading
 
 import pytest
 
-from voxelworks import client as client_module
-from voxelworks import sending
-from voxelworks.client import Client
+from voxelworks.client import Client, _sending, _transport
 from voxelworks.errors import InvalidInput, NotAllowed, ServerUnreachable, SourceNotFound, TargetExists
 from voxelworks.protocol.messages import SealedResult
 from voxelworks.protocol.uploads import PIECE_BYTES, MissingFile, NewFile, NewUpload, Piece, pack
@@ -100,8 +98,8 @@ def test_a_server_that_is_away_is_waited_for(served, stack, monkeypatch):
         return answer
 
     monkeypatch.setattr(Client, "_send_once", flaky)
-    monkeypatch.setattr(sending, "BACKOFF_BASE_S", 0.01)
-    monkeypatch.setattr(client_module, "RETRY_WAITS_S", ())
+    monkeypatch.setattr(_sending, "BACKOFF_BASE_S", 0.01)
+    monkeypatch.setattr(_transport, "RETRY_WAITS_S", ())
     upload = served.client.upload(stack)
     assert next(failures, None) is None
     assert _stored(served, upload) == _contents(stack)
@@ -222,7 +220,7 @@ def test_stopping_ends_a_sending_soon_and_it_goes_on_later(served, stack, monkey
         raise KeyboardInterrupt
 
     with monkeypatch.context() as stopped:
-        stopped.setattr(sending, "wait", interrupted)
+        stopped.setattr(_sending, "wait", interrupted)
         with pytest.raises(KeyboardInterrupt):
             served.client.upload(stack)
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("upload")]
@@ -241,7 +239,7 @@ def test_small_files_go_together_and_large_ones_alone():
         file(3, 9 * mib),
         *(file(n, 1) for n in range(4, 40)),
     ]
-    groups = [[one.number for one in group] for group in sending._together(given)]
+    groups = [[one.number for one in group] for group in _sending._together(given)]
     assert groups == [[0, 1], [2], [3], [*range(4, 36)], [*range(36, 40)]]
 
 

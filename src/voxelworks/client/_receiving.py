@@ -18,6 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from voxelworks.client._sending import BACKOFF_BASE_S, BACKOFF_CAP_S, PATIENCE_S
 from voxelworks.errors import (
     DiskFull,
     NotFound,
@@ -27,15 +28,14 @@ from voxelworks.errors import (
     TargetNotWritable,
 )
 from voxelworks.protocol.views import ArtifactView
-from voxelworks.sending import BACKOFF_BASE_S, BACKOFF_CAP_S, PATIENCE_S
 from voxelworks.sizes import size_text
 
 if TYPE_CHECKING:
-    from voxelworks.client import Client
+    from voxelworks.client._jobs import JobCalls
 
 
 def receive_file(
-    client: Client,
+    client: JobCalls,
     job_id: str,
     path: Path,
     *,
@@ -70,7 +70,7 @@ class _Receiving:
 
     def __init__(
         self,
-        client: Client,
+        client: JobCalls,
         artifact: ArtifactView,
         descriptor: int,
         on_progress: Callable[[int, int], object],

@@ -39,7 +39,7 @@ from voxelworks.protocol.uploads import (
 )
 
 if TYPE_CHECKING:
-    from voxelworks.client import Client
+    from voxelworks.client._uploads import UploadCalls
 
 REQUESTS_AT_ONCE = 4
 ROUNDS_MAX = 3
@@ -51,7 +51,7 @@ _T = TypeVar("_T")
 
 
 def send_files(
-    client: Client,
+    client: UploadCalls,
     files: Mapping[str, Path],
     *,
     is_converted: bool = False,
@@ -115,7 +115,7 @@ class _Sending:
 
     def __init__(
         self,
-        client: Client,
+        client: UploadCalls,
         upload: UploadView,
         files: Mapping[str, Path],
         patience: _Patience,
