@@ -126,6 +126,10 @@ class _Reader:
             raise InvalidAnnotation(
                 f"the NML is no proper XML ({expat.ErrorString(error.code)}, line {error.lineno}); export it again"
             ) from error
+        except (LookupError, ValueError) as error:  # by Python's side of the parser
+            raise InvalidAnnotation(
+                f"the NML states an encoding that is not read ({error}); save it as UTF-8"
+            ) from error
         return AnnotationSummary(
             dataset_name=self._dataset_name, tree_count=self._tree_count, node_count=self._node_count,
             volume_layers=tuple(self._layers), bounding_boxes=tuple(self._boxes),

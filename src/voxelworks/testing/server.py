@@ -32,7 +32,7 @@ from voxelworks.protocol.people import LOCAL_ORGANIZATION_ID
 from voxelworks.server import serve
 from voxelworks.settings import Settings
 
-START_TIMEOUT_S = 30.0
+START_TIMEOUT_S = 120.0
 SLOTS = 100
 """Jobs that a pretending worker may hold at once."""
 

@@ -174,9 +174,19 @@ def test_a_closed_tab_costs_only_what_was_under_way(site, open_page, stack, gate
     assert 0 <= first + sum(gate.passed) - view.size_bytes <= headers_bytes * (1 + len(gate.passed))
 
 
+SLOW_DISK = """() => {
+    const read = Blob.prototype.arrayBuffer;
+    Blob.prototype.arrayBuffer = async function () {
+        await new Promise((goOn) => setTimeout(goOn, 300));
+        return read.call(this);
+    };
+}"""
+
+
 def test_an_upload_outlives_a_cut_network_a_failing_server_and_an_ended_log_in(site, open_page, stack, gate):
     page = open_page("/uploads/new")
     gate.requests_max = 0
+    page.evaluate(SLOW_DISK)  # so that the button is clicked before the files are looked at
     choose(page, stack)
     page.get_by_label("Name").last.fill("patient")
     page.get_by_label("Voxel size in nm").fill("4,4,40")

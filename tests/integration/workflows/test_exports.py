@@ -24,11 +24,12 @@ from voxelworks.errors import (
 )
 from voxelworks.geometry import MAG1, Box, Mag, VoxelSize
 from voxelworks.settings import Settings
+from voxelworks.testing.rounds import rounds
 from voxelworks.volumes.dataset import Dataset
 from voxelworks.workflows import _planes, export_ome_zarr
 
 COLOR = ("uint8", "int8", "uint16", "int16", "uint32", "int32", "float32", "rgb")
-LABELS = ("uint8", "uint16", "uint32", "uint64", "int64")
+LABELS = ("uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64", "int64")
 COMPRESSIONS = ("none", "deflate", "zstd")
 KINDS = [*(("color", name) for name in COLOR), *(("segmentation", name) for name in LABELS)]
 
@@ -101,7 +102,9 @@ corners = st.tuples(*[st.integers(0, 70)] * 3)
 sizes = st.tuples(*[st.integers(1, 50)] * 3)
 
 
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=rounds(12, 200), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(data=st.data(), kind=st.sampled_from(KINDS), corner=corners, size=sizes)
 def test_what_was_exported_can_be_converted_back(tmp_path_factory, data, kind, corner, size):
     folder = tmp_path_factory.mktemp("roundtrip")
@@ -118,7 +121,9 @@ def test_what_was_exported_can_be_converted_back(tmp_path_factory, data, kind, c
     with zipfile.ZipFile(export(folder, "out.zip", box=str(part))) as archive:
         archive.extractall(folder / "sections")
     export(folder, "out.ome.tif", box=str(part), format="ome_tiff")
-    for name, source in (("a", folder / "sections" / "em"), ("b", folder / "out.ome.tif")):
+    export(folder, "out.ome.zarr.zip", "export_ome_zarr", box=str(part))
+    sources = (folder / "sections" / "em", folder / "out.ome.tif", folder / "out.ome.zarr.zip")
+    for name, source in zip("abc", sources, strict=True):
         answer = voxelworks.run(
             "convert", source=str(source), target=str(folder / name), category=category, pyramid=False,
             cluster="serial",
@@ -171,16 +176,17 @@ def test_a_file_says_how_large_its_voxels_are_and_where_it_was(tmp_path):
     assert {pixels[f"PhysicalSize{axis}Unit"] for axis in "XYZ"} == {"nm"}
 
 
-def test_ids_that_ome_tiff_cannot_hold_are_refused(tmp_path):
+@pytest.mark.parametrize(("dtype", "value"), [("uint64", 2**32), ("int64", 2**31), ("int64", -(2**31) - 1)])
+def test_ids_that_ome_tiff_cannot_hold_are_refused(tmp_path, dtype, value):
     dataset = Dataset.create(tmp_path / "cells", VoxelSize(4, 4, 4))
-    array = dataset.add_layer("em", "segmentation", "uint64", 1, Box((0, 0, 0), (4, 4, 4))).add_mag(
+    array = dataset.add_layer("em", "segmentation", dtype, 1, Box((0, 0, 0), (4, 4, 4))).add_mag(
         MAG1, shard_zyx=(64, 64, 64)
     )
-    array.write(array.box, np.full((1, 4, 4, 4), 2**32, np.uint64))
+    array.write(array.box, np.full((1, 4, 4, 4), value, dtype))
     dataset.write_metadata()
-    with pytest.raises(UnsupportedDtype, match="holds the value 4294967296"):
+    with pytest.raises(UnsupportedDtype, match=f"holds the value {value}"):
         export(tmp_path, "out.ome.tif", format="ome_tiff")
-    assert (read_sections(export(tmp_path, "out.zip"))[1] == 2**32).all()
+    assert (read_sections(export(tmp_path, "out.zip"))[1] == value).all()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["cells", "out.zip"]
 
 
@@ -251,7 +257,7 @@ def test_an_export_that_was_stopped_goes_on_and_gives_the_same_bytes(
     assert not (tmp_path / ".voxelworks").exists()
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=rounds(8, 100), deadline=None)
 @given(kind=st.sampled_from(KINDS), corner=corners, size=sizes)
 def test_an_ome_zarr_holds_the_voxels_and_where_they_lie(tmp_path_factory, kind, corner, size):
     folder = tmp_path_factory.mktemp("zarr")

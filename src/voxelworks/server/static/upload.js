@@ -24,6 +24,8 @@
 
   let chosen = null; // What was recognised: layers with their files, or a zip.
   let look = 0; // Counts choices: the look at an earlier one is given up.
+  let looking = null; // Ends with the look at the last one.
+  let isBeginning = false;
   let upload = null; // What is under way.
   const filled = { name: "", voxel: "" }; // What this page wrote into the fields.
 
@@ -41,7 +43,7 @@
     element(input).addEventListener("change", (event) => {
       const files = [...event.target.files].map((file) => ({ file, path: file.webkitRelativePath || file.name }));
       event.target.value = ""; // the same folder may be chosen again
-      if (files.length) recognise(files);
+      if (files.length) looking = recognise(files);
     });
   }
 
@@ -68,7 +70,7 @@
       say("looked", "The folder could not be read; choose it with the button instead.");
       return;
     }
-    if (files.length) recognise(files);
+    if (files.length) looking = recognise(files);
     else say("looked", "There are no files in it.");
   }
 
@@ -386,9 +388,17 @@
 
   // Sending
 
-  form.addEventListener("submit", (event) => {
+  form.addEventListener("submit", async (event) => {
     event.preventDefault();
-    if (!upload) start();
+    if (upload || isBeginning) return;
+    isBeginning = true;
+    // Whoever is faster than the look at the files has chosen them all the same.
+    try {
+      for (let seen; seen !== looking;) await (seen = looking);
+    } finally {
+      isBeginning = false;
+    }
+    start();
   });
 
   async function start() {

@@ -20,6 +20,7 @@ from voxelworks.geometry import VoxelSize
 from voxelworks.volumes.formats import hdf5
 from voxelworks.volumes.formats.source import ReadOptions, SourceFile, Volume
 from voxelworks.volumes.formats.units import unit_name
+from voxelworks.volumes.formats.xml import parse_xml
 
 NAME = "BigDataViewer"
 _XML_BYTES_MAX = 64 * 2**20
@@ -92,13 +93,7 @@ def _setups(file: SourceFile) -> dict[str, _Setup]:
         raise UnsupportedFormat(f"{file.name} is {file.size} bytes long; it is no XML of BigDataViewer")
     with file.open() as handle:
         data = handle.read_all()
-    # Without a document type there are no entities, and nothing that an XML parser could be tricked with.
-    if b"<!DOCTYPE" in data or b"<!ENTITY" in data:
-        raise UnsupportedFormat(f"{file.name} is XML with a document type; save it anew")
-    try:
-        root = ElementTree.fromstring(data)  # noqa: S314
-    except ElementTree.ParseError as error:
-        raise UnsupportedFormat(f"{file.name} is damaged XML ({error}); save it anew") from error
+    root = parse_xml(data, file.name, "XML")
     setups = {}
     for element in root.iter("ViewSetup"):
         number = (element.findtext("id") or "").strip()

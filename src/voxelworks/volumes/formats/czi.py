@@ -45,6 +45,7 @@ from voxelworks.volumes.formats.source import (
     decoding,
     listed,
 )
+from voxelworks.volumes.formats.xml import parse_xml
 
 NAME = "CZI"
 SIGNATURE = b"ZISRAWFILE\0"
@@ -253,13 +254,7 @@ def _metadata(handle: OpenFile, offset: int) -> ElementTree.Element:
     if not 0 <= size <= _XML_BYTES_MAX:
         raise UnsupportedFormat(f"{name} states {size} bytes of metadata; save it anew in ZEN")
     xml = handle.read(size, offset + _SEGMENT.size + 256).rstrip(b"\0")
-    # Without a document type there are no entities, and nothing that an XML parser could be tricked with.
-    if b"<!DOCTYPE" in xml or b"<!ENTITY" in xml:
-        raise UnsupportedFormat(f"{name} has metadata with a document type; save it anew in ZEN")
-    try:
-        return ElementTree.fromstring(xml) if xml else ElementTree.Element("ImageDocument")  # noqa: S314
-    except ElementTree.ParseError as error:
-        raise UnsupportedFormat(f"{name} has damaged metadata ({error}); save it anew in ZEN") from error
+    return parse_xml(xml, name, "metadata") if xml else ElementTree.Element("ImageDocument")
 
 
 def _words(entries: Sequence[_Entry], metadata: ElementTree.Element) -> dict[tuple[str, int], str]:

@@ -175,8 +175,8 @@ def open_volumes(file: SourceFile, options: ReadOptions) -> tuple[Volume, ...]:
 
 def _images(root: Mapping[str, _Tag]) -> list[Mapping[str, _Tag]]:
     images = [image for image in _group(root, "ImageList").values() if isinstance(image, Mapping)]
-    stated = {thumbnail.get("ImageIndex") for thumbnail in _group(root, "Thumbnails").values()
-              if isinstance(thumbnail, Mapping)}  # fmt: skip
+    thumbnails = [item for item in _group(root, "Thumbnails").values() if isinstance(item, Mapping)]
+    stated = [thumbnail.get("ImageIndex") for thumbnail in thumbnails]
     return [image for index, image in enumerate(images) if index not in stated or len(images) == 1]
 
 
@@ -188,6 +188,8 @@ def _group(tags: Mapping[str, _Tag], name: str) -> Mapping[str, _Tag]:
 def _source(file: SourceFile, reader: _Reader, image: Mapping[str, _Tag]) -> RawSource:
     data = _group(image, "ImageData")
     kind, stored, extents = data.get("DataType", 0), data["Data"], list(_group(data, "Dimensions").values())
+    if not isinstance(kind, int):
+        raise UnsupportedFormat(f"{file.name} does not say what its values are; it is damaged, save it anew")
     if kind not in _DTYPES:
         raise UnsupportedDtype(
             f"{file.name} holds {_REFUSED.get(kind, 'unknown')} values (type {kind}); save it as float32"

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from voxelworks.errors import UnsupportedDtype, UnsupportedFormat
-from voxelworks.volumes.formats.samples import Samples
+from voxelworks.volumes.formats.samples import Samples, refuse_bomb
 from voxelworks.volumes.formats.source import (
     ImageSource,
     OpenFile,
@@ -87,6 +87,7 @@ def read_section(file: SourceFile) -> JpegPlane:
     if not (height and width):
         raise UnsupportedFormat(f"{file.name} does not state its size; save it anew")
     samples = Samples(np.dtype(np.uint8), channel_count)
+    refuse_bomb(file.name, samples, height, width, file.size)
     return JpegPlane(file, samples.form(height, width), samples, offset)
 
 

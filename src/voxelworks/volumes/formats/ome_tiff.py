@@ -16,6 +16,7 @@ from voxelworks.errors import InvalidGeometry, MissingSections, UnsupportedForma
 from voxelworks.geometry import VoxelSize
 from voxelworks.volumes.formats.parts import distinct, numbered, part_name
 from voxelworks.volumes.formats.source import ReadOptions, SourceFile, listed
+from voxelworks.volumes.formats.xml import parse_xml
 
 _XML_BYTES_MAX = 64 * 2**20
 _DIRECTORY_BYTES_MIN = 18
@@ -64,14 +65,14 @@ def parse(file: SourceFile, xml: str) -> list[OmeImage]:
     UnsupportedFormat
         If it is damaged, or describes nothing.
     """
-    root = _root(file.name, xml)
+    root = parse_xml(xml, file.name, "OME-XML")
     uuid, companions = root.get("UUID", ""), []
     for only in _children(root, "BinaryOnly"):
         companion = _companion(file, only.get("MetadataFile", ""))
         uuid = only.get("UUID", uuid)
         companions.append(companion.path)
         with companion.open() as handle:
-            root = _root(companion.name, handle.read_all().decode(errors="replace"))
+            root = parse_xml(handle.read_all(), companion.name, "OME-XML")
     found = [(image, p) for image in _children(root, "Image") for p in _children(image, "Pixels")]
     if not found:
         raise UnsupportedFormat(f"{file.name} has OME-XML that describes no image; save it anew")
@@ -80,16 +81,6 @@ def parse(file: SourceFile, xml: str) -> list[OmeImage]:
         OmeImage(file.name, uuid, name, pixels, tuple(companions))
         for name, (_, pixels) in zip(names, found, strict=True)
     ]
-
-
-def _root(file_name: str, xml: str) -> ElementTree.Element:
-    # Without a document type there are no entities, and nothing that an XML parser could be tricked with.
-    if "<!DOCTYPE" in xml or "<!ENTITY" in xml:
-        raise UnsupportedFormat(f"{file_name} has OME-XML with a document type; save it anew")
-    try:
-        return ElementTree.fromstring(xml)  # noqa: S314
-    except ElementTree.ParseError as error:
-        raise UnsupportedFormat(f"{file_name} has damaged OME-XML ({error}); save it anew") from error
 
 
 def _companion(file: SourceFile, name: str) -> SourceFile:

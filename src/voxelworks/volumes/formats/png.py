@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from voxelworks.errors import UnsupportedFormat
-from voxelworks.volumes.formats.samples import Samples, checked
+from voxelworks.volumes.formats.samples import Samples, checked, refuse_bomb
 from voxelworks.volumes.formats.source import (
     ImageSource,
     OpenFile,
@@ -93,6 +93,7 @@ def read_section(file: SourceFile) -> PngPlane:
     has_alpha = kind in (_GREY_ALPHA, _RGB_ALPHA) or is_transparent
     stored = np.dtype(np.uint16 if bits == 16 else np.uint8)
     samples = checked(file.name, Samples(stored, channel_count, has_alpha))
+    refuse_bomb(file.name, samples, height, width, file.size)
     # A colour table has entries of 8 bits, however few bits choose among them.
     return PngPlane(file, samples.form(height, width), samples, 8 if kind == _TABLE else bits, has_grey_table)
 

@@ -15,6 +15,8 @@ from voxelworks.volumes.formats.source import OpenFile, Plane, PlaneForm, Source
 _KEPT = ("uint8", "uint16", "uint32", "uint64", "int8", "int16", "int32", "int64", "float32")
 _WIDENED = {"bool": "uint8", "float16": "float32"}
 """Exact in the larger type. A bit stays 0 or 1: it is not stretched to 255."""
+_BOMB_BYTES, _BOMB_RATIO = 4 * 2**30, 100_000
+"""What unpacks to more, and to so many times its size, is made to fill disks: black images are larger."""
 
 
 @dataclass(frozen=True)
@@ -92,6 +94,20 @@ class ChannelPlane:
 def value_dtype(stored: np.dtype[Any]) -> np.dtype[Any]:
     """Give the voxel type of samples, in the byte order of this machine."""
     return np.dtype(_WIDENED.get(stored.name, stored.name))
+
+
+def refuse_bomb(file_name: str, samples: Samples, height: int, width: int, stored_bytes: int) -> None:
+    """Refuse a packed image that claims far more pixels than its bytes can hold.
+
+    Raises
+    ------
+    UnsupportedFormat
+    """
+    nbytes = height * width * samples.pixel_bytes
+    if nbytes > _BOMB_BYTES and nbytes > _BOMB_RATIO * stored_bytes:
+        raise UnsupportedFormat(
+            f"{file_name} claims {width} x {height} pixels in {stored_bytes} bytes; it is no usable image"
+        )
 
 
 def checked(name: str, samples: Samples) -> Samples:

@@ -24,7 +24,7 @@ from voxelworks.geometry import VoxelSize
 from voxelworks.volumes.formats import ome_tiff
 from voxelworks.volumes.formats.parts import COLOURS, distinct, numbered, part_name
 from voxelworks.volumes.formats.raw import RawPlane
-from voxelworks.volumes.formats.samples import ChannelPlane, Samples, checked
+from voxelworks.volumes.formats.samples import ChannelPlane, Samples, checked, refuse_bomb
 from voxelworks.volumes.formats.source import (
     ImageSource,
     OpenFile,
@@ -42,8 +42,6 @@ NAME = "TIFF"
 SUFFIXES = (".tif", ".tiff")
 SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
-_BOMB_BYTES, _BOMB_RATIO = 4 * 2**30, 100_000
-"""A page that unpacks to more, and to so many times its size, is made to fill disks: black images are larger."""
 _PLAIN_KINDS = {"generic", "uniform", "shaped", "sis", "nih"}
 _PRINTED_NM_MIN = 20_000
 """Coarser pixels are the resolution of a printer, not of a microscope."""
@@ -251,12 +249,9 @@ def _page_plane(file: SourceFile, page: tifffile.TiffPage) -> RawPlane | CodedPl
         raise UnsupportedFormat(
             f"{file.name} is cut short: it has {file.size} of {max(ends)} bytes; copy it again"
         )
-    page_bytes = height * width * samples.pixel_bytes
     # A raw page lies in the file as a whole, whatever count it states: 32 bits are too few for that of a large one.
-    if not is_raw and page_bytes > _BOMB_BYTES and page_bytes > _BOMB_RATIO * sum(page.databytecounts):
-        raise UnsupportedFormat(
-            f"{file.name} claims {width} x {height} pixels in {sum(page.databytecounts)} bytes; it is no usable image"
-        )
+    if not is_raw:
+        refuse_bomb(file.name, samples, height, width, sum(page.databytecounts))
     if is_raw:
         return RawPlane(
             file, form, samples, page.dataoffsets[0], page.planarconfig == 2 and samples.count > 1

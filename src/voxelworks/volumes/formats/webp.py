@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from voxelworks.errors import UnsupportedFormat
-from voxelworks.volumes.formats.samples import Samples
+from voxelworks.volumes.formats.samples import Samples, refuse_bomb
 from voxelworks.volumes.formats.source import (
     ImageSource,
     OpenFile,
@@ -98,4 +98,5 @@ def read_section(file: SourceFile) -> WebpPlane:
     else:
         raise UnsupportedFormat(f"{file.name} has a damaged WebP header; copy it again")
     samples = Samples(np.dtype(np.uint8), 3, has_alpha)
+    refuse_bomb(file.name, samples, height, width, file.size)
     return WebpPlane(file, samples.form(height, width), samples)

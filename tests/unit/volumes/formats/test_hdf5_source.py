@@ -231,4 +231,9 @@ def test_setups_of_bigdataviewer_are_volumes_with_the_voxel_size_of_the_xml(tmp_
     assert facts == [("left", "200,300,1000", "uint16", 2), ("right", "None", "uint16", 2)]
     assert np.array_equal(whole(volumes[0].source)[0], stored.view(np.uint16))
     (tmp_path / "v.xml").write_text("<!DOCTYPE a>" + SETUPS)
-    assert refusal(path) == "v.xml is XML with a document type; save it anew"
+    assert refusal(path) == "v.xml has XML with a document type; save it anew"
+    # Where no search for letters finds it.
+    (tmp_path / "v.xml").write_text('<?xml version="1.0" encoding="utf-16"?><!DOCTYPE a>' + SETUPS, "utf-16")
+    assert refusal(path) == "v.xml has XML with a document type; save it anew"
+    (tmp_path / "v.xml").write_text('<?xml version="1.0" encoding="none"?>' + SETUPS)
+    assert refusal(path) == "v.xml has damaged XML (unknown encoding: none); save it anew"

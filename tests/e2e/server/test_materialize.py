@@ -1,0 +1,98 @@
+"""An annotation from the disk of a person becomes a dataset that is looked at, in a real browser with a real worker."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from voxelworks.client import Client, ServerInfo
+from voxelworks.geometry import MAG1, Box, VoxelSize
+from voxelworks.settings import Settings
+from voxelworks.testing.independent_volumes import VolumeLayer, write_annotation
+from voxelworks.testing.server import running_server
+from voxelworks.volumes.dataset import Dataset
+
+pytestmark = pytest.mark.browser
+playwright = pytest.importorskip("playwright.sync_api")
+
+BOX = Box((0, 0, 0), (32, 24, 16))
+BELOW, EDITED = 7, 4711
+IS_READY = "() => !!window.viewer && viewer.isReady()"
+VALUE = """() => {
+    const layer = viewer.layerManager.getLayerByName('cells_materialized').layer;
+    const value = layer.getValueAt(viewer.navigationState.position.value, viewer.mouseState);
+    return value === undefined || value === null ? '' : value.toString();
+}"""
+
+
+@dataclass
+class WorkingSite:
+    """A server with a worker that works."""
+
+    info: ServerInfo
+    settings: Settings
+    client: Client
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WorkingSite]:
+    folder = tmp_path_factory.mktemp("lab")
+    dataset = Dataset.create(folder / "scope" / "neurons", VoxelSize(8, 8, 32))
+    layer = dataset.add_layer("cells", "segmentation", "uint32", 1, BOX, BELOW)
+    labels = np.full((1, *BOX.shape_zyx), BELOW, np.uint32)
+    layer.add_mag(MAG1, shard_zyx=(64, 64, 64)).write(BOX, labels)
+    dataset.write_metadata()
+    settings = Settings(home=folder / "home", port=0, import_roots={"scope": folder / "scope"})
+    with running_server(settings) as info, Client(info.url, info.token) as client:
+        client.link_dataset("neurons", "root:scope/neurons")
+        command = [sys.executable, "-m", "voxelworks", "worker", "--home", str(settings.home), "--embedded"]
+        with subprocess.Popen(command, stdin=subprocess.PIPE) as worker:
+            yield WorkingSite(info, settings, client)
+            worker.terminate()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def patience() -> Iterator[None]:
+    """Wait longer: here a worker computes on the same machine."""
+    playwright.expect.set_options(timeout=60_000)
+    yield
+    playwright.expect.set_options(timeout=5_000)
+
+
+def test_a_person_uploads_an_annotation_and_sees_what_became_of_it(site, open_page, tmp_path: Path):
+    voxels = np.full((8, 8, 8), EDITED, np.uint32)
+    layer = VolumeLayer({"1": {(1, 1, 1): voxels}}, fallback="cells")
+    file = write_annotation(tmp_path / "splits.zip", [layer], dataset="neurons")
+    page = open_page("/annotations")
+    page.get_by_label("NML or zip").set_input_files(file)
+    page.get_by_role("button", name="Upload", exact=True).click()
+    playwright.expect(page.get_by_text("The annotation is in the list.")).to_be_visible()
+    [annotation] = site.client.list_annotations()
+
+    page.goto(site.info.url + "/workflows/materialize_volume_annotation/new")
+    page.locator("#input-dataset").fill("neurons")
+    page.locator("#input-annotation").select_option(annotation.id)
+    page.locator("#input-target").fill("neurons_split")
+    page.get_by_role("button", name="Submit").first.click()
+    page.wait_for_url("**/jobs/*")
+    playwright.expect(page.locator(".status .badge")).to_have_text("Succeeded")
+
+    for box, value in (("8,8,8,8,8,8", EDITED), ("16,8,8,8,8,8", BELOW)):
+        page.goto(f"{site.info.url}/datasets/neurons_split/view?layer=cells_materialized&box={box}")
+        assert value_in_the_middle(page) == str(value)
+
+
+def value_in_the_middle(page) -> str:
+    """Wait for the data, and give the segment at the position of the viewer."""
+    deadline = time.monotonic() + 60
+    while not (page.evaluate(IS_READY) and (found := page.evaluate(VALUE))):
+        assert time.monotonic() < deadline, "the viewer shows nothing"
+        time.sleep(0.3)
+    return found
