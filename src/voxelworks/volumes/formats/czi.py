@@ -47,6 +47,7 @@ from voxelworks.volumes.formats.source import (
 )
 
 NAME = "CZI"
+SUFFIXES: tuple[str, ...] = (".czi",)
 SIGNATURE = b"ZISRAWFILE\0"
 
 _RAW, _JPEG_XR, _ZSTD, _ZSTD_HEADED = 0, 4, 5, 6
