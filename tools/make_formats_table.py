@@ -29,11 +29,16 @@ ROOT = Path(__file__).resolve().parent.parent
 FIGURES = ROOT / "docs" / "figures" / "formats.json"
 PAGE = ROOT / "docs" / "formats.md"
 BEGIN, END = "<!-- formats: begin, made by tools/make_formats_table.py -->", "<!-- formats: end -->"
+Json = dict[str, Any]
 MORE_ENTRIES = ("dicom",)
 """Folders of which SOURCE.txt lists only the files."""
+GIVEN: dict[str, Json] = {
+    "precomputed/64x64x64-raw-uint64-segmentation.dat": {"raw_size": "64,64,64", "raw_dtype": "uint64"},
+    "jpeg_tiles/temca2": {"fill_missing": True},
+}
+"""What a person has to say beside the name of the file."""
 SLAB = 32
 """Sections that are read at a time."""
-Json = dict[str, Any]
 
 
 def main() -> int:
@@ -95,11 +100,16 @@ def _entries(data: Path) -> Iterator[str]:
 def _read(data: Path, entry: str) -> Json:
     """Open one file or folder, read all its voxels, and convert it."""
     from voxelworks.errors import VoxelworksError
-    from voxelworks.volumes.formats import format_name, open_volumes
+    from voxelworks.volumes.formats import RawLayout, format_name, open_volumes
 
+    given = GIVEN.get(entry, {})
+    raw = None
+    if "raw_size" in given:
+        x, y, z = map(int, given["raw_size"].split(","))
+        raw = RawLayout((x, y, z), given["raw_dtype"])
     began = time.perf_counter()
     try:
-        volumes = open_volumes(data / entry)
+        volumes = open_volumes(data / entry, fill_missing=given.get("fill_missing", False), raw=raw)
         facts: list[Json] = []
         for volume in volumes:
             source = volume.source
@@ -113,11 +123,13 @@ def _read(data: Path, entry: str) -> Json:
                     "hash": _hash(_slabs(source)),
                 }
             )  # fmt: skip
-        name = format_name(data / entry)
+        name = format_name(data / entry) if raw is None else "raw"
     except VoxelworksError as error:
         return {"entry": entry, "refused": _plain(error.message, data)}
     record = {"entry": entry, "format": name, "volumes": facts}
-    record |= _converted(data / entry, volumes, [fact["hash"] for fact in facts], data)
+    if given:
+        record["given"] = given
+    record |= _converted(data / entry, volumes, [fact["hash"] for fact in facts], data, given)
     print(f"{entry}: {len(facts)} in {time.perf_counter() - began:.1f} s", file=sys.stderr)
     return record
 
@@ -132,7 +144,7 @@ def _slabs(source: Any) -> Iterator[Any]:
         yield source.read(Box.from_zyx((z, 0, 0), (min(step, depth - z), height, width)))
 
 
-def _converted(place: Path, volumes: Iterable[Any], hashes: list[str], data: Path) -> Json:
+def _converted(place: Path, volumes: Iterable[Any], hashes: list[str], data: Path, given: Json) -> Json:
     """Convert all volumes to one dataset, and compare its finest level with what was read."""
     import zarr
 
@@ -145,13 +157,22 @@ def _converted(place: Path, volumes: Iterable[Any], hashes: list[str], data: Pat
         is_wide = volume.source.dtype.itemsize == 8
         category = volume.category or ("segmentation" if is_wide else "color")
         part = volume.name or None
-        layers.append({"source": str(place), "layer_name": f"v{number}", "category": category, "part": part})
+        layer = {"source": str(place), "layer_name": f"v{number}", "category": category, "part": part}
+        layers.append(layer | {key: value for key, value in given.items() if key.startswith("raw_")})
         sizes.add(volume.source.voxel_size)
-    given = None if len(sizes) == 1 and None not in sizes else "1,1,1"
+    size = None if len(sizes) == 1 and None not in sizes else "1,1,1"
+    fill = given.get("fill_missing", False)
     with tempfile.TemporaryDirectory() as folder:
         target = Path(folder) / "d"
         try:
-            voxelworks.run("convert", layers=layers, target=str(target), voxel_size=given, pyramid=False)
+            voxelworks.run(
+                "convert",
+                layers=layers,
+                target=str(target),
+                voxel_size=size,
+                pyramid=False,
+                fill_missing=fill,
+            )
         except VoxelworksError as error:
             return {"not_converted": _plain(error.message, data)}
         same = 0
@@ -419,8 +440,9 @@ def _row(record: Json) -> list[str]:
         for volume in volumes
     ]
     types = [volume["dtype"] + (" RGB" if volume["channels"] == 3 else "") for volume in volumes]
+    said = ", ".join(f"{key}={value}" for key, value in record.get("given", {}).items())
     return [
-        record["entry"],
+        record["entry"] + (f" (given: {said})" if said else ""),
         record["format"] + (f", {len(volumes)} volumes" if len(volumes) > 1 else ""),
         _listed(" × ".join(map(str, volume["size"])) for volume in volumes),
         _listed(types),

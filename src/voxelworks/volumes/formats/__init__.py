@@ -12,6 +12,7 @@ from voxelworks.protocol.places import is_remote
 from voxelworks.volumes import storage
 from voxelworks.volumes.formats import (
     bdv_hdf5,
+    bdv_xml,
     czi,
     dataset_folder,
     dicom,
@@ -54,7 +55,7 @@ from voxelworks.volumes.formats.source import (
 )
 
 FILE_FORMATS: tuple[FileFormat, ...] = (
-    tiff, png, jpeg, webp, czi, klb, nrrd, numpy_arrays, dicom, dm, nifti, mrc, imaris, bdv_hdf5, hdf5,
+    tiff, png, jpeg, webp, czi, klb, nrrd, numpy_arrays, dicom, dm, nifti, mrc, imaris, bdv_hdf5, bdv_xml, hdf5,
 )  # fmt: skip
 """In the order in which a file is offered to them; the sure signs come first."""
 FOLDER_FORMATS: tuple[FolderFormat, ...] = (
@@ -239,18 +240,25 @@ def file_format(file: SourceFile) -> FileFormat:
     """
     if (form := _recognised(file)) is not None:
         return form
+    if (instead := makers.what_else(file, _start(file))) is not None:
+        raise UnsupportedFormat(instead)
     known = [form.NAME for form in FILE_FORMATS]
     raise UnsupportedFormat(
-        f"{file.name} is none of {', '.join(known[:-1])} and {known[-1]}; save it as one of them"
+        f"{file.name} is none of {', '.join(known[:-1])} and {known[-1]}; save it as one of them, or, if it holds "
+        "nothing but voxels, say how many and of which type (`raw_size`, `raw_dtype`)"
     )
 
 
 def _recognised(file: SourceFile) -> FileFormat | None:
     """Tell what a file is; `UnsupportedFormat` if it is of a maker that is known and not read."""
-    with file.open() as handle:
-        start = handle.read(min(START_BYTES, file.size))
+    start = _start(file)
     makers.refuse(file, start)
     return next((form for form in FILE_FORMATS if form.recognises(file, start)), None)
+
+
+def _start(file: SourceFile) -> bytes:
+    with file.open() as handle:
+        return handle.read(min(START_BYTES, file.size))
 
 
 def _names(volumes: tuple[Volume, ...]) -> str:

@@ -23,11 +23,12 @@ from voxelworks.volumes.formats.units import unit_name
 from voxelworks.volumes.formats.xml import parse_xml
 
 NAME = "BigDataViewer"
+SUFFIXES: tuple[str, ...] = (".h5",)
 _XML_BYTES_MAX = 64 * 2**20
 
 
 @dataclass(frozen=True)
-class _Setup:
+class Setup:
     """What the XML says of a setup."""
 
     name: str = ""
@@ -46,16 +47,26 @@ def recognises(file: SourceFile, start: bytes) -> bool:
 
 
 def open_volumes(file: SourceFile, options: ReadOptions) -> tuple[Volume, ...]:
-    """Open each setup as a volume.
+    """Open each setup as a volume; see `volumes_of`."""
+    xml = _xml_beside(file)
+    return volumes_of(file, SourceFile.of(xml) if os.path.isfile(xml) else None)
+
+
+def _xml_beside(file: SourceFile) -> str:
+    return os.path.splitext(file.path)[0] + ".xml"
+
+
+def volumes_of(file: SourceFile, xml: SourceFile | None) -> tuple[Volume, ...]:
+    """Open each setup as a volume, by the XML that describes them.
 
     Raises
     ------
     UnsupportedFormat
         If it is damaged, or has several time points.
     """
-    xml = os.path.splitext(file.path)[0] + ".xml"
-    described_by = (SourceFile.of(xml),) if os.path.isfile(xml) else ()
-    setups = _setups(described_by[0]) if described_by else {}
+    described_by = () if xml is None else (xml,)
+    numbered = {} if xml is None else read_setups(xml)
+    setups = {f"s{number:02}": setup for number, setup in numbered.items()}
     with hdf5.opened(file) as root:
         times = sum(re.fullmatch(r"t\d{5,}", name) is not None for name in root)
         if times != 1:
@@ -71,14 +82,16 @@ def open_volumes(file: SourceFile, options: ReadOptions) -> tuple[Volume, ...]:
             found[name] = source
     if not found:
         raise UnsupportedFormat(f"{file.name} holds no setups; save it anew")
-    labels = [setups.get(name, _Setup()).name for name in found]
+    labels = [setups.get(name, Setup()).name for name in found]
     volumes = []
     for name, source in found.items():
-        setup = setups.get(name, _Setup())
+        setup = setups.get(name, Setup())
         label = setup.name if setup.name and labels.count(setup.name) == 1 else name
         notes = (setup.note,) if setup.note else ()
         if not described_by:
-            notes = (f"there is no {os.path.basename(xml)} beside it, which would state the voxel size",)
+            notes = (
+                f"there is no {os.path.basename(_xml_beside(file))} beside it, which would state the voxel size",
+            )
         source = replace(
             source, voxel_size=setup.voxel_size, notes=notes, described_by=described_by,
             voxel_size_from="XML of BigDataViewer" if setup.voxel_size else "",
@@ -87,31 +100,41 @@ def open_volumes(file: SourceFile, options: ReadOptions) -> tuple[Volume, ...]:
     return tuple(volumes)
 
 
-def _setups(file: SourceFile) -> dict[str, _Setup]:
-    """Read names and voxel sizes of the setups, by the names of their groups."""
+def read_xml(file: SourceFile) -> ElementTree.Element:
+    """Parse the XML.
+
+    Raises
+    ------
+    UnsupportedFormat
+        If it is damaged, or more than plain XML.
+    """
     if file.size > _XML_BYTES_MAX:
         raise UnsupportedFormat(f"{file.name} is {file.size} bytes long; it is no XML of BigDataViewer")
     with file.open() as handle:
         data = handle.read_all()
-    root = parse_xml(data, file.name, "XML")
+    return parse_xml(data, file.name, "XML")
+
+
+def read_setups(file: SourceFile) -> dict[int, Setup]:
+    """Read names and voxel sizes of the setups, by their numbers."""
     setups = {}
-    for element in root.iter("ViewSetup"):
+    for element in read_xml(file).iter("ViewSetup"):
         number = (element.findtext("id") or "").strip()
-        if number.isdecimal():
-            setups[f"s{int(number):02}"] = _setup(element)
+        if number.isdecimal() and len(number) < 10:
+            setups[int(number)] = _setup(element)
     return setups
 
 
-def _setup(element: ElementTree.Element) -> _Setup:
+def _setup(element: ElementTree.Element) -> Setup:
     name = (element.findtext("name") or "").strip()
     unit = (element.findtext("voxelSize/unit") or "").strip()
     words = (element.findtext("voxelSize/size") or "").split()
     if not words or unit in ("", "px", "pixel", "pixels"):
-        return _Setup(name)
+        return Setup(name)
     try:
         x, y, z = (float(word) for word in words)
-        return _Setup(name, VoxelSize.in_unit(x, y, z, unit_name(unit)))
+        return Setup(name, VoxelSize.in_unit(x, y, z, unit_name(unit)))
     except (ValueError, InvalidGeometry):
-        return _Setup(
+        return Setup(
             name, note=f"the XML states a voxel size of {' '.join(words)} {unit}, which cannot be used"
         )

@@ -48,6 +48,7 @@ from voxelworks.volumes.formats.source import (
 from voxelworks.volumes.formats.xml import parse_xml
 
 NAME = "CZI"
+SUFFIXES: tuple[str, ...] = (".czi",)
 SIGNATURE = b"ZISRAWFILE\0"
 
 _RAW, _JPEG_XR, _ZSTD, _ZSTD_HEADED = 0, 4, 5, 6

@@ -1,4 +1,4 @@
-"""DICOM: uncompressed images, one in a file or many, put in order by their places in space.
+"""DICOM: images, one in a file or many, put in order by their places in space.
 
 References
 ----------
@@ -17,6 +17,7 @@ import numpy as np
 
 from voxelworks.errors import InvalidGeometry, MissingSections, UnsupportedDtype, UnsupportedFormat
 from voxelworks.geometry import VoxelSize
+from voxelworks.volumes.formats import dicom_frames
 from voxelworks.volumes.formats.cursor import Cursor
 from voxelworks.volumes.formats.names import natural_key
 from voxelworks.volumes.formats.raw import RawPlane, require_bytes
@@ -24,6 +25,7 @@ from voxelworks.volumes.formats.samples import Samples, checked
 from voxelworks.volumes.formats.source import (
     ImageSource,
     OpenFile,
+    Plane,
     ReadOptions,
     SourceFile,
     Volume,
@@ -31,6 +33,7 @@ from voxelworks.volumes.formats.source import (
 )
 
 NAME = "DICOM"
+SUFFIXES: tuple[str, ...] = (".dcm", ".dicom", ".ima")
 MAGIC, MAGIC_AT = b"DICM", 128
 _UNDEFINED = 0xFFFFFFFF
 _ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
@@ -40,7 +43,7 @@ _SYNTAX = 0x00020010
 _SYNTAXES = {
     "1.2.840.10008.1.2": ("<", True), "1.2.840.10008.1.2.1": ("<", False), "1.2.840.10008.1.2.2": (">", False),
 }  # fmt: skip
-"""Byte order, and whether the types of the elements are left out."""
+"""Of uncompressed images: byte order, and whether the types of the elements are left out."""
 _SERIES, _DESCRIPTION, _NUMBER = 0x0020000E, 0x0008103E, 0x00200013
 _POSITION, _ORIENTATION = 0x00200032, 0x00200037
 _SPACING, _THICKNESS, _BETWEEN = 0x00280030, 0x00180050, 0x00180088
@@ -171,7 +174,7 @@ class _Parser(Cursor):
 class Slice:
     """One image, and what is said about its place."""
 
-    plane: RawPlane
+    plane: Plane
     label: str
     """For errors: the file, and the frame in it."""
     series: str
@@ -220,25 +223,34 @@ def read_slices(file: SourceFile) -> list[Slice]:
             raise UnsupportedFormat(f"{file.name} is not a DICOM file; remove it")
         parser = _Parser(handle)
         syntax = parser.data_set(None, is_meta=True).text(_SYNTAX)
-        if syntax not in _SYNTAXES:
+        coding = dicom_frames.CODINGS.get(syntax)
+        if syntax not in _SYNTAXES and coding is None:
             raise UnsupportedFormat(
-                f"{file.name} is compressed (transfer syntax {syntax or 'unknown'}); save it uncompressed, "
-                "such as by `gdcmconv --raw`"
+                f"{file.name} is compressed in a way that is not read (transfer syntax {syntax or 'unknown'}); "
+                "save it uncompressed, such as by `gdcmconv --raw`"
             )
-        parser.order, parser.is_implicit = _SYNTAXES[syntax]
+        parser.order, parser.is_implicit = _SYNTAXES.get(syntax, ("<", False))
         found = parser.data_set(None)
-    if found.pixels is None:
-        raise UnsupportedFormat(f"{file.name} holds no image; remove it")
-    tag, offset, length = found.pixels
-    samples = _samples(found, tag)
-    height, width = found.integer(_ROWS, 0), found.integer(_COLUMNS, 0)
-    frame_count = int(found.number(_FRAMES, 1))
-    if min(height, width, frame_count) < 1 or frame_count > _FRAMES_MAX:
-        raise UnsupportedFormat(
-            f"{file.name} states {frame_count} images of {width} x {height} pixels; save it anew"
+        if found.pixels is None:
+            raise UnsupportedFormat(f"{file.name} holds no image; remove it")
+        planes = _planes(file, found) if coding is None else _coded_planes(file, found, parser, coding)
+    frames = found.items.get(_PER_FRAME, [])
+    return [
+        _slice(
+            found, frames[index] if index < len(frames) else None, plane,
+            file.name if len(planes) == 1 else f"frame {index + 1} of {file.name}",
+            is_one_of_many=len(planes) > 1,
         )
-    if found.values.get(_TILED):
-        raise UnsupportedFormat(f"{file.name} is a whole slide in tiles; save it as TIFF or OME-TIFF")
+        for index, plane in enumerate(planes)
+    ]  # fmt: skip
+
+
+def _planes(file: SourceFile, found: _Elements) -> list[Plane]:
+    """Describe uncompressed images."""
+    assert found.pixels is not None
+    tag, offset, length = found.pixels
+    samples = _samples(found, tag, ("RGB",))
+    height, width, frame_count = _extents(found)
     frame_bytes = height * width * samples.pixel_bytes
     if length != _UNDEFINED and frame_count * frame_bytes > length:
         raise UnsupportedFormat(
@@ -248,16 +260,41 @@ def read_slices(file: SourceFile) -> list[Slice]:
     require_bytes(file, offset + frame_count * frame_bytes)
     form = samples.form(height, width)
     is_planar = samples.count > 1 and found.integer(_PLANAR, 0) == 1
-    frames = found.items.get(_PER_FRAME, [])
     return [
-        _slice(
-            found, frames[index] if index < len(frames) else None,
-            RawPlane(file, form, samples, offset + index * frame_bytes, is_planar),
-            file.name if frame_count == 1 else f"frame {index + 1} of {file.name}",
-            is_one_of_many=frame_count > 1,
+        RawPlane(file, form, samples, offset + index * frame_bytes, is_planar) for index in range(frame_count)
+    ]
+
+
+def _coded_planes(
+    file: SourceFile, found: _Elements, parser: _Parser, coding: dicom_frames.Coding
+) -> list[Plane]:
+    """Describe compressed images; the parser stands behind the head of the pixels."""
+    assert found.pixels is not None
+    tag, _, length = found.pixels
+    samples = _samples(found, tag, dicom_frames.COLOURS[coding])
+    height, width, frame_count = _extents(found)
+    if length != _UNDEFINED or samples.stored.kind == "f":
+        raise UnsupportedFormat(f"{file.name} is said to be compressed and is not; save it anew")
+    frame_bytes = height * width * samples.pixel_bytes
+    form, photometric = samples.form(height, width), found.text(_PHOTOMETRIC)
+    used_bits = min(max(1, found.integer(_STORED, 0)), 8 * samples.stored.itemsize)
+    return [
+        dicom_frames.CodedFrame(file, form, samples, pieces, coding, photometric, used_bits)
+        for pieces in dicom_frames.read_frames(parser, frame_count, frame_bytes)
+    ]
+
+
+def _extents(found: _Elements) -> tuple[int, int, int]:
+    """Read the height, width and number of images."""
+    height, width = found.integer(_ROWS, 0), found.integer(_COLUMNS, 0)
+    frame_count = int(found.number(_FRAMES, 1))
+    if min(height, width, frame_count) < 1 or frame_count > _FRAMES_MAX:
+        raise UnsupportedFormat(
+            f"{found.name} states {frame_count} images of {width} x {height} pixels; save it anew"
         )
-        for index in range(frame_count)
-    ]  # fmt: skip
+    if found.values.get(_TILED):
+        raise UnsupportedFormat(f"{found.name} is a whole slide in tiles; save it as TIFF or OME-TIFF")
+    return height, width, frame_count
 
 
 def volumes_of(slices: Sequence[Slice], options: ReadOptions) -> tuple[Volume, ...]:
@@ -282,14 +319,14 @@ def volumes_of(slices: Sequence[Slice], options: ReadOptions) -> tuple[Volume, .
     )
 
 
-def _samples(found: _Elements, tag: int) -> Samples:
+def _samples(found: _Elements, tag: int, colours: Sequence[str]) -> Samples:
     name, kind, count = found.name, found.text(_PHOTOMETRIC), found.integer(_SAMPLES, 1)
     bits = found.integer(_ALLOCATED, 0)
     if tag == 0x7FE00010 and bits not in (8, 16, 32, 64):
         raise UnsupportedDtype(f"{name} has pixels of {bits} bits; save it with 8 or 16")
     if found.integer(_HIGH, bits - 1) != found.integer(_STORED, bits) - 1:
         raise UnsupportedFormat(f"{name} keeps something else in the low bits of its pixels; save it anew")
-    is_rgb = count == 3 and kind == "RGB"
+    is_rgb = count == 3 and kind in colours
     if not is_rgb and (count != 1 or kind not in ("MONOCHROME1", "MONOCHROME2", "")):
         raise UnsupportedFormat(f"{name} has colours of kind {kind or 'unknown'}; save it as grey or RGB")
     code = _PIXELS[tag] or f"{'i' if found.integer(_SIGN, 0) else 'u'}{bits // 8}"
@@ -299,7 +336,7 @@ def _samples(found: _Elements, tag: int) -> Samples:
 
 
 def _slice(
-    found: _Elements, frame: _Elements | None, plane: RawPlane, label: str, *, is_one_of_many: bool
+    found: _Elements, frame: _Elements | None, plane: Plane, label: str, *, is_one_of_many: bool
 ) -> Slice:
     # What is said of a frame goes before what is said of all.
     of_frame = list(frame.flattened()) if frame is not None else []
@@ -354,7 +391,7 @@ def _in_order(slices: list[Slice]) -> tuple[list[Slice], tuple[str, ...]]:
 
 def _evenly_spaced(
     ordered: list[Slice], options: ReadOptions
-) -> tuple[tuple[RawPlane | None, ...], float, tuple[str, ...]]:
+) -> tuple[tuple[Plane | None, ...], float, tuple[str, ...]]:
     """Give the planes, with None where one is missing, the distance of two, and notes.
 
     Raises
@@ -399,7 +436,7 @@ def _evenly_spaced(
         raise MissingSections(
             f"missing images: {where}; {missing} are too many to fill where {len(ordered)} are there"
         )
-    filled: list[RawPlane | None] = [planes[0]]
+    filled: list[Plane | None] = [planes[0]]
     for plane, count in zip(planes[1:], steps, strict=True):
         filled += [*([None] * (int(count) - 1)), plane]
     return tuple(filled), step, (f"missing images filled with zeros: {where}",)

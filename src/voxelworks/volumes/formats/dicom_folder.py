@@ -19,7 +19,6 @@ from voxelworks.volumes.formats.source import (
 )
 
 NAME = "DICOM series"
-_SUFFIXES = (".dcm", ".dicom", ".ima")
 _INDEX = "DICOMDIR"
 
 
@@ -27,7 +26,7 @@ def recognises(folder: Path) -> bool:
     """Tell by the suffixes of most files, or, as scanners write none, by what is in the first file without one."""
     names = _names(folder)
     plain = [name for name in names if not os.path.splitext(name)[1].strip(".0123456789") and name != _INDEX]
-    if any(name.lower().endswith(_SUFFIXES) for name in names):
+    if any(name.lower().endswith(dicom.SUFFIXES) for name in names):
         return True
     return bool(plain) and _has_magic(folder / plain[0])
 

@@ -27,7 +27,7 @@ from voxelworks.volumes.formats.source import OpenFile, ReadOptions, SourceFile,
 from voxelworks.volumes.formats.units import unit_name
 
 NAME = "DM3/DM4"
-_SUFFIXES = (".dm3", ".dm4")
+SUFFIXES: tuple[str, ...] = (".dm3", ".dm4")
 _GROUP, _VALUE = 20, 21
 _STRUCT, _TEXT, _ARRAY = 15, 18, 20
 _CODES = {2: "h", 3: "i", 4: "H", 5: "I", 6: "f", 7: "d", 8: "B", 9: "b", 10: "B", 11: "q", 12: "Q"}
@@ -144,7 +144,7 @@ class _Reader(Cursor):
 
 
 def recognises(file: SourceFile, start: bytes) -> bool:
-    return start[:4] in (b"\0\0\0\3", b"\0\0\0\4") and file.name.lower().endswith(_SUFFIXES)
+    return start[:4] in (b"\0\0\0\3", b"\0\0\0\4") and file.name.lower().endswith(SUFFIXES)
 
 
 def open_volumes(file: SourceFile, options: ReadOptions) -> tuple[Volume, ...]:

@@ -34,6 +34,7 @@ from voxelworks.volumes.formats.source import (
 )
 
 NAME = "HDF5"
+SUFFIXES: tuple[str, ...] = (".h5", ".hdf5", ".hdf", ".nxs", ".hspy", ".emd", ".mat")
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
 _MATLAB_SIGNATURE = b"MATLAB 7.3"
 _OBJECTS_MAX = 100_000

@@ -17,11 +17,12 @@ from voxelworks.volumes.formats.source import ReadOptions, SourceFile, Volume
 from voxelworks.volumes.formats.units import unit_name
 
 NAME = "Imaris"
+SUFFIXES: tuple[str, ...] = (".ims",)
 _IMAGES = "DataSet/ResolutionLevel 0/TimePoint 0"
 
 
 def recognises(file: SourceFile, start: bytes) -> bool:
-    return start.startswith(hdf5.SIGNATURE) and file.name.lower().endswith(".ims")
+    return start.startswith(hdf5.SIGNATURE) and file.name.lower().endswith(SUFFIXES)
 
 
 def open_volumes(file: SourceFile, options: ReadOptions) -> tuple[Volume, ...]:

@@ -24,7 +24,7 @@ from voxelworks.volumes.formats.source import (
 )
 
 NAME = "JPEG"
-SUFFIXES = (".jpg", ".jpeg", ".jpe")
+SUFFIXES: tuple[str, ...] = (".jpg", ".jpeg", ".jpe")
 SIGNATURE = b"\xff\xd8\xff"
 _END_OF_IMAGE = b"\xff\xd9"
 _FRAME_MARKERS = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}

@@ -33,7 +33,7 @@ from voxelworks.volumes.formats.source import (
 )
 
 NAME = "KLB"
-SUFFIX = ".klb"
+SUFFIXES: tuple[str, ...] = (".klb",)
 
 _HEADER = struct.Struct("<B5I5fBB256s5I")
 _VERSION = 2
@@ -138,7 +138,7 @@ class KlbSource(SourceBase):
 
 def recognises(file: SourceFile, start: bytes) -> bool:
     """Go by the name: the format has no magic words."""
-    return file.name.lower().endswith(SUFFIX) and start[:1] == bytes([_VERSION])
+    return file.name.lower().endswith(SUFFIXES) and start[:1] == bytes([_VERSION])
 
 
 def open_volumes(file: SourceFile, options: ReadOptions) -> tuple[Volume, ...]:

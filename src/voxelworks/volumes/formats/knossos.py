@@ -34,7 +34,7 @@ from voxelworks.volumes.formats.source import (
 )
 
 NAME = "KNOSSOS cubes"
-_CONF = "knossos.conf"
+CONF_FILE = "knossos.conf"
 _CUBE = 128
 _CONF_BYTES_MAX = 2**16
 _FOLDER = {axis: re.compile(rf"{axis}(\d{{4,}})") for axis in "xyz"}
@@ -53,7 +53,7 @@ class KnossosSource(SourceBase):
     """How the names of the cubes begin: `experiment_mag1` of `experiment_mag1_x0000_y0000_z0000.raw`."""
     voxel_size: VoxelSize | None
     notes: tuple[str, ...] = ()
-    voxel_size_from = _CONF
+    voxel_size_from = CONF_FILE
     dtype = np.dtype(np.uint8)
     channel_count = 1
     has_random_access = True
@@ -103,7 +103,7 @@ class KnossosSource(SourceBase):
 
 
 def recognises(folder: Path) -> bool:
-    return (folder / _CONF).is_file() or any(_cube_folders(folder, "x")) or bool(_mag_folders(folder))
+    return (folder / CONF_FILE).is_file() or any(_cube_folders(folder, "x")) or bool(_mag_folders(folder))
 
 
 def open_volumes(folder: Path, options: ReadOptions) -> tuple[Volume, ...]:
@@ -120,10 +120,10 @@ def open_volumes(folder: Path, options: ReadOptions) -> tuple[Volume, ...]:
         mags = _mag_folders(folder)
         if not mags:
             raise UnsupportedFormat(
-                f"{folder} holds no cubes (x0000/y0000/z0000/*.raw); copy them beside {_CONF}"
+                f"{folder} holds no cubes (x0000/y0000/z0000/*.raw); copy them beside {CONF_FILE}"
             )
         mag, place = min(mags)
-    boundary, size, stated_mag = _read_conf(place if (place / _CONF).is_file() else folder)
+    boundary, size, stated_mag = _read_conf(place if (place / CONF_FILE).is_file() else folder)
     if match := _MAG_FOLDER.fullmatch(place.name):
         mag = int(match[1])
     if stated_mag not in (None, mag) and place == folder:
@@ -146,7 +146,7 @@ def open_volumes(folder: Path, options: ReadOptions) -> tuple[Volume, ...]:
     # The boundary counts voxels of mag 1; without it the last cubes count as full.
     shape = [-(-stated // mag) or end for stated, end in zip(boundary, ends, strict=True)]
     if any(-(-extent // _CUBE) * _CUBE < end for extent, end in zip(shape, ends, strict=True)):
-        notes.append(f"cubes behind the boundary that {_CONF} states are not read")
+        notes.append(f"cubes behind the boundary that {CONF_FILE} states are not read")
     require_stored(str(place), folder.name, math.prod(shape))
     missing = math.prod(-(-extent // _CUBE) for extent in shape) - len(cubes)
     if missing > 0:
@@ -163,7 +163,7 @@ def open_volumes(folder: Path, options: ReadOptions) -> tuple[Volume, ...]:
 def _read_conf(folder: Path) -> tuple[tuple[int, int, int], VoxelSize | None, int | None]:
     """Read boundary (0 where there is none), voxel size of mag 1 and magnification."""
     try:
-        with (folder / _CONF).open("rb") as stream:
+        with (folder / CONF_FILE).open("rb") as stream:
             text = stream.read(_CONF_BYTES_MAX).decode("utf-8", "replace")
     except FileNotFoundError:
         return (0, 0, 0), None, None
@@ -171,7 +171,9 @@ def _read_conf(folder: Path) -> tuple[tuple[int, int, int], VoxelSize | None, in
     mag = _MAG_LINE.search(text)
     x, y, z = (int(stated.get(("boundary", axis), 0)) for axis in "xyz")
     if min(x, y, z) < 0:
-        raise UnsupportedFormat(f"{folder / _CONF} states a boundary of {x} x {y} x {z} voxels; correct it")
+        raise UnsupportedFormat(
+            f"{folder / CONF_FILE} states a boundary of {x} x {y} x {z} voxels; correct it"
+        )
     try:
         size = VoxelSize(*(stated["scale", axis] for axis in "xyz"))
     except (KeyError, InvalidGeometry):

@@ -1,4 +1,4 @@
-"""Files of microscope makers that nothing here reads: refused by their name, with what to do instead."""
+"""Files that nothing here reads, of microscope makers and others: refused by their name, with what to do instead."""
 
 from __future__ import annotations
 
@@ -45,6 +45,24 @@ def refuse(file: SourceFile, start: bytes) -> None:
     if found is not None:
         kind, step = found
         raise UnsupportedFormat(f"{file.name} is {kind}, which is not read; {step}")
+
+
+def what_else(file: SourceFile, start: bytes) -> str | None:
+    """Tell what a file is that holds no image itself but may well be given, and what to do with it; else None.
+
+    Beside images such files do not matter, so that nothing refuses them there.
+    """
+    if start.startswith(b"PK\3\4"):
+        return (
+            f"{file.name} is a zip archive: `voxelworks inspect` and `convert` unpack it; if it is an annotation of "
+            "WEBKNOSSOS, import it with `voxelworks annotations upload`"
+        )
+    if file.name.lower().endswith(".nml") or b"<things" in start:
+        return (
+            f"{file.name} is an annotation of WEBKNOSSOS (NML), which holds no voxels; import it with "
+            "`voxelworks annotations upload`"
+        )
+    return None
 
 
 def _by_suffix(file: SourceFile) -> tuple[str, str] | None:

@@ -25,7 +25,7 @@ from voxelworks.volumes.formats.samples import Samples, checked
 from voxelworks.volumes.formats.source import ReadOptions, SourceFile, Volume
 
 NAME = "MRC"
-SUFFIXES = (".mrc", ".mrcs", ".map", ".rec", ".st", ".ali", ".preali", ".ccp4")
+SUFFIXES: tuple[str, ...] = (".mrc", ".mrcs", ".map", ".rec", ".st", ".ali", ".preali", ".ccp4")
 _HEADER_BYTES = 1024
 _MAGIC_AT = 208
 _LITTLE, _BIG = (b"\x44\x44", b"\x44\x41"), (b"\x11\x11",)

@@ -23,6 +23,8 @@ from voxelworks.volumes.formats.samples import Samples, checked
 from voxelworks.volumes.formats.source import ReadOptions, SourceFile, Volume
 
 NAME = "NIfTI"
+SUFFIXES: tuple[str, ...] = (".nii", ".hdr")
+"""Also packed, as `.nii.gz`."""
 _HEADER_BYTES = (348, 540)
 _DTYPES = {
     2: "uint8", 4: "int16", 8: "int32", 16: "float32", 64: "float64", 256: "int8", 512: "uint16", 768: "uint32",

@@ -24,6 +24,7 @@ from voxelworks.volumes.formats.source import ReadOptions, SourceFile, Volume
 from voxelworks.volumes.formats.units import unit_name
 
 NAME = "NRRD"
+SUFFIXES: tuple[str, ...] = (".nrrd", ".nhdr")
 _HEADER_BYTES_MAX = 2**20
 _DTYPES = {
     "int8": ("signed char", "int8", "int8_t"),

@@ -24,6 +24,7 @@ from voxelworks.volumes.formats.samples import Samples, checked
 from voxelworks.volumes.formats.source import OpenFile, ReadOptions, SourceFile, Volume, decoding, listed
 
 NAME = "NumPy"
+SUFFIXES: tuple[str, ...] = (".npy", ".npz")
 _SIGNATURE = b"\x93NUMPY"
 _ZIP_SIGNATURE = b"PK\x03\x04"
 _HEADER_BYTES_MAX = 64 * 2**10

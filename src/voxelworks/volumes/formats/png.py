@@ -24,7 +24,7 @@ from voxelworks.volumes.formats.source import (
 )
 
 NAME = "PNG"
-SUFFIXES = (".png",)
+SUFFIXES: tuple[str, ...] = (".png",)
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _GREY, _RGB, _TABLE, _GREY_ALPHA, _RGB_ALPHA = 0, 2, 3, 4, 6
 

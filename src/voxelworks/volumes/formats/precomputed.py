@@ -1,8 +1,9 @@
 """Volumes in the precomputed format of Neuroglancer, read at their finest scale.
 
 Specification: https://github.com/google/neuroglancer/blob/master/src/datasource/precomputed/volume.md. tensorstore
-decodes raw, JPEG, PNG and compressed segmentation, in single files or shards. CloudVolume packs the files of chunks
-with gzip and adds `.gz` to their names, which no address of a web server shows: these are unpacked here first.
+decodes raw, JPEG, PNG and compressed segmentation, in single files or shards; compresso is decoded here. CloudVolume
+packs the files of chunks with gzip and adds `.gz` to their names, which no address of a web server shows: these are
+unpacked here first.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import json
 import math
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,19 +20,31 @@ import numpy as np
 import tensorstore as ts
 from numpy.typing import NDArray
 
-from voxelworks.errors import InvalidDataset, UnsupportedFormat
-from voxelworks.geometry import Box, VoxelSize
+from voxelworks.errors import InvalidDataset, InvalidGeometry, UnsupportedFormat
+from voxelworks.geometry import MAG1, Box, Vec3, VoxelSize, Zyx
 from voxelworks.protocol.places import is_remote
 from voxelworks.volumes import ome, storage
 from voxelworks.volumes.arrays import MagArray
-from voxelworks.volumes.formats.chunked import ChunkedSource, Description, child, metadata_in, volumes_of
+from voxelworks.volumes.formats import compresso
+from voxelworks.volumes.formats.chunked import (
+    ChunkedSource,
+    Description,
+    child,
+    metadata_in,
+    require_sane,
+    split,
+    volumes_of,
+)
 from voxelworks.volumes.formats.source import ReadOptions, Volume, readable
 
 NAME = "Neuroglancer precomputed"
 _FILE = "info"
 MARKS: tuple[str, ...] = (_FILE,)
-_ENCODINGS = ("raw", "jpeg", "png", "compressed_segmentation")
+_COMPRESSO = "compresso"
+_ENCODINGS = ("raw", "jpeg", "png", "compressed_segmentation", _COMPRESSO)
 _PACKED, _OTHERWISE_PACKED = ".gz", (".br", ".zstd", ".xz")
+_NUMBER_BYTES = 8
+"""Decoding compresso numbers the voxels of a chunk."""
 _HEADER_BYTES = 2**16
 """More than the voxels that an encoded chunk may take."""
 
@@ -87,10 +100,40 @@ def volumes_at(place: str) -> tuple[Volume, ...]:
         category="segmentation" if info.get("type") == "segmentation" else None,
         described_by=(repr(info),),
     )
-    volumes = volumes_of("", location, "neuroglancerPrecomputed", said)
-    if "sharding" in scale or is_remote(place) or not _is_packed(Path(location)):
-        return tuple(volumes)
-    return tuple(_unpacking(volume, _without_others(info, scale), sizes[0]) for volume in volumes)
+    is_packed = "sharding" not in scale and not is_remote(place) and _is_packed(Path(location))
+    if encoding != _COMPRESSO:
+        volumes = volumes_of("", location, "neuroglancerPrecomputed", said)
+        return (
+            tuple(_by_chunk(volume, info, scale, sizes[0]) for volume in volumes)
+            if is_packed
+            else tuple(volumes)
+        )
+    # tensorstore does not open what it cannot decode.
+    array = _unopened(place, location, info, scale)
+    require_sane(array, location, math.prod(sizes[0]) * _NUMBER_BYTES)
+    return tuple(_by_chunk(volume, info, scale, sizes[0]) for volume in split("", array, said))
+
+
+def _unopened(place: str, location: str, info: Mapping[str, Any], scale: Mapping[str, Any]) -> MagArray:
+    """Describe the array of a scale by its metadata."""
+    try:
+        dtype, channel_count = np.dtype(str(info["data_type"])), int(info["num_channels"])
+        size = [int(extent) for extent in scale["size"]]
+        box = Box(_xyz(scale.get("voxel_offset", (0, 0, 0))), _xyz(size))
+        if min(size) < 1 or min(scale["chunk_sizes"][0]) < 1:
+            raise ValueError("empty")
+    except (KeyError, TypeError, ValueError, InvalidGeometry) as error:
+        raise InvalidDataset(f"{place}/{_FILE} is incomplete or wrong ({error!r}); copy it again") from error
+    if dtype.kind != "u" or channel_count != 1:
+        raise UnsupportedFormat(
+            f"{place} holds {channel_count} channels of {dtype} in {_COMPRESSO}, which is for labels; copy it again"
+        )
+    return MagArray(location, MAG1, box, dtype, 1, "neuroglancerPrecomputed", ("c", "x", "y", "z"))
+
+
+def _xyz(numbers: Sequence[Any]) -> Vec3:
+    x, y, z = (int(number) for number in numbers)
+    return x, y, z
 
 
 def _is_packed(folder: Path) -> bool:
@@ -106,29 +149,35 @@ def _is_packed(folder: Path) -> bool:
     return False
 
 
-def _without_others(info: Mapping[str, Any], scale: Mapping[str, Any]) -> str:
-    return json.dumps({**info, "scales": [scale]})
-
-
-def _unpacking(volume: Volume, info: str, chunk_xyz: list[int]) -> Volume:
+def _by_chunk(
+    volume: Volume, info: Mapping[str, Any], scale: Mapping[str, Any], chunk_xyz: list[int]
+) -> Volume:
     assert isinstance(volume.source, ChunkedSource)
     fields = {name: getattr(volume.source.array, name) for name in MagArray.__dataclass_fields__}
-    x, y, z = chunk_xyz
-    return replace(
-        volume, source=replace(volume.source, array=PackedArray(**fields, info=info, chunk_xyz=(x, y, z)))
-    )
+    alone = json.dumps({**info, "scales": [scale]})
+    array = ChunkwiseArray(**fields, info=alone, chunk_xyz=_xyz(chunk_xyz))
+    return replace(volume, source=replace(volume.source, array=array))
 
 
 @dataclass(frozen=True)
-class PackedArray(MagArray):
-    """An array whose chunks are single files that were packed with gzip.
+class ChunkwiseArray(MagArray):
+    """An array whose chunks are packed with gzip or encoded in a way that tensorstore does not read as they are.
 
-    For each box the files that it touches are unpacked into memory, where tensorstore decodes them.
+    For each box the chunks that it touches are brought into memory, and decoded there.
     """
 
     info: str = ""
     """Describes this scale alone."""
-    chunk_xyz: tuple[int, int, int] = (1, 1, 1)
+    chunk_xyz: Vec3 = (1, 1, 1)
+
+    @property
+    def stored_box(self) -> Box:
+        return Box(_xyz(self._scale.get("voxel_offset", (0, 0, 0))), _xyz(self._scale["size"]))
+
+    @property
+    def chunk_shape_zyx(self) -> Zyx:
+        x, y, z = self.chunk_xyz
+        return z, y, x
 
     def read(self, box: Box) -> NDArray[Any]:
         """Read voxels; see `MagArray.read`."""
@@ -141,7 +190,7 @@ class PackedArray(MagArray):
             grid = piece.moved(from_grid).topleft
             corner = [index // size * size for index, size in zip(grid, self.chunk_xyz, strict=True)]
             chunk = Box((corner[0], corner[1], corner[2]), self.chunk_xyz).moved(origin).intersect(stored_box)
-            content = self._unpacked(chunk)
+            content = self._sharded(corner) if "sharding" in self._scale else self._unpacked(chunk)
             if content is not None:
                 part = out[:, *piece.moved((-box.topleft[0], -box.topleft[1], -box.topleft[2])).slices_zyx]
                 part[...] = self._decoded(chunk, content)[:, *_within(piece, chunk).slices_zyx]
@@ -166,8 +215,29 @@ class PackedArray(MagArray):
             raise InvalidDataset(f"{self.location}/{name}{_PACKED} is cut short or no chunk; copy it again")
         return content
 
+    def _sharded(self, corner: Sequence[int]) -> bytes | None:
+        """Give the content of a chunk in a shard; None if there is none."""
+        grid = [-(-extent // size) for extent, size in zip(self.stored_box.size, self.chunk_xyz, strict=True)]
+        cell = [start // size for start, size in zip(corner, self.chunk_xyz, strict=True)]
+        spec = {
+            "driver": "neuroglancer_uint64_sharded",
+            "base": storage.kvstore_spec(self.location),
+            "metadata": self._scale["sharding"],
+        }
+        try:
+            store = ts.KvStore.open(spec, context=storage.context()).result()
+            answer = store.read(morton_code(cell, grid).to_bytes(8, "big")).result()
+        except ValueError as error:
+            raise InvalidDataset(f"a shard of {self.location} cannot be read: {error}") from error
+        return bytes(answer.value) if answer.state == "value" else None
+
     def _decoded(self, chunk: Box, content: bytes) -> NDArray[Any]:
         """Decode a chunk as (c, z, y, x)."""
+        if self._scale["encoding"] == _COMPRESSO:
+            try:
+                return compresso.decode(content, chunk.shape_zyx, self.dtype)[None]
+            except ValueError as error:
+                raise InvalidDataset(f"a chunk of {self.location} cannot be decoded: {error}") from error
         info = json.loads(self.info)
         scale = info["scales"][0] | {
             "size": list(chunk.size), "voxel_offset": [0, 0, 0], "chunk_sizes": [list(chunk.size)], "key": "0",
@@ -189,8 +259,29 @@ class PackedArray(MagArray):
         return channels[self.channel_index : self.channel_index + self.channel_count]
 
     @property
+    def _scale(self) -> dict[str, Any]:
+        scale: dict[str, Any] = json.loads(self.info)["scales"][0]
+        return scale
+
+    @property
     def _stored_channel_count(self) -> int:
         return int(json.loads(self.info)["num_channels"])
+
+
+def morton_code(cell: Sequence[int], grid: Sequence[int]) -> int:
+    """Number a chunk by the interleaved bits of its place, without those that no chunk of the grid needs.
+
+    >>> morton_code((2, 3, 1), (5, 4, 2))
+    29
+    """
+    bits = [(extent - 1).bit_length() for extent in grid]
+    code = place = 0
+    for bit in range(max(bits, default=0)):
+        for index, count in zip(cell, bits, strict=True):
+            if bit < count:
+                code |= (index >> bit & 1) << place
+                place += 1
+    return code
 
 
 def _within(piece: Box, chunk: Box) -> Box:

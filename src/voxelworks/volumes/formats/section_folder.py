@@ -26,7 +26,7 @@ from voxelworks.volumes.formats.source import (
 
 NAME = "folder of sections"
 _READERS: dict[str, Callable[[SourceFile], Plane]] = {
-    **dict.fromkeys(tiff.SUFFIXES, tiff.read_section),
+    **dict.fromkeys(tiff.SECTION_SUFFIXES, tiff.read_section),
     **dict.fromkeys(png.SUFFIXES, png.read_section),
     **dict.fromkeys(jpeg.SUFFIXES, jpeg.read_section),
     **dict.fromkeys(webp.SUFFIXES, webp.read_section),
@@ -46,7 +46,7 @@ def open_volumes(folder: Path, options: ReadOptions) -> tuple[Volume, ...]:
     if len(names) > 1:
         return (Volume("", open_folder(folder, fill_missing=options.fill_missing)),)
     file = SourceFile.of(folder / names[0])
-    if _suffix(file.name) not in tiff.SUFFIXES:
+    if _suffix(file.name) not in tiff.SECTION_SUFFIXES:
         plane = _READERS[_suffix(file.name)](file)
         return (Volume("", ImageSource((plane,), plane.form, notes=notes)),)
     volumes = tiff.open_volumes(file, options)
@@ -126,7 +126,7 @@ def open_folder(folder: Path, *, fill_missing: bool) -> ImageSource:
     form, padded = common_form(list(zip(names, planes, strict=True)), pad=fill_missing)
     stack, filled = _with_gaps(planes, numbers, os.path.splitext(names[0])[1])
     size, size_from, size_notes = (
-        tiff.read_voxel_size(files[0]) if _suffix(names[0]) in tiff.SUFFIXES else (None, "", ())
+        tiff.read_voxel_size(files[0]) if _suffix(names[0]) in tiff.SECTION_SUFFIXES else (None, "", ())
     )
     return ImageSource(stack, form, size, size_from, (*notes, *filled, *padded, *size_notes))
 

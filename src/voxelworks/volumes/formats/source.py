@@ -255,6 +255,8 @@ class FileFormat(Protocol):
     """What the module of a format offers that is recognised by the beginning of a file."""
 
     NAME: str
+    SUFFIXES: tuple[str, ...]
+    """How names of files of the format end that are a volume, for those who do not look into them."""
 
     def recognises(self, file: SourceFile, start: bytes) -> bool:
         """Tell by the first `START_BYTES` bytes (or by the name, if there is no other way) whether it is one."""

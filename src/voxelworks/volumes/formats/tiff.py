@@ -1,4 +1,4 @@
-"""TIFF and BigTIFF: one section in a file, many pages, ImageJ hyperstacks, OME-TIFF.
+"""TIFF and BigTIFF: one section in a file, many pages, ImageJ hyperstacks, OME-TIFF, LSM and STK.
 
 Uncompressed pages are read straight from the file, at less than half the cost of going through tifffile, and a window
 costs no more than its rows. All others are decoded strip by strip or tile by tile, only those that the window touches.
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from voxelworks.errors import InvalidGeometry, MixedSections, UnsupportedDtype, UnsupportedFormat
 from voxelworks.geometry import VoxelSize
-from voxelworks.volumes.formats import ome_tiff
+from voxelworks.volumes.formats import lsm, ome_tiff, stk
 from voxelworks.volumes.formats.parts import COLOURS, distinct, numbered, part_name
 from voxelworks.volumes.formats.raw import RawPlane
 from voxelworks.volumes.formats.samples import ChannelPlane, Samples, checked, refuse_bomb
@@ -39,7 +39,8 @@ from voxelworks.volumes.formats.source import (
 )
 
 NAME = "TIFF"
-SUFFIXES = (".tif", ".tiff")
+SECTION_SUFFIXES = (".tif", ".tiff")
+SUFFIXES: tuple[str, ...] = (*SECTION_SUFFIXES, ".lsm", ".stk")
 SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 _PLAIN_KINDS = {"generic", "uniform", "shaped", "sis", "nih"}
@@ -50,7 +51,7 @@ _RESOLUTION_NM = {2: 2.54e7, 3: 1e7}
 _JPEG = (6, 7, 34892, 33007)
 _GREY_FROM_WHITE, _GREY, _RGB, _TABLE, _YCBCR = 0, 1, 2, 3, 6
 _FOREIGN_FLAGS = {
-    "avs", "bif", "eer", "indica", "lsm", "mdgel", "mmstack", "ndpi", "ndtiff", "philips", "qpi", "scn", "stk", "svs",
+    "avs", "bif", "eer", "indica", "mdgel", "mmstack", "ndpi", "ndtiff", "philips", "qpi", "scn", "svs",
 }  # fmt: skip
 """Kinds of TIFF whose pages are not simply the sections."""
 
@@ -66,6 +67,8 @@ class CodedPlane:
     """Where the page's directory (IFD) stands in the file."""
     has_random_access: bool
     """Whether the page is tiled: strips are as wide as the section."""
+    segments: tuple[tuple[int, int], ...] = ()
+    """Offsets and lengths of the strips, where the directory says them wrongly."""
 
     @property
     def pixel_bytes(self) -> int:
@@ -76,7 +79,7 @@ class CodedPlane:
             page = _page(self.file, self.directory_offset)
             stored = np.zeros((window.height, window.width, self.samples.count), page.dtype)
             for index in _segments(page, window):
-                segment, (sample, _, top, left, _), _ = _decode(page, file, index)
+                segment, (sample, _, top, left, _), _ = _decode(page, file, index, self.segments)
                 if segment is not None:
                     _copy_overlap(segment[0], (top, left), stored, window, sample)
         self.samples.deliver(self.file.name, stored, out)
@@ -132,6 +135,10 @@ def open_volumes(file: SourceFile, options: ReadOptions) -> tuple[Volume, ...]:
         if tiff.is_ome:
             return _open_ome(file, tiff, options)
         pages, notes = _full_pages(tiff)
+        if tiff.is_lsm:
+            return tuple(_lsm_volumes(file, tiff, pages, options))
+        if tiff.is_stk:
+            return tuple(_stk_volumes(file, tiff, pages, options))
         if _are_images_of_sis(pages):
             return tuple(
                 _volume(
@@ -166,6 +173,56 @@ def _volume(
     form, padded = common_form(named, pad=options.fill_missing)
     size, size_from, notes = stated
     return Volume(name, ImageSource(tuple(planes), form, size, size_from, (*padded, *notes)))
+
+
+def _lsm_volumes(
+    file: SourceFile, tiff: tifffile.TiffFile, pages: list[tifffile.TiffPage], options: ReadOptions
+) -> Iterator[Volume]:
+    """Open the time points and channels of Zeiss' LSM."""
+    grid = [_lsm_channels(file, page) for page in pages]
+    said = lsm.stated(file.name, tiff.lsm_metadata or {}, len(pages), len(grid[0]))
+    for time, sections in _split(file, grid, said.counts):
+        for at, channel in enumerate(said.channels):
+            planes = [channels[at] for channels in sections]
+            yield _volume(file, part_name(time, channel), planes, options, said[2:])
+
+
+def _lsm_channels(file: SourceFile, page: tifffile.TiffPage) -> tuple[Plane, ...]:
+    """Give each channel of a page as a section; they are planes of strips."""
+    count = page.samplesperpixel
+    if page.planarconfig != 2 and count > 1:
+        raise UnsupportedFormat(f"{file.name} mixes the channels of its pixels; export it as OME-TIFF in ZEN")
+    alone = checked(file.name, Samples(page.dtype.newbyteorder(page.parent.byteorder), 1))
+    form = alone.form(page.imagelength, page.imagewidth)
+    segments = tuple(zip(page.dataoffsets, page.databytecounts, strict=True))
+    in_channel = len(segments) // count
+    if not in_channel or len(segments) % count or max(offset + size for offset, size in segments) > file.size:
+        raise UnsupportedFormat(f"{file.name} is cut short or damaged; copy it again")
+    if page.compression == 1 and in_channel == 1:
+        channel_bytes = page.imagelength * page.imagewidth * alone.pixel_bytes
+        if max(offset for offset, _ in segments) + channel_bytes > file.size:
+            raise UnsupportedFormat(f"{file.name} is cut short; copy it again")
+        return tuple(RawPlane(file, form, alone, offset) for offset, _ in segments)
+    samples = replace(alone, channel_count=count)
+    refuse_bomb(file.name, samples, page.imagelength, page.imagewidth, sum(size for _, size in segments))
+    whole = CodedPlane(
+        file, replace(form, channel_count=count), samples, page.offset, has_random_access=False, segments=segments,
+    )  # fmt: skip
+    return tuple(ChannelPlane(whole, channel) for channel in range(count)) if count > 1 else (whole,)
+
+
+def _stk_volumes(
+    file: SourceFile, tiff: tifffile.TiffFile, pages: list[tifffile.TiffPage], options: ReadOptions
+) -> Iterator[Volume]:
+    """Open the wavelengths or time points of MetaMorph's STK."""
+    info = tiff.stk_metadata or {}
+    count = int(info.get("NumberPlanes", 1))
+    if not 0 < count <= file.size:
+        raise UnsupportedFormat(f"{file.name} states {count} planes; it is damaged")
+    said = stk.stated(file.name, info, count)
+    grid = _contiguous_planes(file, pages, count)
+    for name, numbers in said.volumes:
+        yield _volume(file, name, [grid[number][0] for number in numbers], options, said[1:])
 
 
 def _are_images_of_sis(pages: Sequence[tifffile.TiffPage]) -> bool:
@@ -585,7 +642,8 @@ def _page(file: SourceFile, directory_offset: int) -> tifffile.TiffPage:
     """Read one directory again: enough to decode its strips or tiles, without a file held open."""
     with tifffile.TiffFile(file.path) as tiff:
         tiff.filehandle.seek(directory_offset)
-        page = tifffile.TiffPage(tiff, 0)
+        # LSM writes bits per sample in a way of its own, which is corrected in all but what seems to be a first page.
+        page = tifffile.TiffPage(tiff, int(tiff.is_lsm))
         page.decode  # noqa: B018  builds the decoder while the file is open
         return page
 
@@ -603,12 +661,13 @@ def _segments(page: tifffile.TiffPage, window: Window) -> Iterator[int]:
 
 
 def _decode(
-    page: tifffile.TiffPage, file: OpenFile, index: int
+    page: tifffile.TiffPage, file: OpenFile, index: int, segments: Sequence[tuple[int, int]]
 ) -> tuple[NDArray[Any] | None, tuple[int, ...], tuple[int, ...]]:
-    if index >= len(page.dataoffsets):
+    segments = segments or list(zip(page.dataoffsets, page.databytecounts, strict=False))
+    if index >= len(segments):
         raise ValueError(f"strip or tile {index} is missing")
-    size = page.databytecounts[index]
-    data = file.read(size, page.dataoffsets[index]) if size else None  # a sparse file leaves out empty ones
+    offset, size = segments[index]
+    data = file.read(size, offset) if size else None  # a sparse file leaves out empty ones
     tables = (
         {"jpegtables": page.jpegtables, "jpegheader": page.jpegheader} if page.compression in _JPEG else {}
     )

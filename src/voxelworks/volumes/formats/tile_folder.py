@@ -43,6 +43,8 @@ _READERS: dict[str, Callable[[SourceFile], Plane]] = {
 _NUMBER = re.compile(r"0|[1-9]\d{0,8}", re.ASCII)
 _PADDED = re.compile(r"\d{1,9}", re.ASCII)
 _TRIED = 3
+_FILLED_ALWAYS = 100
+"""So many missing sections are filled on demand, though fewer are there: of large tiles often only some are at hand."""
 
 
 @dataclass(frozen=True)
@@ -209,9 +211,10 @@ def _sections(found: dict[int, str], *, fill_missing: bool) -> tuple[tuple[str |
     text = ", ".join(missing) + (
         f" and {missing_count - len(missing)} more" if missing_count > len(missing) else ""
     )
-    if not fill_missing or missing_count > len(found):
+    most = max(len(found), _FILLED_ALWAYS)
+    if not fill_missing or missing_count > most:
         step = "add them, or ask for missing sections to be filled"
-        if missing_count > len(found):
+        if missing_count > most:
             step = f"only {len(found)} are there: if these are not section numbers, rename the folders"
         raise MissingSections(f"sections {text} are missing; {step}")
     return tuple(found.get(number) for number in numbers), (f"missing sections filled with zeros: {text}",)

@@ -24,7 +24,7 @@ from voxelworks.volumes.formats.source import (
 )
 
 NAME = "WebP"
-SUFFIXES = (".webp",)
+SUFFIXES: tuple[str, ...] = (".webp",)
 _HEADER_BYTES = 30
 _ALPHA, _ANIMATION = 0x10, 0x02
 

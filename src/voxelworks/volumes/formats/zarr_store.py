@@ -1,7 +1,7 @@
 """Zarr v2 and v3: single arrays, groups of them, and OME-Zarr images with their labels.
 
 Specifications: https://zarr-specs.readthedocs.io, https://ngff.openmicroscopy.org (0.1 to 0.5). Collections of several
-images are read in the layout of bioformats2raw, each series a volume.
+images are read in the layout of bioformats2raw, each series a volume, and plates of wells, each field of view a volume.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Any
 from voxelworks.errors import InvalidDataset, UnsupportedFormat
 from voxelworks.volumes import ome
 from voxelworks.volumes.formats.chunked import (
+    VOLUMES_MAX,
     Category,
     Description,
     Found,
@@ -73,8 +74,10 @@ def volumes_at(place: str) -> tuple[Volume, ...]:
     attributes, data_format = ome.group_attributes(read, place)
     if attributes.get(_SERIES) is not None and not attributes.get("multiscales"):
         return _series(place)
-    if "plate" in attributes or "well" in attributes:
-        raise UnsupportedFormat(f"{place} is a plate of many wells; name the folder of one field of view")
+    if "plate" in attributes:
+        return _plate(place, attributes["plate"])
+    if "well" in attributes:
+        return _fields(place, "", attributes["well"])
     if attributes.get("multiscales"):
         return _image_with_labels(place, attributes, data_format)
     found = Found(place)
@@ -157,6 +160,47 @@ def _series(place: str) -> tuple[Volume, ...]:
             raise InvalidDataset(f"{place} names the series {name!r}, which is no image; copy it again")
         found += _image_with_labels(image, attributes, data_format, "" if len(names) == 1 else name)
     return tuple(found)
+
+
+def _plate(place: str, plate: Any) -> tuple[Volume, ...]:
+    """Open the fields of view of all wells of a plate, named by the well and the field, such as `A/1/0`."""
+    names = _paths(place, plate, "wells")
+    found: list[Volume] = []
+    for name in names:
+        well = child(place, name)
+        attributes, _ = ome.group_attributes(metadata_in(well), well)
+        found += _fields(well, name, attributes.get("well"))
+        if len(found) > VOLUMES_MAX:
+            raise UnsupportedFormat(
+                f"{place} is a plate of {len(names):,} wells with more than {VOLUMES_MAX:,} volumes; name the folder "
+                f"of one well, such as {well}"
+            )
+    return tuple(found)
+
+
+def _fields(place: str, name: str, well: Any) -> tuple[Volume, ...]:
+    """Open the fields of view of a well."""
+    found: list[Volume] = []
+    for field in _paths(place, well, "images"):
+        image = child(place, field)
+        attributes, data_format = ome.group_attributes(metadata_in(image), image)
+        if not attributes.get("multiscales"):
+            raise InvalidDataset(f"{place} names the field {field!r}, which is no image; copy it again")
+        found += _image_with_labels(image, attributes, data_format, f"{name}/{field}".lstrip("/"))
+    return tuple(found)
+
+
+def _paths(place: str, stated: Any, key: str) -> list[str]:
+    """Read where the wells of a plate or the fields of a well lie."""
+    try:
+        paths = [str(item["path"]) for item in stated[key]]
+    except (KeyError, TypeError) as error:
+        raise InvalidDataset(
+            f"{place} does not say where its {key} are ({error!r}); copy it again"
+        ) from error
+    if not paths:
+        raise UnsupportedFormat(f"{place} is a plate or a well without {key}; copy it again")
+    return paths
 
 
 def _image_with_labels(

@@ -3,6 +3,7 @@
 import contextlib
 import itertools
 
+import imagecodecs
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -10,11 +11,15 @@ from hypothesis import strategies as st
 
 from voxelworks.errors import MissingSections, UnsupportedDtype, UnsupportedFormat
 from voxelworks.geometry import Box
+from voxelworks.testing.independent_codings import rle_frame, write_coded_dicom
 from voxelworks.testing.independent_writers import DicomStyle, write_dicom
 from voxelworks.volumes.formats import open_source, open_volumes
 
 FILE_NUMBERS = itertools.count()
-COMPRESSED = "v.dcm is compressed (transfer syntax 1.2.840.10008.1.2.5); save it uncompressed, such as by `gdcmconv --raw`"  # noqa: E501
+COMPRESSED = (
+    "v.dcm is compressed in a way that is not read (transfer syntax 1.2.840.10008.1.2.9); save it uncompressed, "
+    "such as by `gdcmconv --raw`"
+)
 VOLUME = np.random.default_rng(5).integers(-500, 500, (4, 5, 6), dtype=np.int16)
 
 
@@ -152,7 +157,7 @@ def test_one_image_has_no_distance(tmp_path, style, size, note):
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        (b"1.2.840.10008.1.2.1\0", b"1.2.840.10008.1.2.5\0",
+        (b"1.2.840.10008.1.2.1\0", b"1.2.840.10008.1.2.9\0",
          COMPRESSED),
         (b"MONOCHROME2 ", b"PALETTE     ", "v.dcm has colours of kind PALETTE; save it as grey or RGB"),
         (b"\x28\0\x10\0US\2\0\5\0", b"\x28\0\x10\0US\2\0\xff\xff",
@@ -171,6 +176,83 @@ def test_what_cannot_be_read_is_named(tmp_path, old, new, message):
     with pytest.raises(UnsupportedFormat) as error:
         open_source(path)
     assert error.value.message == message
+
+
+RLE, LOSSLESS_JPEG, JPEG_LS, JPEG_2000 = (f"1.2.840.10008.1.2.{end}" for end in ("5", "4.70", "4.80", "4.90"))
+ENCODERS = {
+    RLE: rle_frame,
+    LOSSLESS_JPEG: lambda image: imagecodecs.jpeg8_encode(image, lossless=True, bitspersample=16),
+    JPEG_LS: imagecodecs.jpegls_encode,
+    JPEG_2000: lambda image: imagecodecs.jpeg2k_encode(image, codecformat="J2K", level=0, reversible=True),
+}
+
+
+@pytest.mark.parametrize("dtype", ["uint16", "int16"])
+@pytest.mark.parametrize("syntax", [RLE, LOSSLESS_JPEG, JPEG_LS, JPEG_2000])
+def test_compressed_images_equal_what_was_packed(tmp_path, syntax, dtype):
+    values = VOLUME.astype(dtype)
+    # What has a sign is packed as if it had none, but by JPEG 2000, which knows signs.
+    frames = [ENCODERS[syntax](image if syntax == JPEG_2000 else image.view("u2")) for image in values]
+    style = DicomStyle(spacing=(0.5, 0.25), frame_positions=tuple((0.0, 0.0, z * 2.0) for z in range(4)))
+    source = open_source(write_coded_dicom(tmp_path / "v.dcm", values, frames, syntax, style))
+    assert (source.dtype, str(source.voxel_size)) == (dtype, "250000,500000,2000000")
+    assert np.array_equal(whole(source)[0], values)
+    box = Box((1, 2, 1), (4, 2, 2))
+    assert np.array_equal(source.read(box)[0], values[box.slices_zyx])
+
+
+def test_compressed_colours_are_red_green_and_blue(tmp_path):
+    image = np.random.default_rng(1).integers(0, 256, (8, 16, 3), dtype=np.uint8)
+    style = DicomStyle(photometric="RGB")
+    source = open_source(write_coded_dicom(tmp_path / "r.dcm", image, [rle_frame(image)], RLE, style))
+    assert np.array_equal(whole(source)[:, 0], np.moveaxis(image, -1, 0))
+    packed = imagecodecs.jpeg8_encode(image, level=100, colorspace="RGB", outcolorspace="RGB")
+    coded = write_coded_dicom(tmp_path / "j.dcm", image, [packed], "1.2.840.10008.1.2.4.50", style)
+    assert np.abs(whole(open_source(coded))[:, 0].astype(int) - np.moveaxis(image, -1, 0)).max() <= 2
+
+
+@pytest.mark.parametrize("has_table", [False, True])
+def test_images_in_several_pieces_are_told_apart(tmp_path, has_table):
+    frames = [ENCODERS[JPEG_LS](image.view("u2")) for image in VOLUME]
+    path = tmp_path / "v.dcm"
+    write_coded_dicom(path, VOLUME, frames, JPEG_LS, has_table=has_table, piece_bytes=40)
+    assert np.array_equal(whole(open_source(path))[0], VOLUME)
+
+
+def test_pieces_that_say_nothing_of_their_images_are_refused(tmp_path):
+    path = tmp_path / "v.dcm"
+    write_coded_dicom(path, VOLUME, [rle_frame(image) for image in VOLUME], RLE, piece_bytes=40)
+    with pytest.raises(UnsupportedFormat, match=r"v\.dcm has 4 images in \d+ pieces, and does not say which"):
+        open_source(path)
+
+
+def test_a_stream_of_another_size_is_refused_before_it_is_decoded(tmp_path):
+    path = tmp_path / "v.dcm"
+    write_coded_dicom(path, VOLUME[0], [ENCODERS[JPEG_LS](np.zeros((50, 6), "u2"))], JPEG_LS)
+    source = open_source(path)
+    with pytest.raises(
+        UnsupportedFormat, match=r"its image is \(50, 6, 1\), and the header says \(5, 6, 1\)"
+    ):
+        whole(source)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(syntax=st.sampled_from([RLE, LOSSLESS_JPEG, JPEG_LS, JPEG_2000]), data=st.data())
+def test_damaged_compressed_files_are_refused(tmp_path, syntax, data):
+    frames = [ENCODERS[syntax](image.view("u2")) for image in VOLUME]
+    path = write_coded_dicom(tmp_path / f"v{next(FILE_NUMBERS)}.dcm", VOLUME, frames, syntax)
+    content = bytearray(path.read_bytes())
+    if data.draw(st.booleans()):
+        path.write_bytes(content[: data.draw(st.integers(132, len(content) - 9))])
+        with pytest.raises(UnsupportedFormat, match=path.name):
+            open_volumes(path)
+        return
+    at = data.draw(st.integers(132, len(content) - 9))
+    content[at : at + 4] = data.draw(st.binary(min_size=4, max_size=4))
+    path.write_bytes(content)
+    with contextlib.suppress(UnsupportedFormat, UnsupportedDtype, MissingSections):
+        for volume in open_volumes(path):
+            whole(volume.source)
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -168,7 +168,10 @@ def test_a_file_of_another_kind_is_refused(tmp_path):
     known = [form.NAME for form in FILE_FORMATS]
     assert {"TIFF", "PNG", "JPEG"} <= set(known)
     listing = f"{', '.join(known[:-1])} and {known[-1]}"
-    assert error.value.message == f"notes.txt is none of {listing}; save it as one of them"
+    assert error.value.message == (
+        f"notes.txt is none of {listing}; save it as one of them, or, if it holds nothing but voxels, say how many and "
+        "of which type (`raw_size`, `raw_dtype`)"
+    )
 
 
 def test_an_empty_file_is_refused(tmp_path):

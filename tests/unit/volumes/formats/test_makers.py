@@ -33,6 +33,29 @@ def test_files_of_makers_are_refused_with_what_to_do(tmp_path, name):
     assert refusal(tmp_path / name) == f"{name} is {kind}, which is not read; {step}"
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "kind"),
+    [
+        (
+            "a.nml",
+            b"<things>\n</things>",
+            "a.nml is an annotation of WEBKNOSSOS (NML), which holds no voxels; import it",
+        ),
+        (
+            "a.zip",
+            b"PK\3\4" + bytes(50),
+            "a.zip is a zip archive: `voxelworks inspect` and `convert` unpack it; if it",
+        ),
+    ],
+)
+def test_annotations_are_named_alone_and_ignored_beside_images(tmp_path, name, content, kind):
+    (tmp_path / name).write_bytes(content)
+    assert refusal(tmp_path / name).startswith(kind)
+    section = np.arange(35, dtype=np.uint8).reshape(5, 7)
+    write_czi(tmp_path / "s.czi", [CziTile(section)])
+    assert np.array_equal(open_source(tmp_path).read_section(0)[0], section)
+
+
 def test_a_folder_with_one_volume_stands_for_it(tmp_path):
     section = np.arange(35, dtype=np.uint8).reshape(5, 7)
     write_czi(tmp_path / "s.czi", [CziTile(section)])

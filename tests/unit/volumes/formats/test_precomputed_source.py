@@ -118,8 +118,8 @@ def test_what_is_no_image_or_leads_elsewhere_is_refused(tmp_path):
         change_info(tmp_path / "a", key=key)
         with pytest.raises(UnsafeReference, match="only folders below it are read"):
             open_source(tmp_path / "a")
-    change_info(tmp_path / "a", key="4_4_40", encoding="compresso")
-    with pytest.raises(UnsupportedFormat, match="is encoded as 'compresso', which is not read"):
+    change_info(tmp_path / "a", key="4_4_40", encoding="crackle")
+    with pytest.raises(UnsupportedFormat, match="is encoded as 'crackle', which is not read"):
         open_source(tmp_path / "a")
     change_info(tmp_path / "a", **{"@type": "neuroglancer_skeletons"})
     with pytest.raises(UnsupportedFormat, match="holds no volume, but neuroglancer_skeletons"):

@@ -226,8 +226,8 @@ def test_what_cannot_be_told_is_refused(tmp_path):
     zarr.create_array(tmp_path / "waves", shape=(4, 5, 6), dtype="complex64")
     with pytest.raises(UnsupportedDtype, match="holds complex64 values"):
         open_source(tmp_path / "waves")
-    zarr.open_group(tmp_path / "plate", mode="w", attributes={"ome": {"plate": {}}})
-    with pytest.raises(UnsupportedFormat, match="is a plate of many wells; name the folder of one field"):
+    zarr.open_group(tmp_path / "plate", mode="w", attributes={"ome": {"plate": {"wells": []}}})
+    with pytest.raises(UnsupportedFormat, match="is a plate or a well without wells; copy it again"):
         open_source(tmp_path / "plate")
     zarr.open_group(tmp_path / "group", mode="w")
     with pytest.raises(UnsupportedFormat, match="holds no array that is a volume"):
@@ -367,3 +367,33 @@ def test_a_store_is_read_at_an_address(tmp_path):
         with pytest.raises(UnsupportedFormat, match="is none of Zarr, Neuroglancer precomputed, N5"):
             open_source(f"{address}/image/0/c")
         server.shutdown()
+
+
+@pytest.mark.parametrize("version", ["0.4", "0.5"])
+def test_each_field_of_a_plate_is_a_volume(tmp_path, version):
+    form = 3 if version == "0.5" else 2
+
+    def group(folder, metadata):
+        attributes = {"ome": {"version": version, **metadata}} if form == 3 else metadata
+        zarr.open_group(folder, mode="w", zarr_format=form, attributes=attributes)
+
+    plate = tmp_path / "plate.zarr"
+    wells = {"A/1": ["0", "1"], "B/12": ["0"]}
+    group(plate, {"plate": {"wells": [{"path": path} for path in wells]}})
+    voxels = {}
+    for well, fields in wells.items():
+        group(plate / well, {"well": {"images": [{"path": field} for field in fields]}})
+        for field in fields:
+            voxels[f"{well}/{field}"] = noise((2, 3, 4)) + np.uint8(len(voxels))
+            write_image(plate / well / field, voxels[f"{well}/{field}"], version=version)
+    found = {volume.name: volume.source for volume in open_volumes(plate)}
+    assert list(found) == ["A/1/0", "A/1/1", "B/12/0"]
+    for name, source in found.items():
+        assert np.array_equal(source.read(source.box)[0], voxels[name])
+    assert [volume.name for volume in open_volumes(plate / "A" / "1")] == ["0", "1"]
+    group(plate, {"plate": {"wells": [{"path": "../elsewhere"}]}})
+    with pytest.raises(UnsafeReference):
+        open_volumes(plate)
+    group(plate, {"plate": {"rows": []}})
+    with pytest.raises(InvalidDataset, match="does not say where its wells are"):
+        open_volumes(plate)
