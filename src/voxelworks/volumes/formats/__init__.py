@@ -12,6 +12,7 @@ from voxelworks.protocol.places import is_remote
 from voxelworks.volumes import storage
 from voxelworks.volumes.formats import (
     bdv_hdf5,
+    bioio_adapter,
     czi,
     dataset_folder,
     dicom,
@@ -23,6 +24,7 @@ from voxelworks.volumes.formats import (
     jpeg,
     klb,
     knossos,
+    lif,
     makers,
     mrc,
     n5,
@@ -54,7 +56,7 @@ from voxelworks.volumes.formats.source import (
 )
 
 FILE_FORMATS: tuple[FileFormat, ...] = (
-    tiff, png, jpeg, webp, czi, klb, nrrd, numpy_arrays, dicom, dm, nifti, mrc, imaris, bdv_hdf5, hdf5,
+    tiff, png, jpeg, webp, czi, lif, klb, nrrd, numpy_arrays, dicom, dm, nifti, mrc, imaris, bdv_hdf5, hdf5,
 )  # fmt: skip
 """In the order in which a file is offered to them; the sure signs come first."""
 FOLDER_FORMATS: tuple[FolderFormat, ...] = (
@@ -241,16 +243,24 @@ def file_format(file: SourceFile) -> FileFormat:
         return form
     known = [form.NAME for form in FILE_FORMATS]
     raise UnsupportedFormat(
-        f"{file.name} is none of {', '.join(known[:-1])} and {known[-1]}; save it as one of them"
+        makers.refusal_of_list(file)
+        or f"{file.name} is none of {', '.join(known[:-1])} and {known[-1]}; save it as one of them"
     )
 
 
 def _recognised(file: SourceFile) -> FileFormat | None:
-    """Tell what a file is; `UnsupportedFormat` if it is of a maker that is known and not read."""
+    """Tell what a file is; `UnsupportedFormat` if it is of a maker that is known and not read.
+
+    What nothing of ours reads is offered to BioIO, if that is installed.
+    """
     with file.open() as handle:
         start = handle.read(min(START_BYTES, file.size))
-    makers.refuse(file, start)
-    return next((form for form in FILE_FORMATS if form.recognises(file, start)), None)
+    refusal = makers.refusal(file, start)
+    ours = None if refusal else next((form for form in FILE_FORMATS if form.recognises(file, start)), None)
+    found = ours or bioio_adapter.found(file)
+    if found is None and refusal:
+        raise UnsupportedFormat(refusal)
+    return found
 
 
 def _names(volumes: tuple[Volume, ...]) -> str:
