@@ -351,7 +351,7 @@ def _voxel_size(space: Mapping[str, _Axis]) -> tuple[VoxelSize | None, str, tupl
     try:
         # As precise as what LAS shows: the steps come from a division.
         x, y, z = (
-            float(f"{VoxelSize.in_unit(*[steps[name][0]] * 3, steps[name][1]).x:.7g}") for name in "xyz"
+            float(f"{VoxelSize.in_unit(steps[name][0], 1, 1, steps[name][1]).x:.7g}") for name in "xyz"
         )
     except InvalidGeometry:
         return None, "", (f"LIF states a voxel size that cannot be used ({stated})",)
