@@ -126,7 +126,7 @@ def _read(data: Path, entry: str) -> Json:
         name = format_name(data / entry) if raw is None else "raw"
     except VoxelworksError as error:
         return {"entry": entry, "refused": _plain(error.message, data)}
-    record = {"entry": entry, "format": name, "volumes": facts}
+    record: Json = {"entry": entry, "format": name, "volumes": facts}
     if given:
         record["given"] = given
     record |= _converted(data / entry, volumes, [fact["hash"] for fact in facts], data, given)

@@ -10,7 +10,7 @@ import zipfile
 import zlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import h5py
 import numpy as np
@@ -40,6 +40,7 @@ from voxelworks.testing.independent_writers import (
 
 VOLUME = np.random.default_rng(7).integers(0, 200, (3, 18, 20), np.uint8)
 RGB = np.random.default_rng(8).integers(0, 200, (2, 18, 20, 3), np.uint8)
+_PACKINGS: tuple[Literal["raw", "zstd", "zstd of split bytes"], ...] = ("raw", "zstd", "zstd of split bytes")
 
 
 def write_all(folder: Path) -> dict[str, Path]:
@@ -93,7 +94,7 @@ def _picture(name: str, **options: Any) -> Callable[[Path], Path]:
 def _czi(home: Path) -> Path:
     tiles = [
         CziTile(VOLUME[z].astype(np.uint16), at={"C": 0, "Z": z}, packing=packing)
-        for z, packing in enumerate(("raw", "zstd", "zstd of split bytes"))
+        for z, packing in enumerate(_PACKINGS)
     ]
     scaling = "".join(f'<Distance Id="{axis}"><Value>1e-7</Value></Distance>' for axis in "XYZ")
     return write_czi(home / "a.czi", tiles, metadata=f"<Scaling><Items>{scaling}</Items></Scaling>")
@@ -180,7 +181,7 @@ def _ome_zarr(home: Path) -> Path:
         {"name": "c", "type": "channel"},
         *({"name": a, "type": "space", "unit": "nanometer"} for a in "zyx"),
     ]
-    scale = {"path": "0", "coordinateTransformations": [{"type": "scale", "scale": [1, 40, 4, 4]}]}
+    scale: Any = {"path": "0", "coordinateTransformations": [{"type": "scale", "scale": [1, 40, 4, 4]}]}
     group.attrs["ome"] = {"version": "0.5", "multiscales": [{"axes": axes, "datasets": [scale]}]}
     return home / "a.zarr"
 

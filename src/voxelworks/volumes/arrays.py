@@ -37,8 +37,10 @@ _DRIVERS = {
     "n5": "n5",
     "neuroglancerPrecomputed": "neuroglancer_precomputed",
 }
-_MAIN_FILES = {"wkw": wkw.HEADER_FILE}
+_MAIN_FILES = {"wkw": wkw.HEADER_FILE, "zarr": ".zarray"}
 """What is made anew with the array, of formats other than Zarr v3."""
+ZARR2_CHUNK = 128
+"""Each chunk is a file: twice the edge of our chunks in shards, for an eighth of the files."""
 _READ_EDGE = 128
 """Larger reads fault in fresh memory for what they decode: measured, 1024^3 at once costs 20 times the system time."""
 _READS_AHEAD = 8
@@ -200,9 +202,9 @@ class MagArray:
     def shard_files(self, box: Box) -> list[str]:
         """List the files that hold a box: those that exist, as paths relative to the folder of the array.
 
-        Only for local Zarr v3 arrays: a shard without a file is all zero.
+        Only for local Zarr arrays: a shard, or with Zarr v2 a chunk, without a file is all zero.
         """
-        assert self.data_format == "zarr3"
+        assert self.data_format in ("zarr3", "zarr")
         assert not is_remote(self.location)
         shards = dict(zip("zyx", self.shard_shape_zyx, strict=True))
         start, stop = (dict(zip("zyx", ends, strict=True)) for ends in (box.start_zyx, box.stop_zyx))
@@ -211,7 +213,8 @@ class MagArray:
             range(1) if axis == "c" else range(start[axis] // shards[axis], -(-stop[axis] // shards[axis]))
             for axis in self.axes or CXYZ
         ]
-        names = ["/".join(["c", *map(str, index)]) for index in product(*ranges)] if inside else []
+        prefix = ["c"] if self.data_format == "zarr3" else []
+        names = ["/".join([*prefix, *map(str, index)]) for index in product(*ranges)] if inside else []
         return [name for name in names if (Path(self.location) / name).is_file()]
 
     def is_missing(self, box: Box) -> bool:
@@ -302,7 +305,66 @@ def create_mag_array(
     kind = np.dtype(dtype)
     box = layer_box.in_mag(mag)
     metadata = _zarr3_metadata(box, kind, channel_count, shard_zyx, chunk, category, axes)
-    spec = {"driver": "zarr3", "kvstore": storage.kvstore_spec(str(path)), "metadata": metadata}
+    _create(path, "zarr3", {"metadata": metadata})
+    return MagArray(str(path), mag, box, kind, channel_count, axes=axes)
+
+
+def create_zarr2_array(
+    path: str | Path, *, mag: Mag, box: Box, dtype: DTypeLike, channel_count: int, category: Category
+) -> MagArray:
+    """Create a Zarr v2 array (c, z, y, x), as OME-Zarr 0.4 has them, or open the equal one that is there.
+
+    Chunks have an edge of `ZARR2_CHUNK`, or that of the array if it is smaller. They are packed with Blosc: all
+    readers of Zarr v2 know it.
+
+    Parameters
+    ----------
+    path : path
+        Folder of the array.
+    mag : Mag
+        Its magnification.
+    box : Box
+        What it holds, in voxels of this mag; index 0 is the origin.
+    dtype : dtype
+        Of one channel.
+    channel_count : int
+        All channels lie in one chunk.
+    category : "color" or "segmentation"
+        Images are compressed less than labels.
+
+    Raises
+    ------
+    TargetExists
+        If another array is there.
+    TargetNotWritable
+        If the folder cannot be written.
+    """
+    kind = np.dtype(dtype)
+    chunk_zyx = [min(ZARR2_CHUNK, extent) for extent in box.stop_zyx]
+    metadata = {
+        "zarr_format": 2,
+        "shape": [channel_count, *box.stop_zyx],
+        "chunks": [channel_count, *chunk_zyx],
+        "dtype": kind.newbyteorder("<").str,
+        "compressor": {
+            "id": "blosc",
+            "cname": "zstd",
+            "clevel": _ZSTD_LEVELS[category],
+            "shuffle": 1,
+            "blocksize": 0,
+        },
+        "fill_value": 0,
+        "filters": None,
+        "order": "C",
+        "dimension_separator": "/",
+    }
+    _create(path, "zarr", {"metadata": metadata})
+    return MagArray(str(path), mag, box, kind, channel_count, data_format="zarr")
+
+
+def _create(path: str | Path, driver: str, spec: dict[str, Any]) -> None:
+    """Create an array, or find the equal one that is there."""
+    spec = {"driver": driver, "kvstore": storage.kvstore_spec(str(path))} | spec
     try:
         ts.open(spec, context=storage.context(), open=True, create=True).result()
     except ValueError as error:
@@ -315,7 +377,6 @@ def create_mag_array(
                 f"{path} holds another array already; remove it or choose another name"
             ) from error
         raise _explain(error, "create", str(path)) from error
-    return MagArray(str(path), mag, box, kind, channel_count, axes=axes)
 
 
 def _zarr3_metadata(
@@ -359,7 +420,7 @@ def _open(array: MagArray, context: ts.Context, _version: object) -> ts.TensorSt
     """Open an array for this process, with axes c, z, y, x."""
     if array.data_format == "wkw":
         return _with_our_axes(wkw.open_folder(array.location, array.box), replace(array, axes=CZYX))
-    is_writable = array.data_format == "zarr3" and not is_remote(array.location)
+    is_writable = array.data_format in ("zarr3", "zarr") and not is_remote(array.location)
     store = _open_store(array.location, array.data_format, context, is_writable=is_writable)
     return _with_our_axes(store, array)
 

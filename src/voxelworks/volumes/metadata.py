@@ -38,6 +38,7 @@ from voxelworks.volumes.files import replace_file
 PROPERTIES_FILE = "datasource-properties.json"
 GROUP_FILE = "zarr.json"
 
+OmeVersion = Literal["0.5", "0.4"]
 Category = Literal["color", "segmentation"]
 AttachmentKind = Literal["segmentIndex", "segmentStatistics"]
 """Of what a layer has once, beside its voxels."""
@@ -385,8 +386,11 @@ def ome_group(voxel_size: VoxelSize, layer: LayerProperties) -> dict[str, Any] |
 
 
 def ome_image(
-    name: str, voxel_size: VoxelSize, levels: Iterable[tuple[Mag, str, tuple[int, int, int]]]
-) -> dict[str, Any]:
+    name: str,
+    voxel_size: VoxelSize,
+    levels: Iterable[tuple[Mag, str, tuple[int, int, int]]],
+    version: OmeVersion = "0.5",
+) -> dict[str, dict[str, Any]]:
     """Describe an image that was cut out of a dataset, whose place in the dataset it keeps.
 
     Parameters
@@ -396,10 +400,22 @@ def ome_image(
         Of mag 1 of the dataset.
     levels
         Mag, folder, and first voxel of the cut-out (x, y, z, in voxels of the mag); arrays are c, z, y, x.
+    version
+        0.5 stands on Zarr v3, 0.4 on Zarr v2.
+
+    Returns
+    -------
+    dict
+        The files of the group, by their names.
     """
     datasets = [_ome_dataset(voxel_size, mag, folder, CZYX, start) for mag, folder, start in levels]
     multiscale = {"name": name, "axes": [_ome_axis(axis) for axis in CZYX], "datasets": datasets}
-    return _group({"ome": {"version": "0.5", "multiscales": [multiscale]}})
+    if version == "0.4":
+        return {
+            ".zgroup": {"zarr_format": 2},
+            ".zattrs": {"multiscales": [{"version": "0.4"} | multiscale]},
+        }
+    return {GROUP_FILE: _group({"ome": {"version": "0.5", "multiscales": [multiscale]}})}
 
 
 def root_group() -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Export a box of a layer as OME-Zarr 0.5, packed into one zip."""
+"""Export a box of a layer as OME-Zarr, packed into one zip."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pydantic import model_validator
 
 from voxelworks.errors import InvalidParams
 from voxelworks.geometry import MAG1, Box
-from voxelworks.volumes.metadata import GROUP_FILE, ome_image
+from voxelworks.volumes.metadata import GROUP_FILE, OmeVersion, ome_image
 from voxelworks.workflows import (
     ADVANCED,
     FREE,
@@ -59,6 +59,9 @@ class ExportOmeZarrParams(Params):
     coarsest_mag: Mag | None = None
     """Last magnification to export; by default the coarsest that the layer has."""
 
+    ome_version: OmeVersion = "0.5"
+    """Version of OME-Zarr: `0.5` has few and large files, `0.4` is read by older programs too."""
+
     file: Annotated[NewFileRef | None, ADVANCED] = None
     """Name of the file; by default after dataset, layer and mag."""
 
@@ -100,7 +103,7 @@ def _result_bytes(params: ExportOmeZarrParams, inputs: Inputs) -> int:
     example={"layer": "demo/color", "box": "0,0,0,100,100,20"},
 )
 def export_ome_zarr(params: ExportOmeZarrParams, job: Job) -> ExportedOmeZarr:
-    """Export a box of a layer as OME-Zarr 0.5, for napari, Fiji, Neuroglancer and Python.
+    """Export a box of a layer as OME-Zarr 0.5 or 0.4, for napari, Fiji, Neuroglancer and Python.
 
     The zip holds one image with the magnifications of the layer, each cut to the box, and where it lies in the dataset.
     Nothing in it is compressed twice: programs read the zip as it is, or unpack it first.
@@ -108,7 +111,9 @@ def export_ome_zarr(params: ExportOmeZarrParams, job: Job) -> ExportedOmeZarr:
     layer = job.open(params.layer)
     mags = _chosen_mags(params, layer)
     levels = [
-        _Level.of(source, export_box(layer, params.box, source), job.settings.shard_bytes_max)
+        _Level.of(
+            source, export_box(layer, params.box, source), job.settings.shard_bytes_max, params.ome_version
+        )
         for source in (layer.mag(mag) for mag in mags)
     ]
     raw_bytes = sum(level.raw_bytes for level in levels)
@@ -116,7 +121,7 @@ def export_ome_zarr(params: ExportOmeZarrParams, job: Job) -> ExportedOmeZarr:
         media_type="application/zip", size_bytes=raw_bytes * 101 // 100 + BATCH_BYTES + 2**20,
         inputs=[str(level.source) for level in levels],
     )  # fmt: skip
-    _Archive(job, layer, levels, path).write()
+    _Archive(job, layer, levels, params.ome_version, path).write()
     return ExportedOmeZarr(
         file=str(_file_name(params)), dataset=str(params.layer.dataset), layer=layer.name,
         mags=tuple(map(str, mags)), size=",".join(map(str, levels[0].box.size)),
@@ -145,12 +150,15 @@ class _Level:
     box: Box
     """In voxels of its mag."""
     shard_edge: int
+    """Of what is written in one step: a shard, or with 0.4 a cube of chunks."""
 
     @classmethod
-    def of(cls, source: MagArray, box: Box, shard_bytes_max: int) -> _Level:
+    def of(cls, source: MagArray, box: Box, shard_bytes_max: int, version: OmeVersion) -> _Level:
+        from voxelworks.volumes.arrays import ZARR2_CHUNK
         from voxelworks.volumes.shards import CHUNK
 
-        edge, voxel_bytes = CHUNK, source.channel_count * source.dtype.itemsize
+        edge = ZARR2_CHUNK if version == "0.4" else CHUNK
+        voxel_bytes = source.channel_count * source.dtype.itemsize
         while edge < min(max(box.size), SHARD_EDGE_MAX) and (2 * edge) ** 3 * voxel_bytes <= shard_bytes_max:
             edge *= 2
         return cls(source, box, edge)
@@ -173,12 +181,15 @@ class _Level:
 
 
 class _Archive:
-    """Writes the file: the metadata first, then the shards of each magnification."""
+    """Writes the file: the metadata first, then the shards or chunks of each magnification."""
 
-    def __init__(self, job: Job, layer: Layer, levels: Sequence[_Level], path: Path) -> None:
+    def __init__(
+        self, job: Job, layer: Layer, levels: Sequence[_Level], version: OmeVersion, path: Path
+    ) -> None:
         self._job = job
         self._layer = layer
         self._levels = levels
+        self._version = version
         self._path = path
         self._folder = job.folder.scratch
 
@@ -202,19 +213,27 @@ class _Archive:
             write_at(stream.fileno(), zip_writer.directory(entries, placed.end), placed.end)
 
     def _create(self, level: _Level) -> MagArray:
-        from voxelworks.volumes.dataset import create_mag_array
+        from voxelworks.volumes.arrays import create_mag_array, create_zarr2_array
 
         source, edge = level.source, level.shard_edge
+        folder = self._folder / str(source.mag)
+        if self._version == "0.4":
+            return create_zarr2_array(
+                folder, mag=MAG1, box=Box((0, 0, 0), level.box.size), dtype=source.dtype,
+                channel_count=source.channel_count, category=self._layer.category,
+            )  # fmt: skip
         return create_mag_array(
-            self._folder / str(source.mag), mag=MAG1, layer_box=Box((0, 0, 0), level.box.size), dtype=source.dtype,
+            folder, mag=MAG1, layer_box=Box((0, 0, 0), level.box.size), dtype=source.dtype,
             channel_count=source.channel_count, shard_zyx=(edge, edge, edge), category=self._layer.category,
         )  # fmt: skip
 
     def _metadata(self) -> list[str]:
         levels = [(level.source.mag, str(level.source.mag), level.box.topleft) for level in self._levels]
-        group = ome_image(self._layer.name, self._layer.voxel_size, levels)
-        (self._folder / GROUP_FILE).write_text(json.dumps(group, indent=2, ensure_ascii=False) + "\n")
-        return [GROUP_FILE, *(f"{level.source.mag}/{GROUP_FILE}" for level in self._levels)]
+        files = ome_image(self._layer.name, self._layer.voxel_size, levels, self._version)
+        for name, content in files.items():
+            (self._folder / name).write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+        of_array = ".zarray" if self._version == "0.4" else GROUP_FILE
+        return [*files, *(f"{level.source.mag}/{of_array}" for level in self._levels)]
 
     def _write_batch(
         self, level: _Level, array: MagArray, number: int, batch: tuple[Box, ...], start: int

@@ -267,8 +267,8 @@ def test_files_that_the_browser_knows_nothing_of_are_left_to_the_conversion(site
         "notes.txt is a text, and there is nothing else that could be images; choose images."
     )
     assert problems("empty.czi", b"") == "empty.czi is empty; copy it again or remove it."
-    assert problems("s.lif", b"\x70\0\0\0\x10\0\0\0*" + bytes(600)) == (
-        "s.lif is a LIF file (Leica LAS), which is not read; export it as OME-TIFF in the maker's program, "
+    assert problems("s.nd2", b"\xda\xce\xbe\x0a" + bytes(600)) == (
+        "s.nd2 is an ND2 file (Nikon NIS-Elements), which is not read; export it as OME-TIFF in the maker's program, "
         "or open it in Fiji (Bio-Formats) and save it as OME-TIFF."
     )
     zarr = tmp_path / "a.zarr"

@@ -9,7 +9,7 @@ import tifffile
 import zarr
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from ome_zarr_models.v05.image import Image as OmeImage
+from ome_zarr_models import v04, v05
 
 import voxelworks
 from reference import read_mag, shrink
@@ -228,7 +228,7 @@ def test_a_file_that_is_there_is_not_overwritten(tmp_path):
     ("workflow", "file", "params"),
     [
         ("export_tiff", "zip", {}), ("export_tiff", "tif", {"format": "ome_tiff", "compression": "zstd"}),
-        ("export_ome_zarr", "zip", {}),
+        ("export_ome_zarr", "zip", {}), ("export_ome_zarr", "zip", {"ome_version": "0.4"}),
     ],
 )  # fmt: skip
 def test_an_export_that_was_stopped_goes_on_and_gives_the_same_bytes(
@@ -258,17 +258,24 @@ def test_an_export_that_was_stopped_goes_on_and_gives_the_same_bytes(
 
 
 @settings(max_examples=rounds(8, 100), deadline=None)
-@given(kind=st.sampled_from(KINDS), corner=corners, size=sizes)
-def test_an_ome_zarr_holds_the_voxels_and_where_they_lie(tmp_path_factory, kind, corner, size):
+@given(kind=st.sampled_from(KINDS), corner=corners, size=sizes, version=st.sampled_from(["0.4", "0.5"]))
+def test_an_ome_zarr_holds_the_voxels_and_where_they_lie(tmp_path_factory, kind, corner, size, version):
     folder = tmp_path_factory.mktemp("zarr")
     voxels = make(folder, *kind, Box(corner, size))
     voxelworks.run(
         "downsample", dataset=str(folder / "cells"), layer="em", coarsest_mag="2-2-1", cluster="serial"
     )
-    path = export(folder, "out.ome.zarr.zip", "export_ome_zarr", box=str(Box(corner, size)))
+    path = export(
+        folder, "out.ome.zarr.zip", "export_ome_zarr", box=str(Box(corner, size)), ome_version=version
+    )
     group = zarr.open_group(zarr.storage.ZipStore(path, mode="r"), mode="r")
-    OmeImage.from_zarr(group)
-    (multiscale,) = group.attrs["ome"]["multiscales"]
+    if version == "0.4":
+        v04.Image.from_zarr(group)
+        (multiscale,) = group.attrs["multiscales"]
+        assert (multiscale["version"], group.metadata.zarr_format) == ("0.4", 2)
+    else:
+        v05.Image.from_zarr(group)
+        (multiscale,) = group.attrs["ome"]["multiscales"]
     assert (group["1"][...] == voxels).all()
     box = Box(corner, size).in_mag(Mag(2, 2, 1))
     stored = read_mag(folder / "cells", "em", "2-2-1")[:, *box.slices_zyx]
@@ -282,6 +289,36 @@ def test_an_ome_zarr_holds_the_voxels_and_where_they_lie(tmp_path_factory, kind,
     assert coarse["translation"] == pytest.approx(
         [0, corner[2] * 30, (2 * y + 0.5) * 11.24, (2 * x + 0.5) * 11.24]
     )
+
+
+@pytest.mark.parametrize("version", ["0.4", "0.5"])
+@pytest.mark.parametrize(("category", "dtype"), KINDS)
+def test_an_ome_zarr_can_be_converted_back(tmp_path, category, dtype, version):
+    voxels = make(tmp_path, category, dtype, Box((3, 5, 7), (140, 21, 5)))
+    path = export(tmp_path, "out.ome.zarr.zip", "export_ome_zarr", box="4,6,8,135,20,4", ome_version=version)
+    answer = voxelworks.run(
+        "convert", source=str(path), target=str(tmp_path / "back"), category=category, pyramid=False,
+        cluster="serial",
+    )  # fmt: skip
+    found = read_mag(tmp_path / "back", "color", "1")
+    assert (answer["voxel_size"], found.dtype) == ("11.24,11.24,30", voxels.dtype)
+    assert (found == voxels[:, 1:5, 1:21, 1:136]).all()
+
+
+def test_chunks_of_zeros_are_left_out_of_an_ome_zarr(tmp_path):
+    dataset = Dataset.create(tmp_path / "cells", VoxelSize(4, 4, 4))
+    box = Box((0, 0, 0), (300, 130, 3))
+    array = dataset.add_layer("em", "color", "uint16", 1, box).add_mag(MAG1, shard_zyx=(64, 64, 64))
+    voxels = np.zeros((1, *box.shape_zyx), np.uint16)
+    voxels[0, 1, 129, 270:] = 7
+    array.write(box, voxels)
+    dataset.write_metadata()
+    path = export(tmp_path, "out.zip", "export_ome_zarr", ome_version="0.4")
+    with zipfile.ZipFile(path) as archive:
+        assert archive.namelist() == [".zgroup", ".zattrs", "1/.zarray", "1/0/0/1/2"]
+    stored = zarr.open_group(zarr.storage.ZipStore(path, mode="r"), mode="r")["1"]
+    assert (stored.chunks, stored.dtype) == ((1, 3, 128, 128), np.uint16)
+    assert (stored[...] == voxels).all()
 
 
 def test_chosen_mags_of_an_ome_zarr(tmp_path):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
+
 from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
@@ -18,8 +20,9 @@ router = APIRouter(prefix="/uploads")
 DONE = {"removed": "The upload and its files are gone."}
 LIMITS = {
     "files_max": FILES_MAX, "piece_bytes": PIECE_BYTES, "pieces_max": PIECES_MAX, "request_bytes": REQUEST_BYTES,
+    "has_bioio": find_spec("bioio") is not None,
 }  # fmt: skip
-"""What the script must know of the protocol."""
+"""What the script must know of the protocol, and whether files of makers may be read."""
 
 
 @router.get("/new", response_class=HTMLResponse)

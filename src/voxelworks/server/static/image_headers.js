@@ -10,7 +10,7 @@ const imageHeaders = (() => {
 
   const FIJI = "open it in Fiji (Bio-Formats) and save it as OME-TIFF";
   // What the conversion is known to refuse is not sent: by the first bytes, and by suffix where these say nothing.
-  const MAKERS = [["dacebe0a", "an ND2 file (Nikon NIS-Elements)"], ["70000000", "a LIF file (Leica LAS)"], ["4f4c594d5055535241", "an OIR file (Olympus, Evident)"], ["d0cf11e0a1b11ae1", "an OLE file, such as .oib or .zvi"]];
+  const MAKERS = [["dacebe0a", "an ND2 file (Nikon NIS-Elements)"], ["4f4c594d5055535241", "an OIR file (Olympus, Evident)"], ["d0cf11e0a1b11ae1", "an OLE file, such as .oib or .zvi"]];
   const SLIDES = { vsi: "a VSI file (Olympus, Evident)", mrxs: "an MRXS slide", ndpi: "an NDPI slide", svs: "an SVS slide", scn: "an SCN slide" };
   const NO_IMAGES = [["25504446", "a PDF"], ["47494638", "a GIF"], ["504b0304", "a zip or an office document"]];
   // Formats that begin with text: NRRD, MetaImage, Amira, JSON and XML.
@@ -42,14 +42,14 @@ const imageHeaders = (() => {
   }
 
   // Tell whether a file of another format may be a volume; "text" if it is surely none, else "unknown".
-  // Throws Unreadable for what is known to be refused.
-  async function kind(file, name) {
+  // Throws Unreadable for what is known to be refused; files of makers are not, where BioIO may read them.
+  async function kind(file, name, { hasBioio }) {
     if (file.size === 0) throw new Unreadable(`${name} is empty; copy it again or remove it`);
     const start = await bytes(file, 0, 512);
     const hex = Array.from(new Uint8Array(start.buffer, 0, Math.min(9, start.byteLength)), (byte) => byte.toString(16).padStart(2, "0")).join("");
     const begins = ([magic]) => hex.startsWith(magic);
     const maker = SLIDES[name.slice(name.lastIndexOf(".") + 1).toLowerCase()] || (MAKERS.find(begins) || [])[1];
-    if (maker) throw new Unreadable(`${name} is ${maker}, which is not read; export it as OME-TIFF in the maker's program, or ${FIJI}`);
+    if (maker && !hasBioio) throw new Unreadable(`${name} is ${maker}, which is not read; export it as OME-TIFF in the maker's program, or ${FIJI}`);
     const other = NO_IMAGES.find(begins);
     if (other) throw new Unreadable(`${name} is ${other[1]}, which is not read; save its images as TIFF or PNG`);
     const words = new TextDecoder("utf-8").decode(start);

@@ -5,7 +5,7 @@
   const BASE = document.documentElement.dataset.base; // Path of a proxy below which the server is found; mostly empty.
   const SUFFIXES = { tif: "TIFF", tiff: "TIFF", png: "PNG", jpg: "JPEG", jpeg: "JPEG", jpe: "JPEG", webp: "WebP" };
   // Files that stand for a volume, alone or with others beside them. Of other formats nothing is known here.
-  const VOLUMES = new Set("czi klb lsm stk mrc rec map st ali preali mrcs ccp4 nii gz nrrd nhdr hdr dm3 dm4 h5 hdf5 hdf ims npy npz emd hspy nxs mat".split(" "));
+  const VOLUMES = new Set("czi lif lof klb lsm stk mrc rec map st ali preali mrcs ccp4 nii gz nrrd nhdr hdr dm3 dm4 h5 hdf5 hdf ims npy npz emd hspy nxs mat".split(" "));
   // Files that make a volume of their folder.
   const MARKERS = { ".zarray": "Zarr", ".zgroup": "Zarr", "zarr.json": "Zarr", "attributes.json": "N5", info: "Neuroglancer precomputed", "datasource-properties.json": "WEBKNOSSOS", "header.wkw": "WKW", "knossos.conf": "KNOSSOS" };
   const KEPT_HIDDEN = new Set([".zarray", ".zattrs", ".zgroup", ".zmetadata"]);
@@ -144,7 +144,7 @@
         continue;
       }
       try {
-        if (await imageHeaders.kind(file.file, file.path) !== "text" || VOLUMES.has(suffixOf(file.path))) checked.push(file);
+        if (await imageHeaders.kind(file.file, file.path, { hasBioio: limits.has_bioio }) !== "text" || VOLUMES.has(suffixOf(file.path))) checked.push(file);
         else found.ignored += 1;
       } catch (error) {
         if (!(error instanceof imageHeaders.Unreadable)) throw error;

@@ -13,6 +13,7 @@ from voxelworks.volumes import storage
 from voxelworks.volumes.formats import (
     bdv_hdf5,
     bdv_xml,
+    bioio_adapter,
     czi,
     dataset_folder,
     dicom,
@@ -24,6 +25,7 @@ from voxelworks.volumes.formats import (
     jpeg,
     klb,
     knossos,
+    lif,
     makers,
     mrc,
     n5,
@@ -55,7 +57,7 @@ from voxelworks.volumes.formats.source import (
 )
 
 FILE_FORMATS: tuple[FileFormat, ...] = (
-    tiff, png, jpeg, webp, czi, klb, nrrd, numpy_arrays, dicom, dm, nifti, mrc, imaris, bdv_hdf5, bdv_xml, hdf5,
+    tiff, png, jpeg, webp, czi, lif, klb, nrrd, numpy_arrays, dicom, dm, nifti, mrc, imaris, bdv_hdf5, bdv_xml, hdf5,
 )  # fmt: skip
 """In the order in which a file is offered to them; the sure signs come first."""
 FOLDER_FORMATS: tuple[FolderFormat, ...] = (
@@ -250,10 +252,17 @@ def file_format(file: SourceFile) -> FileFormat:
 
 
 def _recognised(file: SourceFile) -> FileFormat | None:
-    """Tell what a file is; `UnsupportedFormat` if it is of a maker that is known and not read."""
+    """Tell what a file is; `UnsupportedFormat` if it is of a maker that is known and not read.
+
+    What nothing of ours reads is offered to BioIO, if that is installed.
+    """
     start = _start(file)
-    makers.refuse(file, start)
-    return next((form for form in FILE_FORMATS if form.recognises(file, start)), None)
+    refusal = makers.refusal(file, start)
+    ours = None if refusal else next((form for form in FILE_FORMATS if form.recognises(file, start)), None)
+    found = ours or bioio_adapter.found(file)
+    if found is None and refusal:
+        raise UnsupportedFormat(refusal)
+    return found
 
 
 def _start(file: SourceFile) -> bytes:

@@ -189,7 +189,7 @@ def read_frames(cursor: Cursor, frame_count: int, frame_bytes: int) -> list[tupl
 
 
 def _items(cursor: Cursor) -> list[Piece]:
-    found = []
+    found: list[Piece] = []
     while True:
         group, element, size = cursor.take("<HHI")
         tag = group << 16 | element

@@ -2,19 +2,28 @@ import numpy as np
 import pytest
 
 from voxelworks.errors import UnsupportedFormat
+from voxelworks.testing.independent_makers import LifImage, write_lof
 from voxelworks.testing.independent_writers import CziTile, write_czi, write_tiff
 from voxelworks.volumes.formats import format_name, open_source, open_volumes
 
 FIJI = "open it in Fiji (Bio-Formats) and save it as OME-TIFF"
+BIOFORMATS = "BioIO reads it where it is installed: pip install bioio bioio-bioformats"
 FOREIGN = {
-    "s.nd2": (b"\xda\xce\xbe\x0a", "an ND2 file (Nikon NIS-Elements)", f"export it as TIFF there, or {FIJI}"),
-    "s.lif": (b"\x70\0\0\0\x10\0\0\0*", "a LIF file (Leica LAS)", f"export it as OME-TIFF there, or {FIJI}"),
+    "s.nd2": (
+        b"\xda\xce\xbe\x0a",
+        "an ND2 file (Nikon NIS-Elements)",
+        f"export it as TIFF there, or {FIJI}; BioIO reads it where it is installed: pip install bioio bioio-nd2",
+    ),
     "s.oir": (
         b"OLYMPUSRAWFORMAT",
         "an OIR file (Olympus, Evident)",
-        f"export it as OME-TIFF there, or {FIJI}",
+        f"export it as OME-TIFF there, or {FIJI}; {BIOFORMATS}",
     ),
-    "s.vsi": (b"II*\0", "a VSI file (Olympus, Evident)", f"export it as OME-TIFF there, or {FIJI}"),
+    "s.vsi": (
+        b"II*\0",
+        "a VSI file (Olympus, Evident)",
+        f"export it as OME-TIFF there, or {FIJI}; {BIOFORMATS}",
+    ),
     "s.mrxs": (b"\xff\xd8\xff", "an MRXS slide (3DHISTECH)", f"export it as TIFF there, or {FIJI}"),
     "s.gif": (b"GIF89a", "a GIF", "save it as TIFF or PNG"),
 }
@@ -54,6 +63,18 @@ def test_annotations_are_named_alone_and_ignored_beside_images(tmp_path, name, c
     section = np.arange(35, dtype=np.uint8).reshape(5, 7)
     write_czi(tmp_path / "s.czi", [CziTile(section)])
     assert np.array_equal(open_source(tmp_path).read_section(0)[0], section)
+
+
+def test_lists_of_images_are_passed_over_beside_these(tmp_path):
+    (tmp_path / "s.xlef").write_text("<LMSDataContainerHeader/>")
+    assert refusal(tmp_path / "s.xlef") == (
+        "s.xlef only names the files of its images (Leica LAS X); name these, or their folder"
+    )
+    section = np.arange(35, dtype=np.uint8).reshape(5, 7)
+    write_lof(tmp_path / "s.lof", LifImage("a", section, "yx"))
+    source = open_source(tmp_path)
+    assert (source.read_section(0)[0] == section).all()
+    assert f"ignored in {tmp_path.name}: s.xlef" in source.notes
 
 
 def test_a_folder_with_one_volume_stands_for_it(tmp_path):
