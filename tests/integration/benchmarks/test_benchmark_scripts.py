@@ -218,30 +218,32 @@ from pathlib import Path
 from bench import Series, run_in_turns, take_up, write_figures
 from measure import Cost
 output = Path(sys.argv[1])
-about = {"command": "c", "commit": sys.argv[2], "versions": {}, "machine": {}, "is_complete": False}
-all_series = [Series("convert", "image", (64, 64, 64), name, 2) for name in "abc"]
-take_up(output, about, all_series)
-left = int(sys.argv[3])
-def run(name):
-    global left
-    left -= 1
-    if left < 0:
-        sys.exit()
-    print(name, end="")
-    return Cost(1.0, 1.0, 0.0, 0, 0.0)
-runs = [(series, lambda name=series.program: run(name)) for series in all_series]
-run_in_turns(runs, 2, lambda: write_figures(output, about, all_series))
-write_figures(output, {**about, "is_complete": True}, all_series)
+def go(commit, run_count):
+    about = {"command": "c", "commit": commit, "versions": {}, "machine": {}, "is_complete": False}
+    all_series = [Series("convert", "image", (64, 64, 64), name, 2) for name in "abc"]
+    take_up(output, about, all_series)
+    ran = []
+    def run(name):
+        if len(ran) == run_count:
+            raise KeyboardInterrupt
+        ran.append(name)
+        return Cost(1.0, 1.0, 0.0, 0, 0.0)
+    runs = [(series, lambda name=series.program: run(name)) for series in all_series]
+    try:
+        run_in_turns(runs, 2, lambda: write_figures(output, about, all_series))
+        write_figures(output, {**about, "is_complete": True}, all_series)
+    except KeyboardInterrupt:
+        pass
+    print("".join(ran))
+for commit, run_count in [("one", 4), ("one", 9), ("one", 1), ("two", 9)]:
+    go(commit, run_count)
 """
+    command = [sys.executable, "-c", code, tmp_path / "figures.json"]
+    stopped, went_on, anew, of_another_commit = run(command, tmp_path, PYTHONPATH=str(BENCHMARKS)).split()
 
-    def go(commit: str, run_count: int) -> str:
-        command = [sys.executable, "-c", code, tmp_path / "figures.json", commit, run_count]
-        return run(command, tmp_path, PYTHONPATH=str(BENCHMARKS))
-
-    assert go("one", 4) == "abcc"
-    assert go("one", 9) == "ba"
-    assert go("one", 1) == "a", "what is complete is measured anew"
-    assert go("two", 9) == "abccba", "another commit is measured anew"
+    assert (stopped, went_on) == ("abcc", "ba")
+    assert anew == "a", "what was complete is measured anew"
+    assert of_another_commit == "abccba"
 
 
 def table_lines(tmp_path: Path, name: str, figures: dict[str, object]) -> list[str]:
