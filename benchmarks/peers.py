@@ -287,7 +287,9 @@ def blocks(shape: Sequence[int], edge: int) -> Iterator[tuple[slice, ...]]:
 def open_zyx(path: Path) -> ts.TensorStore:
     """Open the only channel of an array as z, y, x, in whatever order it is stored."""
     array = open_array(path)
-    return array[ts.d["c"][0]][ts.d["z", "y", "x"].transpose[:]]
+    if "c" in array.domain.labels:
+        array = array[ts.d["c"][0]]
+    return array[ts.d["z", "y", "x"].transpose[:]]
 
 
 Level = Callable[[tuple[slice, ...]], NDArray[Any]]
