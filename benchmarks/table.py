@@ -147,12 +147,8 @@ def scaling_tables(figures: Json) -> str:
     times, memory = [], []
     for work, kind in cases:
         by_edge = {item["size"][0]: item for item in _same(done, work, kind)}
-        start_s = _cpu_s(by_edge[start_up])
-        ns = {
-            edge: 1e9 * (_cpu_s(item) - start_s) / _voxels(item)
-            for edge, item in by_edge.items()
-            if edge > start_up
-        }
+        start_s = _cpu_s(by_edge.pop(start_up))
+        ns = {edge: 1e9 * (_cpu_s(item) - start_s) / _voxels(item) for edge, item in by_edge.items()}
         peaks = {edge: max(item["peak_mib"]) for edge, item in by_edge.items()}
         name = [work, kind]
         times.append([*name, f"{start_s:.2f}", *(_cell(ns.get(edge), 1) for edge in edges), _growth(ns)])
