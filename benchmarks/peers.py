@@ -75,13 +75,17 @@ from cluster_tools import get_executor
 from webknossos import Dataset, Mag
 path, name, level, mag, processes = sys.argv[1:]
 layer = Dataset.open(path).get_layer(name)
-config = layer.get_finest_mag().info.zarr3_config
+info = layer.get_finest_mag().info
 zstd = {"name": "zstd", "configuration": {"level": int(level), "checksum": False}}
-codecs = tuple(zstd if codec["name"] == "zstd" else codec for codec in config.codecs)
+codecs = tuple(zstd if codec["name"] == "zstd" else codec for codec in info.codecs)
+options = dict(
+    coarsest_mag=Mag(mag), chunk_shape=info.chunk_shape, shard_shape=info.shard_shape,
+    compress=replace(info.zarr3_config, codecs=codecs),
+)
 with get_executor("multiprocessing", max_workers=int(processes)) as executor:
-    layer.downsample(coarsest_mag=Mag(mag), compress=replace(config, codecs=codecs), executor=executor)
+    layer.downsample(**options, executor=executor)
 """
-"""What `webknossos downsample` does, with another level of compression, for which the command has no option."""
+"""What `webknossos downsample` does, with chunks, shards and a level of compression for which the command has no options."""
 
 LARGEST_ID = """
 import sys
