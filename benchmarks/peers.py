@@ -85,7 +85,7 @@ options = dict(
 with get_executor("multiprocessing", max_workers=int(processes)) as executor:
     layer.downsample(**options, executor=executor)
 """
-"""What `webknossos downsample` does, with chunks, shards and a level of compression for which the command has no options."""
+"""What `webknossos downsample` does, with chunks, shards and a codec for which the command has no options."""
 
 LARGEST_ID = """
 import sys
