@@ -4,7 +4,7 @@ PYTHON_HERE := .venv/bin/python
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format bench bench-segments bench-pages test-faults test-mutation docs
+.PHONY: help setup demo test check format bench bench-segments bench-peers bench-large bench-pages test-faults test-mutation docs
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -52,6 +52,15 @@ bench: ## Measure conversion and pyramids against the simplest correct script (l
 bench-segments: ## Measure what is computed of segments against one read of all chunks
 	@tools/environment.sh test
 	@$(PYTHON_HERE) benchmarks/segments.py $(ARGS)
+
+bench-peers: ## Measure other open programs beside Voxelworks (long; makes their environments below build/)
+	@tools/environment.sh test
+	@benchmarks/peers.sh
+	@$(PYTHON_HERE) benchmarks/peers.py $(ARGS)
+
+bench-large: ## Measure how time and memory grow with the volume (long; up to 35 GB of disk)
+	@tools/environment.sh test
+	@$(PYTHON_HERE) benchmarks/scaling.py $(ARGS)
 
 bench-pages: ## Measure the pages of jobs and long logs in a real browser (needs Chromium)
 	@tools/environment.sh test

@@ -27,7 +27,7 @@ from tempfile import TemporaryFile
 
 _PR_SET_CHILD_SUBREAPER = 36
 _SAMPLE_EVERY_S = 0.05
-_ORPHANS_END_WITHIN_S = 10.0
+_ORPHANS_END_WITHIN_S = 60.0
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 

@@ -33,8 +33,8 @@ from typing import Any
 
 import psutil
 import table
+from bench import describe_commit, describe_machine
 from playwright.sync_api import Browser, Page, sync_playwright
-from run import describe_commit, describe_machine
 from sqlalchemy import create_engine, insert, make_url, update
 
 from voxelworks.client import Client

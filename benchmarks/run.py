@@ -17,116 +17,63 @@ from __future__ import annotations
 import argparse
 import io
 import json
-import os
-import platform
 import shlex
 import shutil
-import subprocess
 import sys
 import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from datetime import UTC, datetime
-from importlib.metadata import version
+from functools import partial
 from itertools import product
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
-import psutil
 import table
-import tensorstore as ts
 import tifffile
-from measure import Cost, measure
-from volumes import KINDS, Kind, Volume, make_volume
+from bench import (
+    FLOORS,
+    IN_MEMORY,
+    START_UP_SIZE,
+    Bench,
+    Case,
+    Series,
+    archive_of,
+    convert_command,
+    copy_dataset,
+    describe_commit,
+    describe_machine,
+    describe_versions,
+    open_array,
+    run_in_turns,
+    tell,
+    voxelworks_command,
+)
+from measure import Cost
+from volumes import KINDS, Volume
 
-REPOSITORY = Path(__file__).resolve().parent.parent
-FLOORS = Path(__file__).resolve().parent / "floors"
 PROGRAMS = ("floor", "voxelworks")
 WORKS = ("convert", "downsample", "export")
 COARSEST_MAG = 8
 """Four levels: 1, 2, 4, 8."""
-VOXEL_SIZE = "8,8,8"
-START_UP_SIZE = (64, 64, 64)
-"""Next to no work, so that what is left is starting: imports, processes, opening, publishing."""
 COMPARED_EDGE = 256
-IN_MEMORY = "tmpfs"
-"""Type of a file system without a disk."""
 
 
-@dataclass(frozen=True)
-class Case:
-    """What is done to which volume."""
-
-    work: str
-    volume: Volume
-    dataset: Path
-    """The volume as a dataset of one level."""
-
-
-@dataclass
-class Series:
-    """All runs of one program on one case."""
-
-    work: str
-    kind: Kind
-    size: tuple[int, int, int]
-    program: str
-    processes: int
-    wall_s: list[float] = field(default_factory=list)
-    user_s: list[float] = field(default_factory=list)
-    system_s: list[float] = field(default_factory=list)
-    peak_mib: list[float] = field(default_factory=list)
-    foreign_cores: list[float] = field(default_factory=list)
-
-    def add(self, cost: Cost) -> None:
-        self.wall_s.append(round(cost.wall_s, 3))
-        self.user_s.append(round(cost.user_s, 3))
-        self.system_s.append(round(cost.system_s, 3))
-        self.peak_mib.append(round(cost.peak_bytes / 2**20, 1))
-        self.foreign_cores.append(round(cost.foreign_cores, 3))
-
-
-class Bench:
-    """Runs the programs in one work folder."""
-
-    def __init__(self, work: Path, processes: tuple[int, ...]) -> None:
-        self.work = work
-        self.processes = processes
-        self.outcome = work / "outcome"
-        mine = {name: text for name, text in os.environ.items() if not name.startswith("VOXELWORKS_")}
-        # Compiled code is kept in the work folder: the first run of each program compiles it, and is not measured.
-        self.environment = mine | {
-            "VOXELWORKS_HOME": str(work / "home"),
-            "NUMBA_CACHE_DIR": str(work / "numba"),
-        }
-
-    def case(self, work: str, kind: Kind, size: tuple[int, int, int]) -> Case:
-        """Make the input of a case, or find it."""
-        volume = make_volume(self.work, kind, size)
-        dataset = volume.stack.with_name(f"{volume.stack.name}-dataset")
-        case = Case(work, volume, dataset)
-        if work != "convert" and not dataset.exists():
-            command = self._convert(case, dataset, max(self.processes))
-            measure([*command, "--no-pyramid"], environment=self.environment)
-        return case
+class FloorBench(Bench):
+    """Runs a floor, or Voxelworks."""
 
     def run(self, case: Case, program: str, processes: int) -> Cost:
         """Run a program once; its result stays in the folder of outcomes until the next run."""
-        target = self.outcome / program
-        shutil.rmtree(target, ignore_errors=True)
-        _archive(target).unlink(missing_ok=True)
-        target.parent.mkdir(exist_ok=True)
+        target = self.target(program)
         if (case.work, program) == ("downsample", "voxelworks"):
-            _copy_dataset(case.dataset, target)
-        os.sync()  # nobody pays for what others wrote
-        command = self._command(case, program, target, processes)
-        return measure(command, core_count=processes, environment=self.environment)
+            copy_dataset(case.dataset, target)
+        return self.measure(self._command(case, program, target, processes), processes)
 
     def _command(self, case: Case, program: str, target: Path, processes: int) -> list[str]:
         if case.work == "export":
-            return self._export(case, program, _archive(target), processes)
+            return self._export(case, program, archive_of(target), processes)
         if program == "floor":
             is_convert = case.work == "convert"
             script = FLOORS / ("convert_floor.py" if is_convert else "pyramid_floor.py")
@@ -134,15 +81,9 @@ class Bench:
             return [sys.executable, str(script), str(source), str(target), str(COARSEST_MAG), str(processes)]
         mags = ["--coarsest-mag", str(COARSEST_MAG)]
         if case.work == "convert":
-            return [*self._convert(case, target, processes), *mags]
+            return [*convert_command(case.volume, target, processes), *mags]
         names = ["--dataset", str(target), "--layer", case.volume.kind]
-        return [*_voxelworks("downsample", processes), *names, *mags]
-
-    def _convert(self, case: Case, target: Path, processes: int) -> list[str]:
-        volume = case.volume
-        layer = ["--layer-name", volume.kind, "--category", volume.category, "--voxel-size", VOXEL_SIZE]
-        paths = ["--source", str(volume.stack), "--target", str(target)]
-        return [*_voxelworks("convert", processes), *paths, *layer]
+        return [*voxelworks_command("downsample", processes), *names, *mags]
 
     def _export(self, case: Case, program: str, target: Path, processes: int) -> list[str]:
         if program == "floor":
@@ -150,14 +91,14 @@ class Bench:
             script = FLOORS / "export_floor.py"
             return [sys.executable, str(script), str(source), str(target), str(processes)]
         names = ["--dataset", str(case.dataset), "--layer", case.volume.kind, "--file", str(target)]
-        return [*_voxelworks("export_tiff", processes), *names]
+        return [*voxelworks_command("export_tiff", processes), *names]
 
     def check_equal(self, case: Case) -> None:
         """Compare what both programs last made of a case, voxel by voxel, and its finest level with the sections."""
         if case.work == "export":
             with _explained(f"export {case.volume.kind}"):
                 _check_equal_archives(
-                    *(_archive(self.outcome / program) for program in PROGRAMS), case.volume
+                    *(archive_of(self.outcome / program) for program in PROGRAMS), case.volume
                 )
             return
         ours = self.outcome / "voxelworks" / case.volume.kind
@@ -171,19 +112,6 @@ class Bench:
                 _check_equal_sections(ours / "1", case.volume)
 
 
-def _voxelworks(workflow: str, processes: int) -> list[str]:
-    return [sys.executable, "-m", "voxelworks", "run", workflow, "--slots", str(processes), "--json"]
-
-
-def _copy_dataset(source: Path, target: Path) -> None:
-    """Copy a dataset; shards, which nobody changes, are only linked."""
-
-    def copy(old: str, new: str) -> None:
-        (shutil.copy2 if old.endswith(".json") else os.link)(old, new)
-
-    shutil.copytree(source, target, copy_function=copy)
-
-
 @contextmanager
 def _explained(what: str) -> Iterator[None]:
     try:
@@ -195,7 +123,7 @@ def _explained(what: str) -> Iterator[None]:
 def _check_equal_arrays(ours: Path, floor: Path) -> None:
     metadata = [json.loads((path / "zarr.json").read_text()) for path in (ours, floor)]
     assert all(metadata[0][key] == metadata[1][key] for key in ("shape", "chunk_grid", "codecs", "data_type"))
-    arrays = [_open(path) for path in (ours, floor)]
+    arrays = [open_array(path) for path in (ours, floor)]
     axes = [range(0, extent, COMPARED_EDGE) for extent in arrays[0].shape]
     for corner in product(*axes):
         block = tuple(
@@ -207,17 +135,12 @@ def _check_equal_arrays(ours: Path, floor: Path) -> None:
 
 
 def _check_equal_sections(finest: Path, volume: Volume) -> None:
-    array = _open(finest)
+    array = open_array(finest)
     sections = volume.sections
     for start in range(0, len(sections), 64):
         slab = array[start : start + 64].read().result()
         for section, path in zip(slab, sections[start : start + 64], strict=True):
             assert np.array_equal(section, tifffile.imread(path))
-
-
-def _archive(target: Path) -> Path:
-    """Give the file that an export makes."""
-    return target.with_suffix(".zip")
 
 
 def _check_equal_archives(floor: Path, ours: Path, volume: Volume) -> None:
@@ -230,11 +153,7 @@ def _check_equal_archives(floor: Path, ours: Path, volume: Volume) -> None:
                 assert np.array_equal(tifffile.imread(io.BytesIO(archive.read(entry))), section)
 
 
-def _open(path: Path) -> ts.TensorStore:
-    return ts.open({"driver": "zarr3", "kvstore": f"file://{path}/"}).result()[0]
-
-
-def measure_all(bench: Bench, works: Sequence[str], edge: int, rounds: int) -> dict[str, list[Series]]:
+def measure_all(bench: FloorBench, works: Sequence[str], edge: int, rounds: int) -> dict[str, list[Series]]:
     """Run everything; give the series by what they show."""
     cube, half, wide = (edge,) * 3, (edge // 2,) * 3, (2 * edge, 2 * edge, edge // 2)
     cases = [bench.case(work, kind, cube) for kind in KINDS for work in works]
@@ -242,7 +161,7 @@ def measure_all(bench: Bench, works: Sequence[str], edge: int, rounds: int) -> d
         for program in PROGRAMS:
             bench.run(case, program, max(bench.processes))
         bench.check_equal(case)
-        _tell(f"{case.work} {case.volume.kind}: both programs give the same voxels")
+        tell(f"{case.work} {case.volume.kind}: both programs give the same voxels")
     small = [bench.case(work, kind, START_UP_SIZE) for kind in KINDS for work in works]
     others = [bench.case(work, kind, half) for kind in KINDS for work in works]
     others += [bench.case(work, "image", wide) for work in works]
@@ -254,71 +173,20 @@ def measure_all(bench: Bench, works: Sequence[str], edge: int, rounds: int) -> d
 
 
 def _rounds(
-    bench: Bench, cases: list[Case], programs: tuple[str, ...], processes: tuple[int, ...], rounds: int
+    bench: FloorBench, cases: list[Case], programs: tuple[str, ...], processes: tuple[int, ...], rounds: int
 ) -> list[Series]:
     runs = [
         (case, Series(case.work, case.volume.kind, case.volume.size, program, count))
         for case, count, program in product(cases, processes, programs)
     ]
-    for number in range(rounds):
-        # Every second round backwards: what comes first differs.
-        for case, series in runs if number % 2 == 0 else reversed(runs):
-            series.add(bench.run(case, series.program, series.processes))
-            _tell(_line(series, number))
+    run_in_turns(
+        [(series, partial(bench.run, case, series.program, series.processes)) for case, series in runs],
+        rounds,
+    )
     return [series for _, series in runs]
 
 
-def _line(series: Series, number: int) -> str:
-    size = "x".join(map(str, series.size))
-    cpu_s = series.user_s[-1] + series.system_s[-1]
-    return (
-        f"round {number + 1}: {series.work} {series.kind} {size}, {series.program}, {series.processes} processes: "
-        f"wall {series.wall_s[-1]:.2f} s, CPU {cpu_s:.2f} s, {series.peak_mib[-1]:.0f} MiB, "
-        f"foreign {series.foreign_cores[-1]:.2f}"
-    )
-
-
-def _tell(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
-
-
-def describe_machine(work: Path) -> dict[str, str | int | float]:
-    mounts = sorted(psutil.disk_partitions(all=True), key=lambda mount: len(mount.mountpoint))
-    holding = [mount for mount in mounts if work.resolve().is_relative_to(mount.mountpoint)]
-    models = [
-        line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")
-    ]
-    return {
-        "processor": models[0].partition(":")[2].strip() if models else platform.machine(),
-        "cores": len(os.sched_getaffinity(0)),
-        "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
-        "system": f"{platform.system()} {platform.release()}",
-        "file_system": holding[-1].fstype if holding else "unknown",
-    }
-
-
-def describe_versions() -> dict[str, str]:
-    names = ("voxelworks", "numpy", "numba", "tensorstore", "tifffile")
-    return {"python": platform.python_version()} | {name: version(name) for name in names}
-
-
-def describe_commit() -> str:
-    """Give the commit of the repository, with a plus if files were changed since."""
-    try:
-        commit = _git("rev-parse", "HEAD")
-        return commit + ("+" if _git("status", "--porcelain", "--", "src", "benchmarks") else "")
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-
-
-def _git(*arguments: str) -> str:
-    answer = subprocess.run(
-        ["git", "-C", str(REPOSITORY), *arguments], capture_output=True, text=True, check=True
-    )
-    return answer.stdout.strip()
-
-
-def describe_input(bench: Bench, edge: int) -> list[dict[str, str | int | tuple[int, int, int]]]:
+def describe_input(bench: FloorBench, edge: int) -> list[dict[str, str | int | tuple[int, int, int]]]:
     return [
         {
             "kind": kind,
@@ -352,7 +220,7 @@ def main() -> None:
     with TemporaryDirectory(prefix="voxelworks-bench-") as temporary:
         work = options.work or Path(temporary)
         work.mkdir(parents=True, exist_ok=True)
-        bench = Bench(work.resolve(), tuple(options.processes))
+        bench = FloorBench(work.resolve(), tuple(options.processes))
         began_at = datetime.now(UTC)
         series = measure_all(bench, options.works, options.edge, options.rounds)
         asked = {"edge": options.edge, "rounds": options.rounds}

@@ -7,11 +7,12 @@ python benchmarks/table.py --check    exit with 1 if the page differs from the f
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Callable, Sequence
 from itertools import product
 from pathlib import Path
-from statistics import median
+from statistics import fmean, median, stdev
 from typing import Any
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
@@ -22,12 +23,16 @@ DISK_FIGURES = DOCS / "figures" / "foundation_disk.json"
 PAGE = DOCS / "benchmarks.md"
 PAGE_FIGURES = DOCS / "figures" / "pages.json"
 SEGMENT_FIGURES = DOCS / "figures" / "segments.json"
+PEER_FIGURES = DOCS / "figures" / "peers.json"
+SCALING_FIGURES = DOCS / "figures" / "scaling.json"
 
 CPU_RATIO_MAX = 1.5
 WALL_RATIO_MAX = 0.65
 PEAK_MIB_MAX = 2048
 FOREIGN_CORES_MAX = 0.1
 """Above this a wall time says little."""
+T_QUANTILES = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
+"""Student's t, 97.5 %, for 1 degree of freedom and more. The last one, a little too wide, is also taken beyond."""
 
 Json = dict[str, Any]
 
@@ -62,6 +67,8 @@ def made_page() -> str:
     in_memory, on_disk = (json.loads(file.read_text()) for file in (FIGURES, DISK_FIGURES))
     page = _between(page, "foundation", "\n\n".join([tables(in_memory), "### On a disk", limits(on_disk)]))
     page = _between(page, "segments", segment_tables(json.loads(SEGMENT_FIGURES.read_text())))
+    page = _between(page, "peers", _if_measured(PEER_FIGURES, "bench-peers", peer_tables))
+    page = _between(page, "scaling", _if_measured(SCALING_FIGURES, "bench-large", scaling_tables))
     return _between(page, "pages", page_tables(json.loads(PAGE_FIGURES.read_text())))
 
 
@@ -72,6 +79,122 @@ def _between(page: str, name: str, content: str) -> str:
     assert found, f"{PAGE} has lost its marker {begin}"
     assert found_end, f"{PAGE} has lost its marker {end}"
     return f"{before}{begin}\n\n{content}\n\n{end}{after}"
+
+
+def _if_measured(file: Path, target: str, tables_of: Callable[[Json], str]) -> str:
+    if not file.exists():
+        return f"Not measured yet: `make {target}`."
+    return tables_of(json.loads(file.read_text()))
+
+
+def peer_tables(figures: Json) -> str:
+    """Give what the file of the peers shows, as Markdown."""
+    by_key = {(item["work"], item["kind"], item["program"]): item for item in figures["values"]}
+    rows, alike = [], []
+    for pair in figures["pairs"]:
+        key = f"{pair['work']} {pair['kind']}: {pair['ours']}, {pair['peer']}"
+        alike.append(
+            [pair["work"], pair["kind"], _peer(pair), figures["compared"].get(key, "not compared yet")]
+        )
+        ours, peer = (by_key[pair["work"], pair["kind"], pair[side]] for side in ("ours", "peer"))
+        if not (ours["wall_s"] and peer["wall_s"]):
+            continue  # cut off before its first round ended
+        foreign = max(median(item["foreign_cores"]) for item in (ours, peer))
+        rows.append(
+            [
+                pair["work"],
+                pair["kind"],
+                _peer(pair),
+                *(f"{_cpu_s(item):.1f}" for item in (peer, ours)),
+                _ratio(_cpu_runs(peer), _cpu_runs(ours)),
+                *(f"{_wall_s(item):.1f}" for item in (peer, ours)),
+                _ratio(peer["wall_s"], ours["wall_s"]),
+                *(f"{max(item['peak_mib']):.0f}" for item in (peer, ours)),
+                f"{foreign:.2f}" + (" (not clean)" if foreign > FOREIGN_CORES_MAX else ""),
+            ]
+        )
+    size, mags = " x ".join(map(str, figures["size"])), ", ".join(map(str, figures["mags"]))
+    about = (
+        f"{_measured(figures)} interleaved runs in 2 processes, in seconds, on {size} voxels; mags {mags}.\n"
+        f"Machine: {_machine(figures['machine'])}.\n"
+        f"Versions: {', '.join(f'{name} {number}' for name, number in figures['versions'].items())}."
+    )
+    head = ["Work", "Volume", "Against", "CPU, peer", "CPU", "Peer / Voxelworks"]
+    head += ["Wall, peer", "Wall", "Peer / Voxelworks", "Peak MiB, peer", "Peak MiB", "Foreign cores"]
+    results = _table(["Work", "Volume", "Against", "Results"], alike)
+    return "\n\n".join([about, _table(head, rows), results]) if rows else f"{about}\n\n{results}"
+
+
+def _peer(pair: Json) -> str:
+    return f"{pair['peer'].split()[0]}, {pair['settings']}"
+
+
+def _ratio(theirs: Sequence[float], ours: Sequence[float]) -> str:
+    """Give the geometric mean of the ratios of each round, and its interval of 95 % (Student's t of the logarithms)."""
+    logs = [math.log(their / our) for their, our in zip(theirs, ours, strict=False)]
+    if len(logs) < 2:
+        return f"{math.exp(logs[0]):.2f} (one run)"
+    spread = T_QUANTILES[min(len(logs) - 1, len(T_QUANTILES)) - 1] * stdev(logs) / math.sqrt(len(logs))
+    middle, low, high = (math.exp(fmean(logs) + shift) for shift in (0, -spread, spread))
+    return f"{middle:.2f} ({low:.2f} to {high:.2f})"
+
+
+def scaling_tables(figures: Json) -> str:
+    """Give what the file of the growing volumes shows, as Markdown."""
+    done = [item for item in figures["values"] if item["wall_s"]]
+    cases = list(dict.fromkeys((item["work"], item["kind"]) for item in done))
+    start_up, *edges = sorted({item["size"][0] for item in done})
+    times, memory = [], []
+    for work, kind in cases:
+        by_edge = {item["size"][0]: item for item in _same(done, work, kind)}
+        start_s = _cpu_s(by_edge.pop(start_up))
+        ns = {edge: 1e9 * (_cpu_s(item) - start_s) / _voxels(item) for edge, item in by_edge.items()}
+        peaks = {edge: max(item["peak_mib"]) for edge, item in by_edge.items()}
+        name = [work, kind]
+        times.append([*name, f"{start_s:.2f}", *(_cell(ns.get(edge), 1) for edge in edges), _growth(ns)])
+        memory.append([*name, *(_cell(peaks.get(edge), 0) for edge in edges), _growth(peaks)])
+    about = (
+        f"{_measured(figures)} interleaved runs in 2 processes.\nMachine: {_machine(figures['machine'])}.\n"
+        f"Foreign cores: {max(median(item['foreign_cores']) for item in done):.2f} at most."
+    )
+    names = [f"{edge}³" for edge in edges]
+    return "\n\n".join(
+        [
+            about,
+            "CPU time per voxel without start-up, in nanoseconds: equal numbers in a row are linear time.",
+            _table(["Work", "Volume", "Start-up, s", *names, "Last / one before"], times),
+            "Peak memory in MiB: equal numbers in a row are constant memory.",
+            _table(["Work", "Volume", *names, "Last / one before"], memory),
+        ]
+    )
+
+
+def _cell(value: float | None, digits: int) -> str:
+    return "–" if value is None else f"{value:.{digits}f}"
+
+
+def _growth(by_edge: dict[int, float]) -> str:
+    if len(by_edge) < 2:
+        return "–"
+    before, last = (by_edge[edge] for edge in sorted(by_edge)[-2:])
+    return f"{last / before:.2f}"
+
+
+def _measured(figures: Json) -> str:
+    commit, changed = figures["commit"].rstrip("+")[:12], " with changes" * figures["commit"].endswith("+")
+    counts = [len(item["wall_s"]) for item in figures["values"]]
+    cut_off = "" if figures["is_complete"] else " (cut off)"
+    return (
+        f"`{figures['command']}` on {figures['date'][:10]}, commit `{commit}`{changed}{cut_off}: "
+        f"medians of {max(counts)}"
+    )
+
+
+def _machine(machine: Json) -> str:
+    return (
+        f"{machine['processor']}, {machine['cores']} cores, {machine['memory_gib']:.0f} GiB, "
+        f"{machine['system']}, {machine['file_system']}"
+    )
 
 
 def segment_tables(figures: Json) -> str:
@@ -298,7 +421,11 @@ def _wall_s(series: Json) -> float:
 
 
 def _cpu_s(series: Json) -> float:
-    return float(median(map(sum, zip(series["user_s"], series["system_s"], strict=True))))
+    return float(median(_cpu_runs(series)))
+
+
+def _cpu_runs(series: Json) -> list[float]:
+    return [user_s + system_s for user_s, system_s in zip(series["user_s"], series["system_s"], strict=True)]
 
 
 def _net(seconds: Callable[[Json], float], series: Json, start: Json) -> float:
@@ -319,7 +446,7 @@ def _judged(value: float, limit: float, digits: int = 2) -> str:
 
 
 def _table(head: list[str], rows: list[list[str]]) -> str:
-    numeric_from = next(i for i, cell in enumerate(rows[0]) if i > 0 and cell[:1].isdigit())
+    numeric_from = next((i for i, cell in enumerate(rows[0]) if i > 0 and cell[:1].isdigit()), len(rows[0]))
     line = [":--" if i < numeric_from else "--:" for i in range(len(head))]
     return "\n".join("| " + " | ".join(row) + " |" for row in [head, line, *rows])
 

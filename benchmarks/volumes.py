@@ -39,7 +39,7 @@ _SEED = 1
 
 @dataclass(frozen=True)
 class Volume:
-    """A volume on disk: one uncompressed TIFF file for each section, in `stack`."""
+    """A volume on disk: one TIFF file for each section, in `stack`."""
 
     kind: Kind
     size: tuple[int, int, int]
@@ -64,10 +64,15 @@ class Volume:
         return x * y * z * self.dtype.itemsize
 
 
-def make_volume(work: Path, kind: Kind, size: tuple[int, int, int]) -> Volume:
+def volume_of(work: Path, kind: Kind, size: tuple[int, int, int]) -> Volume:
+    """Tell where a volume lies, or will lie."""
+    return Volume(kind, size, work / f"{kind}-{'x'.join(map(str, size))}")
+
+
+def make_volume(work: Path, kind: Kind, size: tuple[int, int, int], compression: str | None = None) -> Volume:
     """Write the stack below `work`, or find the one that an earlier call wrote."""
-    stack = work / f"{kind}-{'x'.join(map(str, size))}"
-    volume = Volume(kind, size, stack)
+    volume = volume_of(work, kind, size)
+    stack = volume.stack
     if stack.exists():
         return volume
     tile = _tile(work, kind)
@@ -77,9 +82,8 @@ def make_volume(work: Path, kind: Kind, size: tuple[int, int, int]) -> Volume:
     draft.mkdir(parents=True)
     for number, z in enumerate(depth):
         section = np.ascontiguousarray(tile[z][height][:, width])
-        tifffile.imwrite(
-            draft / f"section-{number:05d}.tif", section, photometric="minisblack", metadata=None
-        )
+        file = draft / f"section-{number:05d}.tif"
+        tifffile.imwrite(file, section, photometric="minisblack", metadata=None, compression=compression)
     draft.rename(stack)
     return volume
 

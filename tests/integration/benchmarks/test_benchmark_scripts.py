@@ -149,6 +149,110 @@ def test_the_table_of_the_pages_shows_medians_and_names_missed_limits(tmp_path):
     ]
 
 
+MEASURED = {
+    "date": "2030-01-02T03:04:05+00:00", "commit": "abc", "versions": {"other": "1.2"}, "is_complete": True,
+    "machine": {"processor": "P", "cores": 2, "memory_gib": 4.0, "system": "Linux", "file_system": "ext4"},
+}  # fmt: skip
+
+
+def test_the_table_of_the_peers_shows_ratios_of_paired_rounds_with_their_interval(tmp_path):
+    pair = {"work": "convert", "kind": "image", "ours": "voxelworks", "law": "equal"}
+    pairs = [pair | {"peer": name, "settings": "defaults"} for name in ("slow", "same alike", "stopped")]
+    ours = SERIES | {"program": "voxelworks", "wall_s": [1.0, 2.0, 4.0]}
+    values = [
+        ours,
+        ours | {"program": "slow", "wall_s": [4.0, 4.0, 8.0], "user_s": [3.0, 7.0, 5.0]},
+        ours | {"program": "same alike", "user_s": [0.0, 7.0, 2.0], "foreign_cores": [0.5] * 3},
+        ours | {"program": "stopped", "wall_s": [], "user_s": []},
+    ]
+    figures = MEASURED | {
+        "command": "python benchmarks/peers.py", "size": [128] * 3, "mags": [1, 2], "pairs": pairs, "values": values,
+        "compared": {"convert image: voxelworks, slow": "equal voxels"},
+    }  # fmt: skip
+
+    lines = table_lines(tmp_path, "peer_tables", figures)
+
+    start = "| convert | image |"
+    slow = "6.0 | 3.0 | 2.00 (2.00 to 2.00) | 4.0 | 2.0 | 2.52 (0.93 to 6.81) | 600 | 600 | 0.00 |"
+    same = (
+        "3.0 | 3.0 | 1.00 (0.18 to 5.60) | 2.0 | 2.0 | 1.00 (1.00 to 1.00) | 600 | 600 | 0.50 (not clean) |"
+    )
+    assert [line for line in lines if line.startswith(start)] == [
+        f"{start} slow, defaults | {slow}",
+        f"{start} same, defaults | {same}",
+        f"{start} slow, defaults | equal voxels |",
+        f"{start} same, defaults | not compared yet |",
+        f"{start} stopped, defaults | not compared yet |",
+    ]
+
+
+def test_the_table_of_growing_volumes_shows_time_for_each_voxel_and_peaks(tmp_path):
+    def series(edge: int, cpu_s: float, peak_mib: float) -> dict[str, object]:
+        spent = {"user_s": [cpu_s], "system_s": [0.0], "wall_s": [cpu_s], "peak_mib": [peak_mib]}
+        return SERIES | {"program": "voxelworks", "size": [edge] * 3} | spent
+
+    values = [
+        series(64, 1.0, 300),
+        series(100, 1.01, 400),
+        series(200, 1.16, 500),
+        series(400, 0, 0) | {"wall_s": []},
+    ]
+    figures = MEASURED | {"command": "python benchmarks/scaling.py", "values": values}
+
+    lines = table_lines(tmp_path, "scaling_tables", figures)
+
+    assert [line for line in lines if line.startswith("| ")] == [
+        "| Work | Volume | Start-up, s | 100³ | 200³ | Last / one before |",
+        "| :-- | :-- | --: | --: | --: | --: |",
+        "| convert | image | 1.00 | 10.0 | 20.0 | 2.00 |",
+        "| Work | Volume | 100³ | 200³ | Last / one before |",
+        "| :-- | :-- | --: | --: | --: |",
+        "| convert | image | 400 | 500 | 1.25 |",
+    ]
+
+
+def test_a_stopped_benchmark_goes_on_with_the_runs_that_it_has(tmp_path):
+    code = """
+import sys
+from pathlib import Path
+from bench import Series, run_in_turns, take_up, write_figures
+from measure import Cost
+output = Path(sys.argv[1])
+def go(commit, run_count):
+    about = {"command": "c", "commit": commit, "versions": {}, "machine": {}, "is_complete": False}
+    all_series = [Series("convert", "image", (64, 64, 64), name, 2) for name in "abc"]
+    take_up(output, about, all_series)
+    ran = []
+    def run(name):
+        if len(ran) == run_count:
+            raise KeyboardInterrupt
+        ran.append(name)
+        return Cost(1.0, 1.0, 0.0, 0, 0.0)
+    runs = [(series, lambda name=series.program: run(name)) for series in all_series]
+    try:
+        run_in_turns(runs, 2, lambda: write_figures(output, about, all_series))
+        write_figures(output, {**about, "is_complete": True}, all_series)
+    except KeyboardInterrupt:
+        pass
+    print("".join(ran))
+for commit, run_count in [("one", 4), ("one", 9), ("one", 1), ("two", 9)]:
+    go(commit, run_count)
+"""
+    command = [sys.executable, "-c", code, tmp_path / "figures.json"]
+    stopped, went_on, anew, of_another_commit = run(command, tmp_path, PYTHONPATH=str(BENCHMARKS)).split()
+
+    assert (stopped, went_on) == ("abcc", "ba")
+    assert anew == "a", "what was complete is measured anew"
+    assert of_another_commit == "abccba"
+
+
+def table_lines(tmp_path: Path, name: str, figures: dict[str, object]) -> list[str]:
+    (tmp_path / "figures.json").write_text(json.dumps(figures))
+    code = "import json, sys, table; print(getattr(table, sys.argv[2])(json.load(open(sys.argv[1]))))"
+    command = [sys.executable, "-c", code, tmp_path / "figures.json", name]
+    return run(command, tmp_path, PYTHONPATH=str(BENCHMARKS)).splitlines()
+
+
 def call(tmp_path: Path, script: str, *arguments: object) -> str:
     return run([sys.executable, BENCHMARKS / script, *arguments], tmp_path)
 
