@@ -89,7 +89,7 @@ def sessions() -> None:
 @server_options
 @json_option
 def list_sessions(server: str | None, token: str | None, home: Path | None, as_json: bool) -> None:
-    """List the browsers that you are logged in with, the one used last first."""
+    """List the browsers that you are logged in with. The one used last comes first."""
     with connect(server=server, token=token, home=home) as client:
         found = client.list_sessions()
     rows: list[dict[str, object]] = [

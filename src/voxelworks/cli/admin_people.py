@@ -48,7 +48,7 @@ def list_users(home: Path | None, as_json: bool) -> None:
 def create_user(
     email: str, name: str, organization_id: str, role: Role, operator: bool, home: Path | None
 ) -> None:
-    """Make a user, and print the link with which they choose their password."""
+    """Make a user, and print the link for choosing a password."""
     with office(home, organization_id) as here:
         user = accounts.create_user(here.session, here.by, email=email, name=name, is_operator=operator)
         accounts.add_member(here.session, here.by, user.id, role)

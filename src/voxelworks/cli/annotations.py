@@ -72,7 +72,7 @@ def upload(
     home: Path | None,
     as_json: bool,
 ) -> None:
-    """Send an annotation: an NML file, or a zip with one and its volume layers, as WEBKNOSSOS gives it."""
+    """Send an annotation. FILE is an NML, or a zip with one and its volume layers, as WEBKNOSSOS gives it."""
     with connect(server=server, token=token, home=home) as client:
         _print(client.upload_annotation(file, name=name, dataset=dataset), as_json=as_json)
 
@@ -96,7 +96,7 @@ def link(
     home: Path | None,
     as_json: bool,
 ) -> None:
-    """Name an annotation that stays in a WEBKNOSSOS; jobs fetch it from ADDRESS when they need it."""
+    """Name an annotation that stays in a WEBKNOSSOS. Jobs fetch it from ADDRESS when they need it."""
     # Not as an option: everybody on a machine sees those of running commands.
     token_there = sys.stdin.readline().strip() if token_stdin else None
     with connect(server=server, token=token, home=home) as client:
@@ -129,7 +129,7 @@ def download(
 @click.argument("annotation_id", metavar="ANNOTATION")
 @server_options
 def trash(annotation_id: str, server: str | None, token: str | None, home: Path | None) -> None:
-    """Put an annotation into the trash, from which `restore` takes it back until its term has passed."""
+    """Put an annotation into the trash. Until its term has passed, `restore` takes it back."""
     with connect(server=server, token=token, home=home) as client:
         trashed = client.trash_annotation(annotation_id)
     _show.output().print(
@@ -152,7 +152,7 @@ def restore(annotation_id: str, server: str | None, token: str | None, home: Pat
 @server_options
 @click.option("--yes", is_flag=True, help="Do not ask.")
 def delete(annotation_id: str, server: str | None, token: str | None, home: Path | None, yes: bool) -> None:
-    """Delete an annotation that is in the trash for good, before its term has passed."""
+    """Delete an annotation in the trash for good. Its term need not have passed."""
     with connect(server=server, token=token, home=home) as client:
         about = f"annotation {annotation_id} is deleted for good"
         _show.confirm(f"{about}. Go on?", is_agreed=yes, about=about)

@@ -85,7 +85,7 @@ def activity(
     home: Path | None,
     as_json: bool,
 ) -> None:
-    """Show what came to and went from the credits of an organization."""
+    """Show what came to and went from an organization."""
     with opened_database(home) as (database, _), database.read_session() as session:
         accounts.find_organization(session, organization_id)
         if as_csv:
@@ -204,7 +204,7 @@ def decline_order(order_id: str, reason: str, home: Path | None) -> None:
 @home_option
 @json_option
 def check(organization_id: str | None, home: Path | None, as_json: bool) -> int:
-    """Check that the books are right: entries, grants, balances and charges tell the same story.
+    """Check that the books are right. Entries, grants, balances and charges must tell the same story.
 
     Exit status 1 if anything differs. The server does the same every night.
     """

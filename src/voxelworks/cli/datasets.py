@@ -98,7 +98,7 @@ def rename(name: str, new_name: str, server: str | None, token: str | None, home
 def set_voxel_size(
     name: str, voxel_size: str, server: str | None, token: str | None, home: Path | None, as_json: bool
 ) -> None:
-    """State another voxel size of a dataset, in nanometres, such as 4,4,40. Voxels and mags stay as they are."""
+    """State another voxel size of a dataset. It is in nanometres, such as 4,4,40; voxels and mags stay as they are."""
     with connect(server=server, token=token, home=home) as client:
         changed = client.set_voxel_size(name, voxel_size)
     if as_json:
@@ -136,7 +136,7 @@ def unpublish(name: str, server: str | None, token: str | None, home: Path | Non
 @click.argument("name", metavar="DATASET")
 @server_options
 def trash(name: str, server: str | None, token: str | None, home: Path | None) -> None:
-    """Put a dataset into the trash, from which `restore` takes it back until its term has passed."""
+    """Put a dataset into the trash. Until its term has passed, `restore` takes it back."""
     with connect(server=server, token=token, home=home) as client:
         trashed = client.trash_dataset(name)
     _show.output().print(
@@ -159,7 +159,7 @@ def restore(name: str, server: str | None, token: str | None, home: Path | None)
 @server_options
 @click.option("--yes", is_flag=True, help="Do not ask.")
 def delete(name: str, server: str | None, token: str | None, home: Path | None, yes: bool) -> None:
-    """Delete a dataset that is in the trash for good, before its term has passed."""
+    """Delete a dataset in the trash for good. Its term need not have passed."""
     with connect(server=server, token=token, home=home) as client:
         dataset = _find_trashed(client, name)
         about = f"{dataset.name} ({_size(dataset) or 'linked'}) is deleted for good"

@@ -157,9 +157,9 @@ def retry(
     yes: bool,
     wait: bool,
 ) -> int:
-    """Submit failed or cancelled jobs anew, with the same parameters, at the present price.
+    """Submit failed or cancelled jobs anew.
 
-    Of several jobs those are left out that were repeated already.
+    They have the same parameters, and the present price. Of several jobs those are left out that were repeated already.
     """
     with connect(server=server, token=token, home=home) as client:
         if len(job_ids) == 1:

@@ -32,7 +32,7 @@ def mail() -> None:
 @click.option("--to", required=True, metavar="ADDRESS", help="Who gets the test mail.")
 @home_option
 def test(to: str, home: Path | None) -> None:
-    """Send a test mail at once, with the mail settings of the environment."""
+    """Send a test mail at once. It takes the mail settings of the environment."""
     _show.output().print(notify.send_test_mail(load_settings(home=home), to), markup=False)
 
 
