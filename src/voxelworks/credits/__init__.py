@@ -6,7 +6,7 @@ charge is held with the submission of its job, and settled or released once with
 what was settled comes back once, if the result is lost.
 """
 
-from voxelworks.credits._activity import activity, activity_csv, balance
+from voxelworks.credits._activity import activity, activity_csv, balance, spent_by_month
 from voxelworks.credits._charges import charge_of, charges_of, hold, is_charged, refund, release, settle
 from voxelworks.credits._check import check
 from voxelworks.credits._grants import ensure_monthly, expire, grant
@@ -21,6 +21,7 @@ from voxelworks.protocol.credits import (
     ChargeView,
     Difference,
     GrantView,
+    MonthView,
     OrderView,
     PriceView,
     QuoteView,
@@ -30,9 +31,9 @@ from voxelworks.protocol.credits import (
 )
 
 __all__ = [
-    "ActivityKind", "ActivityPage", "ActivityView", "Balance", "ChargeView", "Difference", "GrantView", "OrderView",
-    "PriceList", "PriceView", "QuoteView", "Returned", "ReturnedPart", "activity", "activity_csv", "amount",
-    "balance", "charge_of", "charges_of", "check", "decline_order", "ensure_monthly", "expire", "find_order",
-    "grant", "grant_order", "hold", "in_credits", "is_charged", "list_orders", "order", "price", "price_list", "quote",
-    "refund", "release", "settle",
+    "ActivityKind", "ActivityPage", "ActivityView", "Balance", "ChargeView", "Difference", "GrantView", "MonthView",
+    "OrderView", "PriceList", "PriceView", "QuoteView", "Returned", "ReturnedPart", "activity", "activity_csv",
+    "amount", "balance", "charge_of", "charges_of", "check", "decline_order", "ensure_monthly", "expire",
+    "find_order", "grant", "grant_order", "hold", "in_credits", "is_charged", "list_orders", "order", "price",
+    "price_list", "quote", "refund", "release", "settle", "spent_by_month",
 ]  # fmt: skip

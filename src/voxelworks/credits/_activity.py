@@ -6,10 +6,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from decimal import Decimal
 from typing import Any, cast
 
-from sqlalchemy import ColumnElement, Select, and_, bindparam, func, or_, select
+from sqlalchemy import ColumnElement, Select, and_, bindparam, case, func, or_, select
 from sqlalchemy.orm import Session, aliased
 
 from voxelworks.credits._grants import grant_view, usable_grants
+from voxelworks.credits._periods import period_at
 from voxelworks.credits._tables import BalanceRow, BookingRow, EntryRow, GrantRow, ReservationRow
 from voxelworks.csv_lines import csv_line, harmless, iso_time
 from voxelworks.db import now
@@ -19,6 +20,7 @@ from voxelworks.protocol.credits import (
     ActivityView,
     Balance,
     GrantKind,
+    MonthView,
     in_credits,
 )
 
@@ -79,6 +81,29 @@ def activity(
     found = cast(list[_Found], session.execute(query.limit(limit + 1)).all())
     rows = tuple(_activity_view(*row) for row in found[:limit])
     return ActivityPage(rows=rows, next_before=rows[-1].id if len(found) > limit else None)
+
+
+def spent_by_month(session: Session, organization_id: str, *, month_count: int = 12) -> tuple[MonthView, ...]:
+    """Give what the jobs of the last months cost, this month last, in the time zone of the organization."""
+    zone = session.scalar(select(BalanceRow.zone).where(BalanceRow.organization_id == organization_id))
+    months = [period_at(now(session), zone or "UTC")]
+    while len(months) < month_count:
+        months.insert(0, period_at(months[0].starts_ms - 1, zone or "UTC"))
+    made_ms, amount = ReservationRow.made_ms, ReservationRow.amount
+    sums = [
+        func.sum(case((and_(made_ms >= month.starts_ms, made_ms < month.ends_ms), amount), else_=0))
+        for month in months
+    ]
+    found = session.execute(
+        select(*sums).where(
+            ReservationRow.organization_id == organization_id,
+            ReservationRow.state != "released",
+            made_ms >= months[0].starts_ms,
+        )
+    ).one()
+    return tuple(
+        MonthView(key=month.key, spent=int(spent or 0)) for month, spent in zip(months, found, strict=True)
+    )
 
 
 def activity_csv(

@@ -153,6 +153,15 @@ class ActivityPage(Message):
     """Give it as `before` for the next page; None on the last one."""
 
 
+class MonthView(Message):
+    """What the jobs of a month cost."""
+
+    key: str
+    """`YYYY-MM`."""
+    spent: int
+    """What was held or settled for jobs that were submitted in it, without what was returned."""
+
+
 class OrderView(Message):
     """A request to buy credits."""
 

@@ -2,6 +2,7 @@
 
 import csv
 import io
+from datetime import UTC, datetime
 from decimal import Decimal
 
 import pytest
@@ -144,3 +145,18 @@ def test_a_comment_may_hold_commas_and_quotes(ledger):
     with ledger.database.read_session() as session:
         table = list(csv.DictReader(io.StringIO("".join(credits.activity_csv(session, "lab")), newline="")))
     assert table[0]["comment"] == 'a, "b"\nc'
+
+
+def test_months_tell_what_their_jobs_cost_without_what_came_back(used, clock):
+    clock.set(datetime(2026, 4, 30, 13, tzinfo=UTC))  # it is May in Auckland
+    used.ensure_monthly(zone="Pacific/Auckland")
+    for job_id, amount in (("kept", 40), ("lost", 50)):
+        used.hold(job_id, amount)
+        used.settle(job_id)
+    used.refund("lost")
+    used.hold("foreign", 60, "other")
+    months = used.read(credits.spent_by_month, "lab", month_count=4)
+    # In March: what is settled, and what is held still.
+    expected = [("2026-02", 0), ("2026-03", 1100 + 20 + 10), ("2026-04", 0), ("2026-05", 40)]
+    assert [(month.key, month.spent) for month in months] == expected
+    assert [month.spent for month in used.read(credits.spent_by_month, "unheard-of")] == [0] * 12

@@ -256,7 +256,13 @@ def test_a_cancelled_job_returns_its_charge_and_says_so(site):
     assert (quote["amount"], job["charge_millicredits"]) == (PRICE, PRICE)
     page = said(browser.get(f"/jobs/{job['id']}"))
     assert "The 2 credits are returned" in page
+    listed, spent = said(browser.get("/jobs")), said(browser.get("/organization/credits"))
+    assert "Duration, cost" in listed
+    assert re.search(r" 2 credits (?!,)", listed)
+    assert "Spent on jobs 2 in 12 months" in spent
     browser.post(f"/jobs/{job['id']}/cancel")
+    assert " 2 credits, returned " in said(browser.get("/jobs"))
+    assert "Spent on jobs" not in said(browser.get("/organization/credits"))
     page = said(browser.get(f"/jobs/{job['id']}"))
     assert "all returned" in page
     assert repeats(browser, job["id"]) == ["Retry at no charge", "Retry for 2 credits"]
@@ -405,14 +411,30 @@ def test_the_command_line_shows_the_price_and_charges_only_whoever_agrees(site, 
         assert client.submit("segment", PARAMS, quote_id=stale.id).charge_millicredits == PRICE
 
 
+def test_the_organization_shows_what_is_free_this_month(tmp_path):
+    settings = Settings(home=tmp_path, port=0, credits_enabled=True, monthly_free_credits=7)
+    with installed(), served(settings) as (_, browser):
+        grant(browser, 5)
+        page = said(browser.get("/organization"))
+    assert re.search(r" 12 7 of them are free, of the 7 of this month, and end on 1 \w+ \d+\.", page)
+
+
 def test_with_credits_switched_off_no_page_speaks_of_them(tmp_path):
-    with (
-        running_server(Settings(home=tmp_path, port=0)) as info,
-        httpx.Client(base_url=info.url, headers={"Origin": info.url}, trust_env=False) as browser,
-    ):
-        browser.get("/", params={"token": info.token})
-        for path in ("/jobs", "/organization", "/workflows/convert/new", "/account"):
-            assert "redits" not in said(browser.get(path))
+    settings = Settings(home=tmp_path, port=0)
+    pages = (
+        "/jobs", "/organization", "/workflows", "/workflows/convert/new", "/account", "/help", "/setup", "/operator",
+        "/operator/failures", "/operator/mails", "/operator/organizations",
+    )  # fmt: skip
+    with served(settings) as (_, browser):
+        with stored(settings) as session:
+            make_member(session, "Bob", "local")  # to whom the ownership can be given
+        for path in pages:
+            answer = browser.get(path)
+            # That they are off is among the settings that an operator sees.
+            found = re.search(
+                r"(?i).{30}\b(credit|paid|refund|charge)", said(answer).replace("Credits off", "")
+            )
+            assert (path, answer.status_code, found) == (path, 200, None)
         assert browser.get("/organization/credits").status_code == 404
         assert browser.get("/api/v1/organization/credits").json()["code"] == "not-found"
 

@@ -10,7 +10,7 @@ from fastapi import APIRouter, Form, Query
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 
-from voxelworks import accounts, catalog
+from voxelworks import accounts, catalog, credits
 from voxelworks.accounts import Action
 from voxelworks.db import now
 from voxelworks.errors import NotFound
@@ -265,12 +265,15 @@ def _credits_page(
     if not context.settings.credits_enabled:
         raise NotFound("credits are switched off on this server: everything is free")
     accounts.require(who, Action.SEE_BALANCE)
-    values: dict[str, Any] = {"found": None, "orders": (), "people": {}}
+    values: dict[str, Any] = {"found": None, "orders": (), "people": {}, "months": ()}
     if accounts.is_allowed(who, Action.SEE_CREDIT_ACTIVITY):
         found = api.list_activity(context, who, kinds, before, 50)
         orders: tuple[OrderView, ...] = api.list_orders(context, who)
+        with context.database.read_session() as session:
+            months = credits.spent_by_month(session, who.organization_id)
         values = {
             "found": found, "orders": orders, "people": audit_people(context, [row.who for row in found.rows]),
+            "months": months if any(month.spent for month in months) else (),
         }  # fmt: skip
     return rendering.page(
         request, "credits.html", status=status, note=note, problem=problem, balance=api.balance_of(context, who),
