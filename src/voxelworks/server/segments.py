@@ -11,10 +11,11 @@ from pathlib import PurePosixPath
 from urllib.parse import quote, urlencode
 
 from voxelworks import catalog
-from voxelworks.errors import InvalidParams
+from voxelworks.errors import InvalidParams, NotFound
 from voxelworks.volumes.metadata import LayerProperties
 from voxelworks.volumes.segment_tables import (
     CSV_FILE,
+    PARQUET_FILE,
     TABLE_FOLDER,
     Column,
     SegmentTable,
@@ -91,6 +92,8 @@ class SegmentsPage:
     histogram: ShownHistogram | None
     csv: str
     """Path of the whole table as CSV, below the dataset."""
+    parquet: str | None
+    """The same as Parquet; None if the table was made before there was such a file."""
     problem: str = ""
 
     def address(self, **changes: str | int) -> str:
@@ -167,7 +170,8 @@ def read_page(
         )
     return SegmentsPage(
         describe.headings, rows, header.row_count, header.mag, sort, descending, page, page_count,
-        describe.histogram(column or header.column("volume_nm3")), str(table_folder / CSV_FILE), problem,
+        describe.histogram(column or header.column("volume_nm3")), str(table_folder / CSV_FILE),
+        _parquet(dataset_folder, table_folder), problem,
     )  # fmt: skip
 
 
@@ -176,6 +180,15 @@ def _open(dataset_folder: str, folder: PurePosixPath) -> AbstractContextManager[
         return catalog.open_file(dataset_folder, str(folder / TABLE_FOLDER / name))
 
     return SegmentTable.open(open_)
+
+
+def _parquet(dataset_folder: str, folder: PurePosixPath) -> str | None:
+    path = str(folder / PARQUET_FILE)
+    try:
+        catalog.open_file(dataset_folder, path).close()
+    except NotFound:
+        return None
+    return path
 
 
 def _find(table: SegmentTable, wanted: str) -> int | None:

@@ -30,6 +30,8 @@ ROWS_FILE = "rows.bin"
 HEADER_BYTES_MAX = 2**20
 CSV_FILE = "segments.csv"
 """Beside the folder: the same for other programs."""
+PARQUET_FILE = "segments.parquet"
+"""The same with types and units."""
 
 CELL_BYTES = 8
 ColumnType = Literal["uint64", "int64", "float64"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import math
 import shutil
 from collections.abc import Sequence
@@ -26,6 +27,8 @@ EDGE = 256
 """Voxels that are measured at a time, along each axis."""
 BYTE = np.dtype(np.uint8)
 _BINS = 40
+_ROWS_PER_GROUP = 2**16
+"""Of the Parquet file: what is written at once, and what readers read at once."""
 _CELL = {"uint64": "<u8", "int64": "<i8", "float64": "<f8"}
 _ORDER: tuple[tuple[int, int, int], ...] = ((2, 0, 0), (1, 1, 1), (0, 2, 2), (5, 1, 0), (4, 2, 0), (3, 2, 1))
 """Covariances xx, yy, zz, xy, xz, yz: which moment (of zz, yy, xx, zy, zx, yx), and its axes of x, y, z."""
@@ -230,6 +233,48 @@ def concatenate(folder: Path, runs: Sequence[Run], target: Path, head: bytes = b
         for run in runs:
             with (folder / run.name).open("rb") as part:
                 shutil.copyfileobj(part, out, 2**20)
+
+
+@dataclass(frozen=True)
+class WriteParquet:
+    """Write the rows of the table as a Parquet file, group by group; what has no value is null.
+
+    Units and meanings lie in the metadata of the fields, which readers with Arrow show, and for all others as JSON in
+    that of the file.
+    """
+
+    rows: Run
+    frame: Frame
+    table: str
+    folder: str
+
+    def __call__(self, name: str) -> None:
+        import pyarrow  # slow import
+        import pyarrow.parquet
+
+        columns = self.frame.columns
+        told = {column.name: {"unit": column.unit, "meaning": column.meaning} for column in columns}
+        fields = [
+            pyarrow.field(column.name, getattr(pyarrow, column.type)(), metadata=told[column.name])
+            for column in columns
+        ]
+        about = {"mag": str(self.frame.mag), "columns": json.dumps(told, ensure_ascii=False)}
+        schema = pyarrow.schema(fields, metadata=about)
+        rows = open_run(Path(self.table), self.frame.dtype, self.rows)
+        with pyarrow.parquet.ParquetWriter(Path(self.folder) / name, schema, compression="zstd") as writer:
+            for start in range(0, len(rows), _ROWS_PER_GROUP):
+                group = rows[start : start + _ROWS_PER_GROUP]
+                # `from_pandas`: what is not a number is null.
+                cells = [
+                    pyarrow.array(np.ascontiguousarray(group[field.name]), field.type, from_pandas=True)
+                    for field in fields
+                ]
+                writer.write_batch(pyarrow.record_batch(cells, schema))
+
+
+def parquet_bytes(frame: Frame) -> int:
+    """Give the memory that writing the Parquet file takes at most, in bytes, with its library."""
+    return 4 * _ROWS_PER_GROUP * frame.dtype.itemsize + 2**27
 
 
 @dataclass(frozen=True)

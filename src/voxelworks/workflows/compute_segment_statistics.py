@@ -65,8 +65,9 @@ def compute_segment_statistics(params: ComputeSegmentStatisticsParams, job: Job)
 
     Gives for each segment its volume in voxels and nm³, bounding box, centre of mass, covariance of the positions of
     its voxels, surface area in nm², sphericity and a position inside it, and for image layers the mean and standard
-    deviation of their values in it. The page of the dataset shows them as a table; `segments.csv` in the dataset holds
-    the same for other programs, and WEBKNOSSOS finds them as the layer's segment statistics. Earlier ones are replaced.
+    deviation of their values in it. The page of the dataset shows them as a table; `segments.csv` and
+    `segments.parquet` in the dataset hold the same for other programs, and WEBKNOSSOS finds them as the layer's segment
+    statistics. Earlier ones are replaced.
 
     Surface areas are estimated by counting how often lines in 13 directions cross the surface (Crofton's formula;
     Lehmann and Legland 2012). They are right within some percent for rounded segments of ten voxels and more across;
@@ -78,6 +79,7 @@ def compute_segment_statistics(params: ComputeSegmentStatisticsParams, job: Job)
     from voxelworks.volumes.segment_tables import (
         CSV_FILE,
         HEADER_FILE,
+        PARQUET_FILE,
         ROWS_FILE,
         TABLE_FOLDER,
         Histogram,
@@ -97,7 +99,7 @@ def compute_segment_statistics(params: ComputeSegmentStatisticsParams, job: Job)
     folder, scratch = staging / new.folder(layer.name), job.folder.scratch
 
     voxels = source.box.voxel_count
-    job.expect(voxels + 3 * (voxels // 50))
+    job.expect(voxels + 4 * (voxels // 50))
     record_dtype = segments.record_dtype(len(channels))
     value_bytes = sum(channel.source.dtype.itemsize for channel in channels)
     runs = job.process(
@@ -127,6 +129,15 @@ def compute_segment_statistics(params: ComputeSegmentStatisticsParams, job: Job)
     work.concatenate(scratch, [part.rows for part in measured], table / ROWS_FILE)
     work.concatenate(scratch, [part.lines for part in measured], folder / CSV_FILE, frame.head().encode())
     rows = files.Run(ROWS_FILE, sum(part.rows.rows for part in measured))
+    job.process(
+        f"{layer.name}: writing {PARQUET_FILE}",
+        [(PARQUET_FILE, PARQUET_FILE)],
+        work.WriteParquet(rows, frame, str(table), str(folder)),
+        units=voxels // 50,
+        memory_bytes_per_item=work.parquet_bytes(frame),
+        is_resumable=False,
+        noun="files",
+    )
     sortable = [column.name for column in frame.columns if column.is_sortable]
     histograms = job.process(
         f"{layer.name}: sorting",

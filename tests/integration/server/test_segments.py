@@ -125,6 +125,17 @@ def test_the_page_of_the_dataset_leads_to_the_table_and_the_table_to_its_file(se
     assert address is not None
     lines = served.browser.get(address[1]).text.splitlines()
     assert (len(lines), lines[0].split(",")[:2]) == (131, ["id", "voxels"])
+    parquet = served.browser.get(address[1].replace(".csv", ".parquet")).content
+    assert (parquet[:4], parquet[-4:]) == (b"PAR1", b"PAR1")
+    link = f'href="{address[1].replace(".csv", ".parquet")}"'
+    assert link in open_page(served, cells).text
+    # Tables of before have no such file.
+    file = cells.folder / "seg/segmentStatistics/segment_statistics/segments.parquet"
+    file.rename(file.with_suffix(".away"))
+    try:
+        assert link not in open_page(served, cells).text
+    finally:
+        file.with_suffix(".away").rename(file)
 
 
 def test_a_layer_that_was_not_measured_offers_to_do_so(served, cells):

@@ -7,6 +7,7 @@ import json
 import math
 from collections import defaultdict
 
+import duckdb
 import numpy as np
 import pytest
 import zarr
@@ -295,6 +296,35 @@ def test_statistics_are_those_of_the_voxels(tmp_path, here, dtype, ids, start, m
         {name: float(value) for name, value in row.items()} for row in rows
     ]
     assert [line["id"] for line in lines] == [str(row["id"]) for row in rows]
+
+
+def test_the_parquet_file_holds_what_the_csv_file_holds(tmp_path, here, monkeypatch):
+    monkeypatch.setattr(_segment_statistics, "_ROWS_PER_GROUP", 3)
+    labels = blobs((30, 60, 60), "uint64", [1, 2, 3, 4, 2**63, 2**64 - 1])
+    image = np.random.default_rng(8).normal(0, 1, labels.shape).astype("float32")
+    image[labels == 4] = np.nan
+    dataset = write(tmp_path / "ds", labels, images=[("em", image)])
+    voxelworks.run(STATISTICS, layer=f"{dataset}/seg", image_layers="em")
+    folder = dataset / "seg/segmentStatistics/segment_statistics"
+    file = folder / "segments.parquet"
+    with duckdb.connect() as reader:
+        answer = reader.execute("FROM read_parquet(?)", [str(file)])
+        names, types = zip(*((column[0], str(column[1])) for column in answer.description), strict=True)
+        rows = answer.fetchall()
+        groups = reader.execute(
+            "SELECT DISTINCT row_group_id, row_group_num_rows FROM parquet_metadata(?) ORDER BY ALL",
+            [str(file)],
+        ).fetchall()
+        told = dict(reader.execute("SELECT key, value FROM parquet_kv_metadata(?)", [str(file)]).fetchall())
+    with (folder / "segments.csv").open() as text:
+        head, *lines = csv.reader(text)
+    assert list(names) == head
+    assert dict(zip(names, types, strict=True))["id"] == "UBIGINT"
+    assert [["" if value is None else str(value) for value in row] for row in rows] == lines
+    assert rows[3][head.index("mean_em")] is None
+    assert groups == [(0, 3), (1, 3)]
+    assert told[b"mag"] == b"1"
+    assert json.loads(told[b"columns"])["volume_nm3"] == {"unit": "nm³", "meaning": "Volume"}
 
 
 def test_another_magnification_and_channels_are_measured_when_asked_for(tmp_path, here):
