@@ -62,7 +62,7 @@ def test_a_paid_job_is_submitted_with_the_keyboard_alone(site, open_page):
     page.keyboard.press("Enter")
     expect(page.locator("#quote")).to_contain_text("The price is shown when everything above is filled in")
     page.locator("#input-dataset").focus()
-    page.keyboard.type("retina", delay=400)
+    page.keyboard.type("retina", delay=100)
     expect(page.locator("#input-layer")).to_have_value("cells")
     expect(page.locator("#input-dataset")).to_have_value("retina")
     expect(page.locator("#input-dataset")).to_be_focused()
