@@ -38,7 +38,7 @@ def test_what_takes_room_is_listed_with_its_end_soonest_first(stock):
     _write(data / "cortex" / ".voxelworks" / "job2" / "3" / "scratch", 20, 1)
     _write(data / ".voxelworks" / "job3" / "1" / "a", 30, 100)
     _write(stock.settings.annotations_dir / "neuro" / ".0123.part", 40, 6)
-    trashed = stock.call(catalog.trash, trashed.id, organization_id="neuro", settings=stock.settings)
+    trashed = stock.call(catalog.trash, trashed.id, by=ADA, settings=stock.settings)
     now_ms = time.time() * 1000
     listed = _list(stock, in_use={"job3"})
     assert [(item.kind, item.name, item.size_bytes) for item in listed] == [

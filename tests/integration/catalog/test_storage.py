@@ -39,7 +39,7 @@ def test_storage_is_that_of_datasets_and_annotations_with_the_trash(stock):
         io.BytesIO(b"<things/>"), organization_id="neuro", settings=stock.settings
     )
     stock.call(catalog.add_annotation_file, stored, by=ADA, name="a", settings=stock.settings)
-    stock.call(catalog.trash, made.id, organization_id="neuro", settings=stock.settings)
+    stock.call(catalog.trash, made.id, by=ADA, settings=stock.settings)
     assert _usage(stock).used_bytes == 2**40 + 5 + len(b"<things/>")
     stock.call(catalog.delete_now, made.id, by=ADA)
     catalog.purge_expired(stock.database, places=stock.places, settings=stock.settings)

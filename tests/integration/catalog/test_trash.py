@@ -16,7 +16,7 @@ def _purge(stock):
 
 
 def _trash(stock, dataset):
-    return stock.call(catalog.trash, dataset.id, organization_id="neuro", settings=stock.settings)
+    return stock.call(catalog.trash, dataset.id, by=ADA, settings=stock.settings)
 
 
 def _folder(stock, name="cortex"):
@@ -151,7 +151,7 @@ def test_annotations_go_the_same_way(stock):
     )
     made = stock.call(catalog.add_annotation_file, stored, by=ADA, name="a", settings=stock.settings)
     file = catalog.annotation_file(made, stock.settings)
-    trashed = stock.call(catalog.trash_annotation, made.id, organization_id="neuro", settings=stock.settings)
+    trashed = stock.call(catalog.trash_annotation, made.id, by=ADA, settings=stock.settings)
     assert (trashed.purge_ms is None, stock.look(catalog.list_annotations, by=ADA)) == (False, ())
     with pytest.raises(NotFound, match="annotation 'a' is in the trash; restore it first"):
         stock.look(catalog.find_annotation, made.id, by=ADA)
@@ -159,7 +159,7 @@ def test_annotations_go_the_same_way(stock):
     assert stock.call(catalog.restore_annotation, made.id, by=ADA) == made
     with pytest.raises(NotFound, match="in the trash"):
         stock.call(catalog.delete_annotation_now, made.id, by=ADA)
-    stock.call(catalog.trash_annotation, made.id, organization_id="neuro", settings=stock.settings)
+    stock.call(catalog.trash_annotation, made.id, by=ADA, settings=stock.settings)
     assert (_purge(stock), file.exists()) == (0, True)
     stock.call(catalog.delete_annotation_now, made.id, by=ADA)
     assert (_purge(stock), file.exists()) == (1, False)
