@@ -3,6 +3,8 @@
 A name may lead anywhere: to this machine, to its neighbours, to the service that tells cloud machines their passwords.
 Therefore it is looked up once, every address it leads to is checked, and the connection goes to a checked address, not
 to the name again, which could lead elsewhere by then (DNS rebinding). Redirects are not followed.
+
+`fetch` brings a small answer, `opened` one of any size piece by piece; a `Caller` asks one server many times.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ import ssl
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, Self
 from urllib.parse import SplitResult, urlsplit
 
@@ -94,6 +96,12 @@ class AddressRules:
             tuple(_network(text) for text in sorted(settings.outgoing_networks)), settings.outgoing_http,
             settings.outgoing_ports,
         )  # fmt: skip
+
+    def for_listed(self, url: str) -> Self:
+        """Allow the scheme and the port of an address that the operator has listed, and no other."""
+        parts = urlsplit(url)
+        port = parts.port or DEFAULT_PORTS[parts.scheme]
+        return replace(self, allows_http=parts.scheme == "http", ports=frozenset({port}))
 
 
 @dataclass(frozen=True)
@@ -210,31 +218,164 @@ def fetch(
     ServerUnreachable
         If there is no answer in time.
     """
+    with opened(url, rules, method=method, body=body, headers=headers, resolve=resolve) as answer:
+        content = answer.read(rules.answer_bytes_max + 1)
+    limit = rules.answer_bytes_max
+    return Answer(answer.status, content[:limit], len(content) <= limit)
+
+
+class Arriving:
+    """An answer whose body is still on its way."""
+
+    def __init__(self, connection: _Connection, answer: http.client.HTTPResponse) -> None:
+        self.status = answer.status
+        self._connection = connection
+        self._answer = answer
+        self._read_bytes = 0
+
+    def header(self, name: str) -> str:
+        """Give a header; empty if there is none."""
+        return self._answer.getheader(name) or ""
+
+    @property
+    def size_bytes(self) -> int | None:
+        """How long the body is, if the server says so."""
+        stated = self.header("Content-Length")
+        return int(stated) if re.fullmatch(r"[0-9]{1,18}", stated) else None
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether all has been read that the server spoke of: what is cut off looks like an answer that ended."""
+        return self.size_bytes is None or self._read_bytes == self.size_bytes
+
+    def read(self, size: int) -> bytes:
+        """Read on: fewer bytes than asked for only at the end.
+
+        Raises
+        ------
+        ServerUnreachable
+            If the server breaks off.
+        """
+        with self._connection.explained():
+            piece = self._answer.read(size)
+            if self._connection.is_late:  # what was broken off looks like an answer that ended
+                raise TimeoutError
+        self._read_bytes += len(piece)
+        return piece
+
+
+@contextmanager
+def opened(
+    url: str,
+    rules: AddressRules,
+    *,
+    method: Method = "GET",
+    body: bytes = b"",
+    headers: Mapping[str, str] | None = None,
+    resolve: Resolve = socket.getaddrinfo,
+    whole_s: float | None = None,
+) -> Iterator[Arriving]:
+    """Send one request, and read the answer piece by piece; errors as of `fetch`.
+
+    Parameters
+    ----------
+    whole_s
+        How long all of it may take; by default no longer than a silence of the server.
+    """
     target = check_address(url, rules)
     addresses = resolve_address(target, rules, resolve)
     sent = {"Host": target.authority, "Connection": "close", "Accept-Encoding": "identity", **(headers or {})}
-    connection = _Connection(target, addresses, rules.timeout_s)
+    connection = _Connection(target, addresses, rules.timeout_s, whole_s)
     try:
-        with _ended_in_time(connection, rules.timeout_s):
-            connection.request(method, target.path, body=body or None, headers=sent)
-            answer = connection.getresponse()
-            content = answer.read(rules.answer_bytes_max + 1)
-        if connection.is_late:  # what was broken off looks like an answer that ended
-            raise TimeoutError
-    except (OSError, http.client.HTTPException, ValueError) as error:
-        reason = f"no answer within {rules.timeout_s:g} s" if connection.is_late else _reason(error)
-        raise ServerUnreachable(f"{target.authority} did not answer ({reason})") from error
+        with _ended_in_time(connection):
+            with connection.explained():
+                connection.request(method, target.path, body=body or None, headers=sent)
+                answer = connection.getresponse()
+            yield Arriving(connection, answer)
     finally:
         connection.close()
-    limit = rules.answer_bytes_max
-    return Answer(answer.status, content[:limit], len(content) <= limit)
+
+
+class Caller:
+    """Asks one server again and again over one connection, which is opened anew when the server has closed it.
+
+    Not for several threads at once.
+
+    Parameters
+    ----------
+    url
+        Address below which is asked; its name is looked up once.
+    rules
+    headers
+        Sent with every request.
+
+    Raises
+    ------
+    ForbiddenAddress, ServerUnreachable
+    """
+
+    def __init__(
+        self,
+        url: str,
+        rules: AddressRules,
+        *,
+        headers: Mapping[str, str],
+        resolve: Resolve = socket.getaddrinfo,
+    ) -> None:
+        self._target = check_address(url.rstrip("/"), rules)
+        self._addresses = resolve_address(self._target, rules, resolve)
+        self._rules = rules
+        self._headers = {"Host": self._target.authority, "Accept-Encoding": "identity", **headers}
+        self._connection: _Connection | None = None
+
+    def get(self, relative: str) -> Answer:
+        """Ask for something below the address.
+
+        Raises
+        ------
+        ServerUnreachable
+            If there is no answer in time.
+        """
+        is_fresh = self._connection is None
+        try:
+            return self._ask(f"{self._target.path}/{relative}")
+        except ServerUnreachable:
+            self.close()
+            if is_fresh:
+                raise
+        # The server may have closed a connection that it found idle: that says nothing about the server.
+        return self._ask(f"{self._target.path}/{relative}")
+
+    def close(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def _ask(self, path: str) -> Answer:
+        if self._connection is None:
+            self._connection = _Connection(self._target, self._addresses, self._rules.timeout_s)
+        connection, limit = self._connection, self._rules.answer_bytes_max
+        with _ended_in_time(connection), connection.explained():
+            connection.request("GET", path, headers=self._headers)
+            answer = connection.getresponse()
+            arriving = Arriving(connection, answer)
+            content = arriving.read(limit + 1)
+            if not arriving.is_whole and len(content) <= limit:
+                raise http.client.IncompleteRead(content)
+        if len(content) > limit:
+            self.close()
+        return Answer(answer.status, content[:limit], len(content) <= limit)
 
 
 class _Connection(http.client.HTTPConnection):
     """Goes to the addresses that were checked, one after another, and never looks a name up."""
 
-    def __init__(self, target: Target, addresses: Sequence[Address], timeout_s: float) -> None:
+    def __init__(
+        self, target: Target, addresses: Sequence[Address], timeout_s: float, whole_s: float | None = None
+    ) -> None:
         super().__init__(target.host, target.port, timeout=timeout_s)
+        self.whole_s = timeout_s if whole_s is None else whole_s
+        """After which `_ended_in_time` ends a request."""
         self._target = target
         self._addresses = addresses
         self.is_late = False
@@ -263,6 +404,15 @@ class _Connection(http.client.HTTPConnection):
             self._held = self.sock
             self.sock.do_handshake()
 
+    @contextmanager
+    def explained(self) -> Iterator[None]:
+        """Turn what goes wrong into one sentence."""
+        try:
+            yield
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            reason = f"no answer within {self.whole_s:g} s" if self.is_late else _reason(error)
+            raise ServerUnreachable(f"{self._target.authority} did not answer ({reason})") from error
+
     def end(self) -> None:
         """Break off, from another thread."""
         self.is_late = True
@@ -272,9 +422,9 @@ class _Connection(http.client.HTTPConnection):
 
 
 @contextmanager
-def _ended_in_time(connection: _Connection, timeout_s: float) -> Iterator[None]:
+def _ended_in_time(connection: _Connection) -> Iterator[None]:
     # A timeout of the socket counts from the last byte: a server could answer one byte at a time, for ever.
-    timer = threading.Timer(timeout_s, connection.end)
+    timer = threading.Timer(connection.whole_s, connection.end)
     timer.daemon = True
     timer.start()
     try:

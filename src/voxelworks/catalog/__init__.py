@@ -7,14 +7,12 @@ role allows it is asked before; whose it is, here: what belongs to others is not
 from voxelworks.catalog._annotations import (
     StoredAnnotation,
     add_annotation_file,
-    add_webknossos_annotation,
     annotation_file,
-    annotation_token,
     discard_stored,
     find_annotation,
     list_annotations,
     place_of_annotation,
-    require_uploaded,
+    require_file,
     store_annotation,
 )
 from voxelworks.catalog._artifacts import (
@@ -40,6 +38,12 @@ from voxelworks.catalog._datasets import (
     set_previews,
     set_public,
     why_taken,
+)
+from voxelworks.catalog._fetching import (
+    add_far_annotation,
+    annotation_token,
+    fetch_annotation,
+    fetch_next,
 )
 from voxelworks.catalog._files import folder_of, open_file, read_metadata
 from voxelworks.catalog._layout import adopt_old_annotations, adopt_old_layout
@@ -71,15 +75,15 @@ from voxelworks.catalog._uploads import (
 )
 
 __all__ = [
-    "StoredAnnotation", "abandon_upload", "add_annotation_file", "add_webknossos_annotation",
-    "adopt_old_annotations", "adopt_old_layout", "annotation_contents", "annotation_file", "annotation_token",
-    "begin_upload", "check_quota", "delete_annotation_now", "delete_now", "discard_stored", "find",
-    "find_annotation", "find_artifact", "find_by_place", "find_upload", "finish_upload", "folder_of",
-    "has_files_at", "hold_upload", "is_changeable", "leftovers", "link_dataset", "list_annotations",
-    "list_datasets", "list_uploads", "missing_files", "note_converted", "open_artifact", "open_file",
-    "place_of_annotation", "place_of_previews", "place_of_upload", "preview_file", "purge_expired", "read_metadata",
-    "receive_pieces", "register", "register_artifact", "remove_artifact", "remove_expired_artifacts",
-    "remove_expired_uploads", "remove_leftovers", "remove_upload_files", "rename_dataset", "require_changeable",
-    "require_own", "require_readable", "require_uploaded", "restore", "restore_annotation", "set_previews",
-    "set_public", "storage_usage", "store_annotation", "trash", "trash_annotation", "why_taken",
+    "StoredAnnotation", "abandon_upload", "add_annotation_file", "add_far_annotation", "adopt_old_annotations",
+    "adopt_old_layout", "annotation_contents", "annotation_file", "annotation_token", "begin_upload", "check_quota",
+    "delete_annotation_now", "delete_now", "discard_stored", "fetch_annotation", "fetch_next", "find",
+    "find_annotation", "find_artifact", "find_by_place", "find_upload", "finish_upload", "folder_of", "has_files_at",
+    "hold_upload", "is_changeable", "leftovers", "link_dataset", "list_annotations", "list_datasets", "list_uploads",
+    "missing_files", "note_converted", "open_artifact", "open_file", "place_of_annotation", "place_of_previews",
+    "place_of_upload", "preview_file", "purge_expired", "read_metadata", "receive_pieces", "register",
+    "register_artifact", "remove_artifact", "remove_expired_artifacts", "remove_expired_uploads", "remove_leftovers",
+    "remove_upload_files", "rename_dataset", "require_changeable", "require_file", "require_own", "require_readable",
+    "restore", "restore_annotation", "set_previews", "set_public", "storage_usage", "store_annotation", "trash",
+    "trash_annotation", "why_taken",
 ]  # fmt: skip

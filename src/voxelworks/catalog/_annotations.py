@@ -1,6 +1,6 @@
-"""Annotations: uploaded files, and addresses in a WEBKNOSSOS with a token that is stored encrypted.
+"""Annotations: files that were uploaded, or fetched from a WEBKNOSSOS.
 
-An upload is looked through and stored without any transaction, because that takes time; a short one enters it then. A
+A file is looked through and stored without any transaction, because that takes time; a short one enters it then. A
 file that never got its entry is removed as a leftover.
 """
 
@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
 import secrets
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import BinaryIO, Literal
-from urllib.parse import parse_qs, urlsplit
+from typing import BinaryIO, Literal, Protocol
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -25,7 +23,7 @@ from voxelworks.archives.zips import PIECE_BYTES, Entry, list_entries, looks_lik
 from voxelworks.catalog._datasets import find
 from voxelworks.catalog._storage import check_quota
 from voxelworks.catalog._tables import AnnotationRow
-from voxelworks.db import SecretBox, now
+from voxelworks.db import now
 from voxelworks.errors import (
     InvalidAnnotation,
     InvalidArchive,
@@ -33,11 +31,10 @@ from voxelworks.errors import (
     InvalidParams,
     NotFound,
     TargetNotWritable,
-    UnsafeReference,
 )
 from voxelworks.protocol.nml import BUCKETS_MAX, ENTRIES_MAX, find_skeleton, read_nml
 from voxelworks.protocol.people import Principal
-from voxelworks.protocol.places import Places, annotation_place
+from voxelworks.protocol.places import annotation_place
 from voxelworks.protocol.views import AnnotationSummary, AnnotationView
 from voxelworks.settings import Settings
 
@@ -45,15 +42,17 @@ PART_SUFFIX = ".part"
 """Of a file that is being received."""
 NAME_LENGTH_MAX = 200
 
-_ADDRESS_PATH = re.compile(
-    r"(?P<before>.*/annotations)(?:/(?P<kind>[A-Za-z]+))?/(?P<id>[0-9a-f]{8,64})(?:/.*)?"
-)
-_LOOPBACK = ("localhost", "127.0.0.1", "::1")
+
+class Content(Protocol):
+    """What a file is read from."""
+
+    def read(self, size: int, /) -> bytes:
+        """Give the next bytes; none at the end."""
 
 
 @dataclass(frozen=True)
 class StoredAnnotation:
-    """An uploaded file that was checked and stored, and has no entry yet."""
+    """A file that was checked and stored, and has no entry yet."""
 
     id: str
     organization_id: str
@@ -64,8 +63,8 @@ class StoredAnnotation:
     summary: AnnotationSummary
 
 
-def store_annotation(content: BinaryIO, *, by: Principal, settings: Settings) -> StoredAnnotation:
-    """Check an uploaded NML or annotation zip, told apart by its content, and store it.
+def store_annotation(content: Content, *, organization_id: str, settings: Settings) -> StoredAnnotation:
+    """Check an NML or annotation zip, told apart by its content, and store it.
 
     Not for use within a transaction: large files take seconds. `add_annotation_file` enters it then.
 
@@ -76,7 +75,7 @@ def store_annotation(content: BinaryIO, *, by: Principal, settings: Settings) ->
     TargetNotWritable
         If it cannot be stored.
     """
-    folder = settings.annotations_dir / by.organization_id
+    folder = settings.annotations_dir / organization_id
     annotation_id = secrets.token_hex(8)
     part = folder / f".{annotation_id}{PART_SUFFIX}"
     try:
@@ -97,7 +96,7 @@ def store_annotation(content: BinaryIO, *, by: Principal, settings: Settings) ->
     except BaseException:
         part.unlink(missing_ok=True)
         raise
-    return StoredAnnotation(annotation_id, by.organization_id, kind, path, size, digest, summary)
+    return StoredAnnotation(annotation_id, organization_id, kind, path, size, digest, summary)
 
 
 def discard_stored(stored: StoredAnnotation) -> None:
@@ -135,51 +134,10 @@ def add_annotation_file(
     assert stored.organization_id == by.organization_id, "stored for the organization that enters it"
     check_quota(session, by.organization_id, stored.size_bytes, settings=settings, is_taken_at_once=True)
     row = AnnotationRow(
-        id=stored.id, organization_id=by.organization_id, user_id=by.user_id, name=_checked_name(name),
-        kind=stored.kind, dataset_id=find(session, dataset, by=by).id if dataset else None,
+        id=stored.id, organization_id=by.organization_id, user_id=by.user_id, name=checked_name(name),
+        kind=stored.kind, dataset_id=find(session, dataset, by=by).id if dataset else None, fetch_tries=0,
         size_bytes=stored.size_bytes, sha256=stored.sha256, summary=stored.summary.model_dump(mode="json"),
         created_ms=now(session), is_purging=False,
-    )  # fmt: skip
-    session.add(row)
-    session.flush()
-    return annotation_view(row)
-
-
-def add_webknossos_annotation(
-    session: Session,
-    box: SecretBox,
-    *,
-    by: Principal,
-    name: str,
-    address: str,
-    token: str | None = None,
-    dataset: str | None = None,
-    places: Places,
-) -> AnnotationView:
-    """Enter an annotation that stays in a WEBKNOSSOS.
-
-    Parameters
-    ----------
-    box
-        Encrypts the token.
-    address
-        As the browser shows it: `https://HOST/annotations/ID`.
-    token
-        Lets jobs read it; not needed for public ones.
-
-    Raises
-    ------
-    InvalidAnnotation
-        If it is no such address.
-    UnsafeReference
-        If its host is not on the operator's list.
-    InvalidParams, DatasetNotFound
-    """
-    row = AnnotationRow(
-        id=secrets.token_hex(8), organization_id=by.organization_id, user_id=by.user_id, name=_checked_name(name),
-        kind="webknossos", dataset_id=find(session, dataset, by=by).id if dataset else None,
-        address=_checked_address(address, places), sealed_token=box.seal(token.strip()) if token else None,
-        size_bytes=0, created_ms=now(session), is_purging=False,
     )  # fmt: skip
     session.add(row)
     session.flush()
@@ -213,34 +171,23 @@ def find_annotation(
     return annotation_view(row)
 
 
-def annotation_token(session: Session, box: SecretBox, annotation_id: str, *, by: Principal) -> str | None:
-    """Decrypt the token for an annotation in a WEBKNOSSOS; None if none was given.
-
-    Raises
-    ------
-    NotFound
-    StorageFailed
-        If the key file is another one.
-    """
-    row = _own(session, annotation_id, by)
-    if row.trashed_ms is not None:
-        raise _is_trashed(row)
-    return None if row.sealed_token is None else box.open(row.sealed_token)
-
-
-def require_uploaded(annotation: AnnotationView) -> None:
-    """Refuse an annotation that has no file here.
+def require_file(annotation: AnnotationView) -> None:
+    """Refuse an annotation that has no file here yet.
 
     Raises
     ------
     InvalidInput
     """
-    if annotation.kind == "webknossos":
-        raise InvalidInput(f"annotation {annotation.name!r} stays in its WEBKNOSSOS; look at it there")
+    if annotation.kind != "webknossos":
+        return
+    if annotation.is_fetching:
+        raise InvalidInput(f"annotation {annotation.name!r} is being fetched; wait until it is here")
+    why = f" ({annotation.fetch_problem})" if annotation.fetch_problem else ""
+    raise InvalidInput(f"annotation {annotation.name!r} is not fetched{why}; fetch it on its page")
 
 
 def annotation_file(annotation: AnnotationView, settings: Settings) -> Path:
-    """Give the file of an uploaded annotation."""
+    """Give the file of an annotation."""
     assert annotation.kind != "webknossos", "it has no file here"
     return settings.annotations_dir / annotation.organization_id / f"{annotation.id}.{annotation.kind}"
 
@@ -251,13 +198,11 @@ def place_of_annotation(annotation: AnnotationView) -> str:
     Raises
     ------
     InvalidInput
-        If it stays in a WEBKNOSSOS.
+        If it is not fetched yet, or being fetched anew.
     """
-    if annotation.kind == "webknossos":
-        raise InvalidInput(
-            f"annotation {annotation.name!r} is an address, which jobs cannot read yet; download it there with its "
-            "volume data, and upload the zip"
-        )
+    require_file(annotation)
+    if annotation.is_fetching:
+        raise InvalidInput(f"annotation {annotation.name!r} is being fetched anew; wait until that is done")
     return annotation_place(annotation.organization_id, f"{annotation.id}.{annotation.kind}")
 
 
@@ -282,8 +227,9 @@ def annotation_view(row: AnnotationRow) -> AnnotationView:
     return AnnotationView(
         id=row.id, organization_id=row.organization_id, user_id=row.user_id, name=row.name, kind=row.kind,
         dataset_id=row.dataset_id, address=row.address, has_token=row.sealed_token is not None,
-        size_bytes=row.size_bytes, sha256=row.sha256, summary=summary, created_ms=row.created_ms,
-        trashed_ms=row.trashed_ms, purge_ms=row.purge_ms,
+        streams_at=row.streams_at, fetched_ms=row.fetched_ms, is_fetching=row.fetch_due_ms is not None,
+        fetch_problem=row.fetch_problem, size_bytes=row.size_bytes, sha256=row.sha256, summary=summary,
+        created_ms=row.created_ms, trashed_ms=row.trashed_ms, purge_ms=row.purge_ms,
     )  # fmt: skip
 
 
@@ -294,12 +240,18 @@ def _own(session: Session, annotation_id: str, by: Principal) -> AnnotationRow:
     return row
 
 
+def refuse_trashed(row: AnnotationRow) -> None:
+    """Refuse an annotation that is in the trash; `NotFound`."""
+    if row.trashed_ms is not None:
+        raise _is_trashed(row)
+
+
 def _is_trashed(row: AnnotationRow) -> NotFound:
     return NotFound(f"annotation {row.name!r} is in the trash; restore it first")
 
 
-def _receive(content: BinaryIO, stream: BinaryIO, bytes_max: int) -> tuple[int, str]:
-    """Copy what is uploaded; give its size and SHA-256."""
+def _receive(content: Content, stream: BinaryIO, bytes_max: int) -> tuple[int, str]:
+    """Copy what arrives; give its size and SHA-256."""
     size, digest = 0, hashlib.sha256()
     while piece := content.read(PIECE_BYTES):
         size += len(piece)
@@ -354,28 +306,10 @@ def _check_volume(stream: BinaryIO, entry: Entry, folder: Path, settings: Settin
             raise InvalidArchive(f"volume data {entry.name!r}: {error}") from error
 
 
-def _checked_name(name: str) -> str:
+def checked_name(name: str) -> str:
     name = name.strip()
     if not name or len(name) > NAME_LENGTH_MAX or not name.isprintable():
         raise InvalidParams(
             f"{name[:NAME_LENGTH_MAX]!r} is no name; give one line of at most {NAME_LENGTH_MAX} characters"
         )
     return name
-
-
-def _checked_address(address: str, places: Places) -> str:
-    """Give the address without what a browser adds."""
-    parts = urlsplit(address.strip())
-    path = _ADDRESS_PATH.fullmatch(parts.path)
-    if parts.scheme not in ("http", "https") or path is None:
-        raise InvalidAnnotation(
-            f"{address[:NAME_LENGTH_MAX]!r} is no address of an annotation; it is written https://HOST/annotations/ID"
-        )
-    if "token" in parse_qs(parts.query):
-        raise InvalidAnnotation(
-            "the address carries a token; give the address without it, and the token by itself"
-        )
-    if parts.scheme == "http" and parts.hostname not in _LOOPBACK:
-        raise UnsafeReference(f"http://{parts.hostname} is not encrypted; write the address with https")
-    kind = f"/{path['kind']}" if path["kind"] else ""
-    return places.locate(f"{parts.scheme}://{parts.netloc}{path['before']}{kind}/{path['id']}")

@@ -1,4 +1,4 @@
-"""What an uploaded annotation holds, one by one: read from its file when it is looked at for the first time."""
+"""What an annotation holds, one by one: read from its file when it is looked at for the first time."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import BinaryIO
 
 from voxelworks.archives.limits import ArchiveLimits
 from voxelworks.archives.zips import PIECE_BYTES, list_entries, unpack
-from voxelworks.catalog._annotations import annotation_file, lock_own_annotation, require_uploaded
+from voxelworks.catalog._annotations import annotation_file, lock_own_annotation, require_file
 from voxelworks.catalog._tables import AnnotationRow
 from voxelworks.db import Database
 from voxelworks.errors import StorageFailed
@@ -24,13 +24,13 @@ def annotation_contents(
     Raises
     ------
     InvalidInput
-        If it stays in a WEBKNOSSOS.
+        If it is not fetched yet.
     NotFound
         If it was deleted meanwhile.
     StorageFailed
         If its file cannot be read.
     """
-    require_uploaded(annotation)
+    require_file(annotation)
     with database.read_session() as session:
         row = session.get(AnnotationRow, annotation.id)
         if row is not None and row.contents is not None:
@@ -45,7 +45,8 @@ def annotation_contents(
         ) from error
     with database.session() as session:
         row = lock_own_annotation(session, annotation.id, by)
-        row.contents = found.model_dump(mode="json")
+        if row.sha256 == annotation.sha256:  # it may have been fetched anew meanwhile
+            row.contents = found.model_dump(mode="json")
     return found
 
 

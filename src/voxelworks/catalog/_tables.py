@@ -45,7 +45,7 @@ class DatasetRow(Base):
 
 
 class AnnotationRow(Base):
-    """An annotation: a file in the folder of annotations, or an address in a WEBKNOSSOS."""
+    """An annotation: a file in the folder of annotations, uploaded or fetched from a WEBKNOSSOS."""
 
     __tablename__ = "annotations"
 
@@ -57,8 +57,17 @@ class AnnotationRow(Base):
     dataset_id: Mapped[str | None]
     # Not a foreign key: an annotation is worth keeping when its dataset is gone.
     address: Mapped[str | None]
+    """In a WEBKNOSSOS, from which it is fetched."""
     sealed_token: Mapped[str | None]
     """Encrypted with the server's key file."""
+    streams_at: Mapped[str | None]
+    """Where that WEBKNOSSOS gives its voxels with all mappings applied, if the file alone does not tell them."""
+    fetched_ms: Mapped[int | None]
+    fetch_due_ms: Mapped[int | None]
+    """From when on it may be fetched, or, while somebody does, taken over from them; None if that is over."""
+    fetch_tries: Mapped[int] = mapped_column(default=0)
+    fetch_problem: Mapped[str | None]
+    """Why the last try failed."""
     size_bytes: Mapped[int]
     sha256: Mapped[str | None]
     summary: Mapped[dict[str, Any] | None]

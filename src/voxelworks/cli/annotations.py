@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
+import time
 from pathlib import Path
 
 import click
@@ -15,12 +17,14 @@ from voxelworks.errors import InvalidInput
 from voxelworks.protocol.views import AnnotationView
 from voxelworks.sizes import size_text
 
+LOOK_EVERY_S = 1.0
+"""How often the server is asked whether an annotation is fetched."""
 dataset_option = click.option("--dataset", help="Dataset of the server that it belongs to.")
 
 
 @click.group("annotations")
 def annotation_commands() -> None:
-    """Upload, link, download and delete annotations of a server. ANNOTATION is an id of the list."""
+    """Upload, fetch, download and delete annotations of a server. ANNOTATION is an id of the list."""
 
 
 @annotation_commands.command("list")
@@ -78,29 +82,44 @@ def upload(
 
 
 @annotation_commands.command()
-@click.argument("name", metavar="NAME")
 @click.argument("address", metavar="ADDRESS")
+@click.option("--name", default="", help="By default the one that it has there.")
 @dataset_option
+@click.option("--ask-token", is_flag=True, help="Ask for a token of an account there that may read it.")
 @click.option(
-    "--token-stdin", is_flag=True, help="Read a token of an account there from standard input: one line."
-)
+    "--token-file", type=click.Path(path_type=Path), metavar="FILE",
+    help="Read that token from a file; `-` is standard input.",
+)  # fmt: skip
+@click.option("--wait/--no-wait", default=True, help="Wait until the annotation is here.", show_default=True)
 @server_options
 @json_option
-def link(
-    name: str,
+def add(
     address: str,
+    name: str,
     dataset: str | None,
-    token_stdin: bool,
+    ask_token: bool,
+    token_file: Path | None,
+    wait: bool,
     server: str | None,
     token: str | None,
     home: Path | None,
     as_json: bool,
 ) -> None:
-    """Name an annotation that stays in a WEBKNOSSOS. Jobs fetch it from ADDRESS when they need it."""
+    """Fetch an annotation from a WEBKNOSSOS.
+
+    ADDRESS is what the browser shows; the same again fetches it anew. The token for annotations that are not public
+    comes from a question, a file or the variable VOXELWORKS_WEBKNOSSOS_TOKEN; the server keeps it encrypted.
+    """
     # Not as an option: everybody on a machine sees those of running commands.
-    token_there = sys.stdin.readline().strip() if token_stdin else None
+    token_there = _token_there(token_file, is_asked=ask_token)
     with connect(server=server, token=token, home=home) as client:
-        _print(client.link_annotation(name, address, token=token_there, dataset=dataset), as_json=as_json)
+        made = client.link_annotation(name, address, token=token_there, dataset=dataset)
+        while wait and made.is_fetching:
+            time.sleep(LOOK_EVERY_S)
+            made = client.show_annotation(made.id)
+    _print(made, as_json=as_json)
+    if wait and made.fetch_problem is not None:
+        raise InvalidInput(f"the annotation could not be fetched: {made.fetch_problem}")
 
 
 @annotation_commands.command()
@@ -113,13 +132,11 @@ def link(
 def download(
     annotation_id: str, target: Path | None, server: str | None, token: str | None, home: Path | None
 ) -> None:
-    """Save an uploaded annotation as it came."""
+    """Save an annotation as it came."""
     with connect(server=server, token=token, home=home) as client:
         annotation = client.show_annotation(annotation_id)
-        if annotation.address is not None:
-            raise InvalidInput(
-                f"{annotation.name!r} stays in a WEBKNOSSOS; download it there: {annotation.address}"
-            )
+        if annotation.kind == "webknossos":
+            raise InvalidInput(f"{annotation.name!r} is not fetched yet; see `voxelworks annotations show`")
         target = target or _file_name(annotation)
         client.download_annotation(annotation_id, target)
     _show.output().print(str(target), markup=False)
@@ -160,12 +177,31 @@ def delete(annotation_id: str, server: str | None, token: str | None, home: Path
     _show.output().print(f"annotation {annotation_id} is being deleted", markup=False)
 
 
+def _token_there(file: Path | None, *, is_asked: bool) -> str | None:
+    """Read a token for a WEBKNOSSOS; None if there is none."""
+    if is_asked:
+        return str(click.prompt("Token", hide_input=True)).strip()
+    if file is None:
+        return os.environ.get("VOXELWORKS_WEBKNOSSOS_TOKEN", "").strip() or None
+    try:
+        text = sys.stdin.readline() if str(file) == "-" else file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidInput(
+            f"no token can be read from {file}; name a file that holds nothing else"
+        ) from error
+    if not text.strip():
+        raise InvalidInput(f"{file} holds no token; make one on your account's page in WEBKNOSSOS")
+    return text.strip()
+
+
 def _print(annotation: AnnotationView, *, as_json: bool) -> None:
     summary = annotation.summary
     facts: dict[str, object] = {
         "id": annotation.id, "name": annotation.name, "kind": annotation.kind, "dataset": annotation.dataset_id,
         "made_in": summary and summary.dataset_name, "holds": _holds(annotation) or None,
         "address": annotation.address, "token": "stored" if annotation.has_token else None,
+        "fetched": "under way" if annotation.is_fetching else annotation.fetched_ms and date(annotation.fetched_ms),
+        "problem": annotation.fetch_problem,
         "size": _size(annotation) or None, "sha256": annotation.sha256, "made": date(annotation.created_ms),
     }  # fmt: skip
     print_view(annotation, facts, as_json=as_json)
@@ -187,7 +223,7 @@ def _count(name: str, count: int) -> str:
 
 
 def _size(annotation: AnnotationView) -> str:
-    return "" if annotation.address is not None else size_text(annotation.size_bytes)
+    return "" if annotation.kind == "webknossos" else size_text(annotation.size_bytes)
 
 
 def _file_name(annotation: AnnotationView) -> Path:

@@ -43,6 +43,7 @@ from voxelworks.jobs._publication import (
     take_publish_order,
 )
 from voxelworks.jobs._reading import (
+    is_annotation_in_use,
     jobs_of_annotation,
     jobs_of_dataset,
     list_events,
@@ -52,7 +53,7 @@ from voxelworks.jobs._reading import (
     show,
 )
 from voxelworks.jobs._reaping import Reaper, reap_all
-from voxelworks.jobs._references import can_work_on
+from voxelworks.jobs._references import can_work_on, secrets_of
 from voxelworks.jobs._repeats import Root, chain_of, count_states, places_of, roots_of
 from voxelworks.jobs._saved import change_params, delete_params, find_params, list_params, save_params
 from voxelworks.jobs._submission import price, price_retry, quote, quote_retry, retry, submit
@@ -73,11 +74,11 @@ __all__ = [
     "can_work_on", "cancel", "cancel_grace_s", "cancel_group", "chain_of", "change_params", "claim", "cleaned",
     "count_states", "delete_artifact", "delete_params", "describe_dataset", "drain_worker", "failed_alike",
     "failures", "find_artifact", "find_log", "find_params", "find_submitted", "finish", "foreign_orders",
-    "foreign_runs", "forgotten_at", "jobs_of_annotation", "jobs_of_dataset", "keep_foreign", "lease_dataset",
-    "leave", "list_events", "list_jobs", "list_params", "list_workers", "look_at", "metrics", "open_session",
-    "pause_queue", "places_of", "price", "price_retry", "published", "queue_pauses", "quote", "quote_group",
-    "quote_retry", "read_log", "reap_all", "release_dataset", "remains_before", "renew", "report_foreign",
-    "require_cancellable", "resume_queue", "resume_worker", "retry", "revision", "roots_of", "save_params", "seal",
-    "set_voxel_size", "show", "stranded", "submit", "submit_group", "take_cleanup_order", "take_foreign",
-    "take_publish_order", "uploads_in_use", "work_keys_in_use",
+    "foreign_runs", "forgotten_at", "is_annotation_in_use", "jobs_of_annotation", "jobs_of_dataset", "keep_foreign",
+    "lease_dataset", "leave", "list_events", "list_jobs", "list_params", "list_workers", "look_at", "metrics",
+    "open_session", "pause_queue", "places_of", "price", "price_retry", "published", "queue_pauses", "quote",
+    "quote_group", "quote_retry", "read_log", "reap_all", "release_dataset", "remains_before", "renew",
+    "report_foreign", "require_cancellable", "resume_queue", "resume_worker", "retry", "revision", "roots_of",
+    "save_params", "seal", "secrets_of", "set_voxel_size", "show", "stranded", "submit", "submit_group",
+    "take_cleanup_order", "take_foreign", "take_publish_order", "uploads_in_use", "work_keys_in_use",
 ]  # fmt: skip

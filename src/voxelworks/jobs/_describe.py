@@ -111,10 +111,9 @@ def _rules(address: str, settings: Settings | None) -> AddressRules:
         raise UnsupportedFormat(
             f"{address}: the server looks at addresses of https only; give the https address of the bucket"
         )
-    rules = AddressRules.of(settings or Settings())
     # The operator has named scheme, host and port: the place was found to be allowed.
-    ports = frozenset({parts.port or DEFAULT_PORTS[parts.scheme]})
-    return replace(rules, allows_http=True, ports=ports, answer_bytes_max=METADATA_BYTES_MAX)
+    rules = AddressRules.of(settings or Settings()).for_listed(address)
+    return replace(rules, answer_bytes_max=METADATA_BYTES_MAX)
 
 
 def _download(place: str, rules: AddressRules, name: str) -> bytes | None:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, Text, and_, cast, func, inspect, select, tuple_
+from sqlalchemy import ColumnElement, Row, Text, and_, cast, exists, func, inspect, select, tuple_
 from sqlalchemy.orm import Session
 
 from voxelworks import accounts, catalog, credits
@@ -24,6 +24,7 @@ from voxelworks.jobs._waiting import COUNTED_MAX, waits_of
 from voxelworks.protocol.messages import JobState, Progress, SealedResult
 from voxelworks.protocol.people import Principal
 from voxelworks.protocol.views import (
+    TERMINAL_STATES,
     AttemptView,
     DatasetView,
     EtaView,
@@ -179,6 +180,15 @@ def jobs_of_annotation(
         .limit(limit)
     )  # fmt: skip
     return _views(session, session.execute(newest).all(), settings, counted_max=COUNTED_MAX)
+
+
+def is_annotation_in_use(session: Session, annotation_id: str) -> bool:
+    """Whether a job of anybody that has not ended takes an annotation."""
+    taken = exists().where(
+        JobRow.state.not_in(TERMINAL_STATES),
+        cast(JobRow.places, Text).contains(f"/{annotation_id}.", autoescape=True),
+    )
+    return bool(session.scalar(select(taken)))
 
 
 def job_view(session: Session, job: JobRow, *, settings: Settings | None = None) -> JobView:

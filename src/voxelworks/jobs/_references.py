@@ -12,6 +12,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from voxelworks import catalog
+from voxelworks.db import SecretBox
 from voxelworks.errors import (
     AnnotationNotFound,
     InvalidInput,
@@ -22,10 +23,11 @@ from voxelworks.errors import (
     UnsafeReference,
 )
 from voxelworks.jobs._tables import JobRow
+from voxelworks.protocol.messages import Claim
 from voxelworks.protocol.people import Principal
-from voxelworks.protocol.places import OWN_PLACES, PREVIEWS_OF, Places, dataset_place, is_remote
+from voxelworks.protocol.places import OWN_PLACES, PREVIEWS_OF, STREAM_OF, Places, dataset_place, is_remote
 from voxelworks.protocol.uploads import UPLOAD_REF
-from voxelworks.protocol.views import DatasetSummary, DatasetView, LayerSummary
+from voxelworks.protocol.views import AnnotationView, DatasetSummary, DatasetView, LayerSummary
 from voxelworks.workflows import (
     AnnotationRef,
     DatasetRef,
@@ -129,7 +131,13 @@ def resolve(
             if path is not None:
                 sources[ref] = path
         elif isinstance(ref, AnnotationRef):
-            found[ref] = _annotation_place(session, ref, by)
+            annotation = _annotation(session, ref, by)
+            found[ref] = catalog.place_of_annotation(annotation)
+            if annotation.streams_at is not None:
+                own.locate(
+                    annotation.streams_at
+                )  # refused here, if the operator has not listed the data store
+                found[STREAM_OF + ref] = annotation.streams_at
         elif isinstance(ref, NewDatasetRef):
             _refuse_path(ref)
             found[ref] = new_place = _new_place(session, check_name("dataset", ref), by, own)
@@ -147,6 +155,22 @@ def resolve(
             found[ref] = dataset.place
     refuse_unfit_layers(params, datasets)
     return Resolved({str(ref): place for ref, place in found.items()}, datasets, new_place, sources)
+
+
+def secrets_of(session: Session, claim: Claim, box: SecretBox) -> dict[str, str]:
+    """Decrypt the tokens that an attempt needs for what its params name.
+
+    Raises
+    ------
+    StorageFailed
+        If the key file is another one.
+    """
+    annotations = [name.removeprefix(STREAM_OF) for name in claim.places if name.startswith(STREAM_OF)]
+    tokens = {
+        ref: catalog.annotation_token(session, box, ref, organization_id=claim.organization_id)
+        for ref in annotations
+    }
+    return {ref: token for ref, token in tokens.items() if token is not None}
 
 
 def can_work_on(declared: Workflow, dataset: DatasetView, *, by: Principal) -> bool:
@@ -204,9 +228,9 @@ def _source_place(session: Session, ref: SourceRef, by: Principal) -> str:
         raise SourceNotFound(error.message) from error
 
 
-def _annotation_place(session: Session, ref: AnnotationRef, by: Principal) -> str:
+def _annotation(session: Session, ref: AnnotationRef, by: Principal) -> AnnotationView:
     try:
-        return catalog.place_of_annotation(catalog.find_annotation(session, ref, by=by))
+        return catalog.find_annotation(session, ref, by=by)
     except NotFound as error:
         raise AnnotationNotFound(error.message) from error
 

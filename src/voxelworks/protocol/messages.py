@@ -125,6 +125,8 @@ class Claim(Message):
     """Time that this attempt may take, in seconds; None: as long as it wants."""
     job_token: str | None = None
     """API token of the submitter, for reading, that ends with the attempt."""
+    secrets: dict[str, str] = Field(default={}, repr=False)
+    """Reference in the params -> token for what its place leads to. Read anew for each attempt, and never kept."""
 
 
 class RenewRequest(Message):

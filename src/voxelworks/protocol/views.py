@@ -521,7 +521,7 @@ class DatasetView(Message):
 
 
 AnnotationKind = Literal["nml", "zip", "webknossos"]
-"""An uploaded NML; an uploaded zip of one NML and volume data; or the address of an annotation in a WEBKNOSSOS."""
+"""An NML; a zip of one NML and volume data; or an annotation in a WEBKNOSSOS that is not fetched yet."""
 
 
 class VolumeLayerSummary(Message):
@@ -532,11 +532,11 @@ class VolumeLayerSummary(Message):
     location: str | None
     """Entry of the zip; None if the volume data was left out."""
     has_editable_mapping: bool = False
-    """Its segments were split or merged by proofreading: only the WEBKNOSSOS that it comes from can apply that."""
+    """Its segments were split or merged by proofreading, which the WEBKNOSSOS that it comes from applies."""
 
 
 class AnnotationSummary(Message):
-    """What an uploaded annotation holds."""
+    """What an annotation holds."""
 
     dataset_name: str | None
     """Name of the dataset that it was made in, as the file says."""
@@ -558,13 +558,21 @@ class AnnotationView(Message):
     dataset_id: str | None
     """Dataset of the catalog that it belongs to, if that was said."""
     address: str | None
-    """Of an annotation in a WEBKNOSSOS."""
+    """In a WEBKNOSSOS, of one that comes from there."""
     has_token: bool
     """Whether a token for that address is stored."""
+    streams_at: str | None = None
+    """Where that WEBKNOSSOS gives its voxels, if it was proofread."""
+    fetched_ms: int | None = None
+    """When its file came from there."""
+    is_fetching: bool = False
+    """Its file is being fetched, or will be tried again soon."""
+    fetch_problem: str | None = None
+    """Why the last try failed."""
     size_bytes: int
     sha256: str | None
     summary: AnnotationSummary | None
-    """None for one in a WEBKNOSSOS: it can change at any time."""
+    """None for one that is not fetched yet."""
     created_ms: int
     trashed_ms: int | None
     purge_ms: int | None

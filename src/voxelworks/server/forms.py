@@ -27,7 +27,7 @@ TEST_SIZE = (256, 256, 256)
 """Most voxels (x, y, z) of a test run."""
 PLACEHOLDERS = {
     "source": "root:NAME/folder",
-    "annotation": "id of an uploaded annotation",
+    "annotation": "id of an annotation",
     "new_dataset": "my-dataset",
     "mag": "16-16-4",
     "voxel_size": "4,4,40",

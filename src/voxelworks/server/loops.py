@@ -109,6 +109,17 @@ def put_away(context: Context) -> None:
     images.put_away_forgotten(context.database, context.places)
 
 
+def fetch_annotations(context: Context) -> None:
+    """Fetch what people have named in a WEBKNOSSOS, one annotation after another."""
+    is_closing = context.live.closing.is_set
+    while not is_closing() and catalog.fetch_next(
+        context.database, context.box, places=context.places, settings=context.settings, is_closing=is_closing
+    ):
+        pass
+
+
+FETCHES_AT_ONCE = 3
+"""Annotations that one server fetches at the same time: some of those that are asked are slow."""
 LOOPS = (
     Loop("looking for expired leases", reap),
     Loop("sending mails and webhooks", send, every_s=5.0),
@@ -118,4 +129,5 @@ LOOPS = (
     Loop("putting away what workers of WEBKNOSSOS left", put_away, every_s=MINUTE_S),
     Loop("forgetting old log-ins", forget, every_s=HOUR_S),
     Loop("removing what is past its term", purge, every_s=HOUR_S),
+    *[Loop("fetching annotations", fetch_annotations, every_s=1.5)] * FETCHES_AT_ONCE,
 )

@@ -167,7 +167,7 @@ class Attempt:
         return JobSpec(
             workflow=claim.workflow, version=claim.version, params=claim.params, places=claim.places,
             work_key=claim.work_key, attempt=claim.attempt, cluster=self._cluster,
-            memory_bytes_max=self._memory_bytes_max, settings=job_settings(self._settings),
+            memory_bytes_max=self._memory_bytes_max, secrets=claim.secrets, settings=job_settings(self._settings),
             confinement=self._confinement(),
         )  # fmt: skip
 

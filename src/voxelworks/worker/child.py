@@ -171,7 +171,7 @@ def _run(spec: JobSpec, reporter: _Messages) -> SealedResult:
     return run_attempt(
         workflow,
         parse(workflow, spec),
-        resolver=PlacesResolver(spec.places, Places.of(settings).locate),
+        resolver=PlacesResolver(spec.places, Places.of(settings).locate, spec.secrets),
         work_key=spec.work_key,
         attempt=spec.attempt,
         settings=settings,

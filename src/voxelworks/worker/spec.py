@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pydantic import Field
+
 from voxelworks.protocol.messages import Json, Message
 from voxelworks.settings import SECRET_NAMES, Settings
 
@@ -55,6 +57,8 @@ class JobSpec(Message):
     """Limit of this attempt, for all its processes together: enforced, and what it plans with."""
     confinement: Confinement | None = None
     """None for a job that is not isolated."""
+    secrets: dict[str, str] = Field(default={}, repr=False)
+    """Reference in the params -> token for what its place leads to."""
     settings: Json
     """Settings without secrets: a job must not reach the database, for one."""
 

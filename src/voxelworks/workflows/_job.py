@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from voxelworks.blocks.executor import Executor
     from voxelworks.volumes.annotations import Annotation
     from voxelworks.volumes.dataset import Dataset, Layer
+    from voxelworks.volumes.streaming import StreamedArray
     from voxelworks.workflows._previews import Drawable
 
 Item = TypeVar("Item")
@@ -199,6 +200,16 @@ class Job:
 
         limits = Limits(self.settings.nml_bytes_max, self.settings.annotation_bytes_max)
         return Annotation.open(self._resolver.locate(ref), limits)
+
+    def open_stream(self, ref: AnnotationRef, layer: str) -> StreamedArray | None:
+        """Open a volume layer of an annotation as its WEBKNOSSOS shows it, with all mappings applied.
+
+        None if nothing is known of a WEBKNOSSOS. Errors as of `open_stream` in `volumes.streaming`.
+        """
+        from voxelworks.volumes.streaming import open_stream
+
+        stream = self._resolver.stream(ref)
+        return None if stream is None else open_stream(stream[0], layer, stream[1], self.settings)
 
     def open_dataset(self, ref: DatasetRef) -> Dataset:
         from voxelworks.volumes.dataset import Dataset

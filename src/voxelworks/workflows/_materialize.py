@@ -15,6 +15,7 @@ from voxelworks.geometry import Box, Mag
 from voxelworks.ops.relabelling import merged_ids, replace_labels
 from voxelworks.volumes.annotations import Buckets, Skeleton
 from voxelworks.volumes.arrays import MagArray
+from voxelworks.volumes.streaming import StreamedArray
 
 PIECE = (128, 128, 128)
 """Voxels (x, y, z) that are looked at together: nodes of skeletons, and what is read in another mag."""
@@ -26,7 +27,8 @@ Voxels = NDArray[Any]
 class Fallback:
     """The layer below an annotation."""
 
-    array: MagArray
+    array: MagArray | StreamedArray
+    """With a `StreamedArray` the edits are in it, too."""
     box: Box
     """Of the layer, in mag 1: what lies outside does not count."""
 
@@ -98,7 +100,7 @@ class MergedVolume:
             for bucket in self.edits.within(box.in_mag(factor)):
                 yield bucket.from_mag(factor)
 
-    def _copy(self, array: MagArray, part: Box, voxels: Voxels, box: Box) -> None:
+    def _copy(self, array: MagArray | StreamedArray, part: Box, voxels: Voxels, box: Box) -> None:
         """Copy a part of `box` from an array, enlarged if that is coarser."""
         factor = array.mag.relative_to(self.mag)
         covering = part.in_mag(factor)

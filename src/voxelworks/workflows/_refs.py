@@ -8,6 +8,7 @@ name of a dataset, ``root:NAME/relative`` below an import root, ``upload:ID``, o
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from types import MappingProxyType
 from typing import Any, ClassVar, Literal, Protocol
 
 from pydantic import (
@@ -21,7 +22,14 @@ from pydantic import (
 from pydantic_core import CoreSchema, core_schema
 
 from voxelworks.errors import InvalidParams, WrongCategory
-from voxelworks.protocol.places import ARTIFACT, DATASET_NAME, PREVIEW_FOLDER, PREVIEWS_OF, why_no_file_name
+from voxelworks.protocol.places import (
+    ARTIFACT,
+    DATASET_NAME,
+    PREVIEW_FOLDER,
+    PREVIEWS_OF,
+    STREAM_OF,
+    why_no_file_name,
+)
 
 
 class Ref(str):
@@ -185,6 +193,9 @@ class Resolver(Protocol):
     def artifact(self, name: str) -> tuple[str, str]:
         """Give the place, and the path here, of the file that the job leaves."""
 
+    def stream(self, ref: AnnotationRef, /) -> tuple[str, str | None] | None:
+        """Give the address where a WEBKNOSSOS gives the voxels of an annotation, and a token; None if it does not."""
+
 
 class LocalResolver:
     """On the command line and in Python a reference is a path or an address."""
@@ -204,15 +215,24 @@ class LocalResolver:
     def artifact(self, name: str) -> tuple[str, str]:
         return name, name
 
+    def stream(self, _ref: AnnotationRef) -> tuple[str, str | None] | None:
+        return None
+
 
 class PlacesResolver:
     """In a server's job a reference stands for a place that the server looked up when it gave the job away."""
 
     is_trusting = False
 
-    def __init__(self, places: Mapping[str, str], locate: Callable[[str], str]) -> None:
+    def __init__(
+        self,
+        places: Mapping[str, str],
+        locate: Callable[[str], str],
+        secrets: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
         self._places = places
         self._locate = locate
+        self._secrets = secrets
 
     def place(self, ref: Ref) -> str:
         return self._places[str(ref)]
@@ -224,6 +244,10 @@ class PlacesResolver:
     def artifact(self, _name: str) -> tuple[str, str]:
         place = self._places[ARTIFACT]
         return place, self._locate(place)
+
+    def stream(self, ref: AnnotationRef) -> tuple[str, str | None] | None:
+        place = self._places.get(STREAM_OF + ref)
+        return None if place is None else (self._locate(place), self._secrets.get(str(ref)))
 
     def locate(self, ref: Ref) -> str:
         return self._locate(self._places[str(ref)])

@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from voxelworks.volumes.annotations import Annotation, Buckets
     from voxelworks.volumes.dataset import Dataset, Layer, MagArray
     from voxelworks.volumes.shards import LevelGroup
+    from voxelworks.volumes.streaming import StreamedArray
     from voxelworks.workflows._materialize import MergedVolume, Merges
 
 
@@ -126,10 +127,7 @@ def _args_of(params: MaterializeVolumeAnnotationParams) -> Json:
 
 
 def _params_of(args: Mapping[str, Any]) -> Json:
-    if str(args.get("use_zarr_streaming", "")).lower() == "true":
-        raise InvalidParams(
-            "the annotation has an editable mapping, which only the WEBKNOSSOS that it comes from can apply"
-        )
+    # `use_zarr_streaming` is not needed: the annotation itself tells whether it has an editable mapping.
     volume_layer = args.get("volume_layer_name")
     given = {
         "fallback_layer": args["fallback_layer_name"],
@@ -185,6 +183,9 @@ def materialize_volume_annotation(params: MaterializeVolumeAnnotationParams, job
     Its edits are put over the segmentation layer below; what was erased stays erased. With `merge_segments` the
     segments under the nodes of each tree become one, the id under the first node. The new layer gets all
     magnifications anew, and its largest segment id. The other layers of the dataset are copied.
+
+    A layer that was proofread is read from the WEBKNOSSOS of the annotation, with its token: leave it as it is there
+    while the job runs.
     """
     from voxelworks.workflows._materialize import Fallback, MergedVolume
 
@@ -192,21 +193,24 @@ def materialize_volume_annotation(params: MaterializeVolumeAnnotationParams, job
     dataset = job.open_dataset(params.dataset)
     annotation = job.open_annotation(params.annotation)
     volume = None if params.skip_volume_data else annotation.volume_layer(params.volume_layer)
-    _refuse_proofread(volume)
+    streamed = _open_proofread(params, volume, job)
     below = _fallback(params, dataset, annotation, volume)
     others = _other_layers(params, dataset, below)
     name = _output_name(params, below, volume, others)
     _say_what_is_left_out(params, annotation, dataset, job)
-    source = None if below is None else below.finest
+    source = streamed or (None if below is None else below.finest)
     inputs = [annotation.fingerprint, str(source), *(str(layer.properties) for layer in others)]
     made = job.start_dataset(params.target, dataset.voxel_size, inputs=inputs)
     scratch = job.folder.scratch
-    edits = None if volume is None else annotation.unpack_volume(volume, scratch / "edits", job.check)
+    edits = (
+        None if volume is None or streamed else annotation.unpack_volume(volume, scratch / "edits", job.check)
+    )
     if edits is not None:
         job.log(f"{len(edits)} buckets were changed in mag {edits.mag}")
-    fallback = None if below is None or source is None else Fallback(source, below.box)
+    shown = streamed.box.from_mag(streamed.mag) if streamed else below.box if below else None
+    fallback = None if shown is None or source is None else Fallback(source, shown)
     merged = MergedVolume(_mag_of(source, edits), _dtype_of(source, edits), fallback, edits)
-    box = _box_of(params, dataset, below, edits, job)
+    box = _box_of(params, dataset, shown, edits, job)
     copies = [_Copy(made, layer, job) for layer in others]
     plan = _LayerPlan(made, name, box, merged, job)
     merge_units = len(annotation.skeleton.trees) if params.merge_segments else 0
@@ -328,17 +332,25 @@ _LEFT_OUT = ("attachments", "mappings")
 """What belongs to a layer and lies in files of its own."""
 
 
-def _refuse_proofread(volume: VolumeLayerSummary | None) -> None:
+def _open_proofread(
+    params: MaterializeVolumeAnnotationParams, volume: VolumeLayerSummary | None, job: Job
+) -> StreamedArray | None:
+    """Open a layer that was proofread where the mapping is applied: in its WEBKNOSSOS. None if it was not."""
     if volume is not None and volume.has_editable_mapping:
-        raise InvalidAnnotation(
-            f"volume layer {volume.name!r} was split and merged by proofreading, which only the WEBKNOSSOS that it "
-            "comes from can apply; make a dataset of it there"
-        )
+        streamed = job.open_stream(params.annotation, volume.name or "")
+        if streamed is None:
+            raise InvalidAnnotation(
+                f"volume layer {volume.name!r} was split and merged by proofreading, which only the WEBKNOSSOS that it "
+                "comes from can apply; add the annotation to a server by its address there"
+            )
+        job.log(f"{volume.name} was proofread: its voxels are read from {streamed.location}, as they are now")
+        return streamed
     if volume is not None and volume.location is None:
         raise InvalidAnnotation(
             f"the annotation was downloaded without the voxels of volume layer {volume.name!r}; download it with its "
             "volume data, or leave that out with skip_volume_data"
         )
+    return None
 
 
 def _fallback(
@@ -414,7 +426,7 @@ def _say_what_is_left_out(
         )
 
 
-def _mag_of(below: MagArray | None, edits: Buckets | None) -> Mag:
+def _mag_of(below: MagArray | StreamedArray | None, edits: Buckets | None) -> Mag:
     """Give the mag that is as fine as both."""
     mags = [part.mag for part in (below, edits) if part is not None]
     if not mags:
@@ -425,7 +437,7 @@ def _mag_of(below: MagArray | None, edits: Buckets | None) -> Mag:
     return Mag(x, y, z)
 
 
-def _dtype_of(below: MagArray | None, edits: Buckets | None) -> np.dtype[Any]:
+def _dtype_of(below: MagArray | StreamedArray | None, edits: Buckets | None) -> np.dtype[Any]:
     """Give the type that holds the ids of both."""
     import numpy as np
 
@@ -443,16 +455,16 @@ def _dtype_of(below: MagArray | None, edits: Buckets | None) -> np.dtype[Any]:
 def _box_of(
     params: MaterializeVolumeAnnotationParams,
     dataset: Dataset,
-    below: Layer | None,
+    shown: Box | None,
     edits: Buckets | None,
     job: Job,
 ) -> Box:
-    """Give the box of the new layer: that of the layer below, or of all layers, and what is annotated outside."""
+    """Give the box of the new layer: what is shown of the one below, or all layers, and what is annotated outside."""
     from voxelworks.workflows._materialize import beyond
 
     whole = Box((0, 0, 0), (0, 0, 0))
-    for layer in dataset.layers if below is None else [below]:
-        whole = whole.union(layer.box)
+    for part in [layer.box for layer in dataset.layers] if shown is None else [shown]:
+        whole = whole.union(part)
     if edits is not None:
         whole = whole.union(beyond(edits, whole, job.check))
     if whole.is_empty:

@@ -5,14 +5,12 @@ import zipfile
 import pytest
 
 from voxelworks import catalog
-from voxelworks.db import SecretBox
 from voxelworks.errors import (
     DatasetNotFound,
     InvalidAnnotation,
     InvalidArchive,
     InvalidParams,
     NotFound,
-    UnsafeReference,
 )
 from voxelworks.protocol.views import AnnotationSummary, VolumeLayerSummary
 
@@ -44,7 +42,9 @@ WHOLE = _zip({"annotation.nml": NML, "data_0_Volume.zip": VOLUME})
 
 
 def _store(stock, content, by=ADA):
-    return catalog.store_annotation(io.BytesIO(content), by=by, settings=stock.settings)
+    return catalog.store_annotation(
+        io.BytesIO(content), organization_id=by.organization_id, settings=stock.settings
+    )
 
 
 def _add(stock, content, by=ADA, name="mine", **given):
@@ -62,7 +62,9 @@ def test_an_annotation_zip_is_stored_as_it_came(stock):
     made = _add(stock, WHOLE, dataset="cortex", name=" Soma ü ")
     assert made.model_dump(exclude={"id", "created_ms"}) == {
         "organization_id": "neuro", "user_id": "ada", "name": "Soma ü", "kind": "zip", "dataset_id": dataset.id,
-        "address": None, "has_token": False, "size_bytes": len(WHOLE), "sha256": hashlib.sha256(WHOLE).hexdigest(),
+        "address": None, "has_token": False, "streams_at": None, "fetched_ms": None,
+        "is_fetching": False, "fetch_problem": None, "size_bytes": len(WHOLE),
+        "sha256": hashlib.sha256(WHOLE).hexdigest(),
         "summary": SUMMARY.model_dump(), "trashed_ms": None, "purge_ms": None,
     }  # fmt: skip
     assert catalog.annotation_file(made, stock.settings).read_bytes() == WHOLE
@@ -84,10 +86,8 @@ def test_volume_data_may_be_empty(stock):
 def test_annotations_of_others_are_not_found(stock):
     made = _add(stock, NML)
     assert stock.look(catalog.list_annotations, by=BOB, include_trashed=True) == ()
-    box = SecretBox(stock.settings.secret_key_file)
     for attempt in (
         lambda: stock.look(catalog.find_annotation, made.id, by=BOB, include_trashed=True),
-        lambda: stock.look(catalog.annotation_token, box, made.id, by=BOB),
         lambda: stock.call(catalog.trash_annotation, made.id, by=BOB, settings=stock.settings),
         lambda: stock.call(catalog.restore_annotation, made.id, by=BOB),
         lambda: stock.call(catalog.delete_annotation_now, made.id, by=BOB),
@@ -132,9 +132,9 @@ def test_what_is_no_annotation_is_refused_and_nothing_stays(stock, content, erro
 def test_files_that_are_too_large_are_refused(stock):
     small = stock.settings.model_copy(update={"annotation_bytes_max": 1000, "nml_bytes_max": 100})
     with pytest.raises(InvalidAnnotation, match="the annotation is larger than"):
-        catalog.store_annotation(io.BytesIO(bytes(2000)), by=ADA, settings=small)
+        catalog.store_annotation(io.BytesIO(bytes(2000)), organization_id="neuro", settings=small)
     with pytest.raises(InvalidAnnotation, match="the NML is larger than"):
-        catalog.store_annotation(io.BytesIO(NML), by=ADA, settings=small)
+        catalog.store_annotation(io.BytesIO(NML), organization_id="neuro", settings=small)
     assert _files(stock) == []
 
 
@@ -142,54 +142,3 @@ def test_files_that_are_too_large_are_refused(stock):
 def test_a_name_is_one_line(stock, name):
     with pytest.raises(InvalidParams, match="is no name; give one line of at most 200 characters"):
         _add(stock, NML, name=name)
-
-
-def _add_address(stock, address, token=None):
-    box = SecretBox(stock.settings.secret_key_file)
-    return stock.call(
-        catalog.add_webknossos_annotation, box, by=ADA, name="theirs", address=address, token=token,
-        places=stock.places,
-    )  # fmt: skip
-
-
-def test_an_annotation_in_a_webknossos_keeps_its_token_encrypted(stock):
-    made = _add_address(
-        stock,
-        "https://wk.example.org/annotations/Explorational/0123456789abcdef01234567/view?x=1#1,2",
-        " t0ken ",
-    )
-    assert (made.kind, made.address, made.has_token, made.summary) == (
-        "webknossos", "https://wk.example.org/annotations/Explorational/0123456789abcdef01234567", True, None,
-    )  # fmt: skip
-    box = SecretBox(stock.settings.secret_key_file)
-    assert stock.look(catalog.annotation_token, box, made.id, by=ADA) == "t0ken"
-    with stock.database.engine.connect() as connection:
-        stored = connection.exec_driver_sql("SELECT sealed_token FROM annotations").scalar_one()
-    assert "t0ken" not in stored
-    assert "t0ken" not in made.model_dump_json()
-
-
-def test_a_public_annotation_in_a_webknossos_needs_no_token(stock):
-    made = _add_address(stock, "https://wk.example.org/annotations/0123456789abcdef01234567")
-    box = SecretBox(stock.settings.secret_key_file)
-    assert (made.has_token, stock.look(catalog.annotation_token, box, made.id, by=ADA)) == (False, None)
-
-
-@pytest.mark.parametrize(
-    ("address", "error"),
-    [
-        ("https://wk.example.org/datasets/0123456789abcdef01234567", InvalidAnnotation),
-        ("wk.example.org/annotations/0123456789abcdef01234567", InvalidAnnotation),
-        ("file:///annotations/0123456789abcdef01234567", InvalidAnnotation),
-        ("https://wk.example.org/annotations/0123456789abcdef01234567?token=secret", InvalidAnnotation),
-        ("http://wk.example.org/annotations/0123456789abcdef01234567", UnsafeReference),
-        ("https://evil.example.org/annotations/0123456789abcdef01234567", UnsafeReference),
-        ("https://169.254.169.254/annotations/0123456789abcdef01234567", UnsafeReference),
-        ("https://me:secret@wk.example.org/annotations/0123456789abcdef01234567", UnsafeReference),
-    ],
-)
-def test_addresses_that_must_not_be_read_are_refused(stock, address, error):
-    with pytest.raises(error) as refused:
-        _add_address(stock, address, "t0ken")
-    assert "secret" not in str(refused.value)
-    assert stock.look(catalog.list_annotations, by=ADA) == ()

@@ -85,7 +85,9 @@ def test_each_organization_sees_its_own_and_the_operator_all(stock):
 def test_what_nobody_needs_is_removed_at_its_end_and_nothing_else(stock):
     data, annotations = stock.settings.datasets_dir / "neuro", stock.settings.annotations_dir / "neuro"
     stock.register()
-    stored = catalog.store_annotation(io.BytesIO(b"<things/>"), by=ADA, settings=stock.settings)
+    stored = catalog.store_annotation(
+        io.BytesIO(b"<things/>"), organization_id="neuro", settings=stock.settings
+    )
     known = stock.call(catalog.add_annotation_file, stored, by=ADA, name="a", settings=stock.settings)
     _write(annotations / f"{known.id}.nml", 9, 100)
     unknown = [

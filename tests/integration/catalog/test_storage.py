@@ -35,7 +35,9 @@ def test_storage_is_that_of_datasets_and_annotations_with_the_trash(stock):
     made = stock.register(size_bytes=2**40)
     stock.register("b", size_bytes=5)
     stock.register(by=BOB, size_bytes=7)
-    stored = catalog.store_annotation(io.BytesIO(b"<things/>"), by=ADA, settings=stock.settings)
+    stored = catalog.store_annotation(
+        io.BytesIO(b"<things/>"), organization_id="neuro", settings=stock.settings
+    )
     stock.call(catalog.add_annotation_file, stored, by=ADA, name="a", settings=stock.settings)
     stock.call(catalog.trash, made.id, by=ADA, settings=stock.settings)
     assert _usage(stock).used_bytes == 2**40 + 5 + len(b"<things/>")
@@ -66,7 +68,9 @@ def test_the_limit_of_an_organization_counts_more_than_that_of_the_settings(stoc
 
 
 def test_an_annotation_that_does_not_fit_is_refused_and_can_be_discarded(stock):
-    stored = catalog.store_annotation(io.BytesIO(b"<things/>"), by=ADA, settings=stock.settings)
+    stored = catalog.store_annotation(
+        io.BytesIO(b"<things/>"), organization_id="neuro", settings=stock.settings
+    )
     with pytest.raises(QuotaExceeded):
         stock.call(catalog.add_annotation_file, stored, by=ADA, name="a", settings=_limited(stock, 5))
     catalog.discard_stored(stored)
@@ -85,7 +89,10 @@ def test_of_two_uploads_at_once_only_one_takes_the_last_room(stock, monkeypatch)
         return usage
 
     monkeypatch.setattr(_storage, "storage_usage", sum_slowly)
-    stored = [catalog.store_annotation(io.BytesIO(b"<things/>"), by=ADA, settings=limited) for _ in range(2)]
+    stored = [
+        catalog.store_annotation(io.BytesIO(b"<things/>"), organization_id="neuro", settings=limited)
+        for _ in range(2)
+    ]
     outcomes = at_once([
         lambda given=given: stock.call(catalog.add_annotation_file, given, by=ADA, name="a", settings=limited)
         for given in stored

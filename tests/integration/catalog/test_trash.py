@@ -146,7 +146,9 @@ def test_several_servers_may_remove_at_once(stock):
 
 
 def test_annotations_go_the_same_way(stock):
-    stored = catalog.store_annotation(io.BytesIO(b"<things/>"), by=ADA, settings=stock.settings)
+    stored = catalog.store_annotation(
+        io.BytesIO(b"<things/>"), organization_id="neuro", settings=stock.settings
+    )
     made = stock.call(catalog.add_annotation_file, stored, by=ADA, name="a", settings=stock.settings)
     file = catalog.annotation_file(made, stock.settings)
     trashed = stock.call(catalog.trash_annotation, made.id, by=ADA, settings=stock.settings)

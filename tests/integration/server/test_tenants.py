@@ -170,10 +170,11 @@ API = {
     "GET /leftovers": case(ALL),
     "GET /annotations": case(ALL, query="?include_trashed=true"),
     "POST /annotations": case(ALL, form={"name": "mine"}, files=True),
-    "POST /annotations/link": case(ALL, json={"name": "mine", "address": "https://wk.example.org/annotations/5f0123456789abcdef012345"}),
+    "POST /annotations/link": case(ALL, json={"name": "mine", "address": "http://127.0.0.1:9/annotations/5f0123456789abcdef012345"}),
     "GET /annotations/{annotation_id}": case(ALL, "annotation"),
     "GET /annotations/{annotation_id}/contents": case(ALL, "annotation"),
     "GET /annotations/{annotation_id}/file": case(ALL, "annotation"),
+    "POST /annotations/{annotation_id}/fetch": case(ALL, "far_annotation", json={}, colleague=MANAGERS),
     "DELETE /annotations/{annotation_id}": case(ALL, "annotation", colleague=MANAGERS),
     "POST /annotations/{annotation_id}/restore": case(ALL, "trashed_annotation", colleague=MANAGERS),
     "POST /annotations/{annotation_id}/delete-now": case(ALL, "trashed_annotation", colleague=MANAGERS),
@@ -329,8 +330,10 @@ PAGES = {
     "POST /datasets/{dataset_id}/delete-now": case(MANAGERS, "trashed_dataset"),
     "GET /annotations": case(ALL),
     "GET /annotations/{annotation_id}": case(ALL, "annotation"),
+    "GET /annotations/{annotation_id}/fetching": case(ALL, "annotation"),
+    "POST /annotations/{annotation_id}/fetch": case(ALL, "far_annotation", form={"token": ""}, colleague=MANAGERS),
     "POST /annotations": case(ALL, form={"name": "mine"}, files=True),
-    "POST /annotations/link": case(ALL, form={"name": "mine", "address": "https://wk.example.org/annotations/5f0123456789abcdef012345"}),
+    "POST /annotations/link": case(ALL, form={"name": "mine", "address": "http://127.0.0.1:9/annotations/5f0123456789abcdef012345"}),
     "POST /annotations/{annotation_id}/trash": case(ALL, "annotation", colleague=MANAGERS),
     "POST /annotations/{annotation_id}/restore": case(ALL, "trashed_annotation", colleague=MANAGERS),
     "POST /annotations/{annotation_id}/delete-now": case(ALL, "trashed_annotation", colleague=MANAGERS),
@@ -466,7 +469,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     often = dict.fromkeys(("submission", "estimate", "upload", "door"), 100_000)
     settings = Settings(
         home=folder / "home", port=0, import_roots={"scope": scope}, credits_enabled=True, rates_per_minute=often,
-        support_email="help@example.org", operator_email="op@example.org", remote_hosts=frozenset({"wk.example.org"}),
+        support_email="help@example.org", operator_email="op@example.org", remote_hosts=frozenset({"http://127.0.0.1:9"}),
     )  # fmt: skip
     with (
         running_server(settings) as info,
@@ -503,6 +506,7 @@ def make(world: World, session: Session, kind: str, by: Principal, *, prefix: st
         "annotated_dataset": lambda: (
             _dataset(world, session, by, new) | {"annotation_id": _annotation(world, session, by, new)}
         ),
+        "far_annotation": lambda: {"annotation_id": _far_annotation(world, session, by, new)},
         "trashed_annotation": lambda: {
             "annotation_id": _annotation(world, session, by, new, is_trashed=True)
         },
@@ -652,11 +656,21 @@ def _drawn_dataset(world: World, session: Session, by: Principal, new: str) -> d
 
 
 def _annotation(world: World, session: Session, by: Principal, new: str, *, is_trashed: bool = False) -> str:
-    stored = catalog.store_annotation(io.BytesIO(NML), by=by, settings=world.settings)
+    stored = catalog.store_annotation(
+        io.BytesIO(NML), organization_id=by.organization_id, settings=world.settings
+    )
     view = catalog.add_annotation_file(session, stored, by=by, name=new, settings=world.settings)
     if is_trashed:
         catalog.trash_annotation(session, view.id, by=by, settings=world.settings)
     return view.id
+
+
+def _far_annotation(world: World, session: Session, by: Principal, new: str) -> str:
+    """Name one on a host that is on the list, and not reached: it lies in a private network."""
+    address = f"http://127.0.0.1:9/annotations/{secrets.token_hex(12)}"
+    return catalog.add_far_annotation(
+        session, world.box, by=by, address=address, name=new, places=world.places
+    ).id
 
 
 def _upload(world: World, session: Session, by: Principal, new: str) -> str:

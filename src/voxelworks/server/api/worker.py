@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Annotated
 
 from anyio.to_thread import run_sync
 from fastapi import APIRouter, Header, Query, Response
+from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 
 from voxelworks import jobs
+from voxelworks.errors import StorageFailed
 from voxelworks.protocol.messages import (
     Claim,
     ClaimRequest,
@@ -28,9 +31,10 @@ from voxelworks.protocol.messages import (
     SessionAnswer,
     SessionRequest,
 )
-from voxelworks.server.context import LOST, Here, Worker
+from voxelworks.server.context import LOST, Context, Here, Worker
 from voxelworks.server.wk import images
 
+_logger = logging.getLogger(__name__)
 router = APIRouter(prefix="/worker", tags=["worker"])
 
 
@@ -64,6 +68,8 @@ async def claim(
                 gpus_free=told.gpus_free,
                 settings=context.settings,
             )
+            if claimed is not None:
+                claimed = _with_secrets(context, session, claimed)
             remains = jobs.remains_before(session, claimed) if claimed is not None else None
         if remains is not None:
             # Otherwise what this attempt makes could never take its place. Others need not wait for the files.
@@ -75,6 +81,15 @@ async def claim(
     if claimed is None:
         response.status_code = 204
     return claimed
+
+
+def _with_secrets(context: Context, session: Session, claimed: Claim) -> Claim:
+    try:
+        return claimed.model_copy(update={"secrets": jobs.secrets_of(session, claimed, context.box)})
+    except StorageFailed as error:
+        # The job is told by the other server that it lacks a token, and that is all that went wrong.
+        _logger.warning("job %s goes without its token: %s", claimed.job_id, error.message)
+        return claimed
 
 
 @router.post("/sessions/{session_id}/publish-order", responses={204: {"description": "Nothing to publish."}})

@@ -25,6 +25,7 @@ router = APIRouter(prefix="/annotations")
 
 DONE = {
     "added": "The annotation is in the list.",
+    "linked": "The annotation is in the list, and is being fetched.",
     "trashed": "The annotation is in the trash.",
     "restored": "The annotation is back in the list.",
 }
@@ -62,15 +63,50 @@ def link(
     return act(
         lambda: api.link(context, who, read(api.AnnotationLink, values)),
         show=lambda problem, status: _page(context, request, who, problem=problem, status=status),
-        back="/annotations", done="added",
+        back="/annotations", done="linked",
     )  # fmt: skip
 
 
 @router.get("/{annotation_id}", response_class=HTMLResponse)
 def annotation_page(context: Here, request: Request, who: Who, annotation_id: str) -> Response:
     """Show what an annotation holds and belongs to."""
+    return _annotation(context, request, who, annotation_id)
+
+
+@router.get("/{annotation_id}/fetching", response_class=HTMLResponse)
+def fetching(context: Here, request: Request, who: Who, annotation_id: str) -> Response:
+    """Say how fetching goes; when it is over, the page is loaded anew."""
     annotation = api.show(context, who, annotation_id)
-    contents, problem = _contents(context, who, annotation)
+    answer = rendering.page(request, "_fetching.html", annotation=annotation)
+    if not annotation.is_fetching:
+        answer.headers["HX-Refresh"] = "true"
+    return answer
+
+
+@router.post("/{annotation_id}/fetch")
+def fetch(context: Here, request: Request, who: Who, annotation_id: str, token: Text = "") -> Response:
+    return act(
+        lambda: api.fetch(
+            context, who, annotation_id, read(api.FetchRequest, {"token": token} if token else {})
+        ),
+        show=lambda problem, status: _annotation(
+            context, request, who, annotation_id, problem=problem, status=status
+        ),
+        back=f"/annotations/{annotation_id}", done="fetch",
+    )  # fmt: skip
+
+
+def _annotation(
+    context: Context,
+    request: Request,
+    who: Principal,
+    annotation_id: str,
+    *,
+    problem: str = "",
+    status: int = 200,
+) -> Response:
+    annotation = api.show(context, who, annotation_id)
+    contents, why = _contents(context, who, annotation)
     with context.database.read_session() as session:
         dataset = _dataset_of(session, annotation, who)
         owners = accounts.find_users(session, {annotation.user_id})
@@ -80,10 +116,11 @@ def annotation_page(context: Here, request: Request, who: Who, annotation_id: st
     is_own = annotation.user_id == who.user_id
     may_submit = accounts.is_allowed(who, Action.SUBMIT_JOB) and annotation.kind != "webknossos"
     return rendering.page(
-        request, "annotation.html", annotation=annotation, contents=contents, problem=problem, dataset=dataset,
+        request, "annotation.html", status=status, annotation=annotation, contents=contents, problem=problem or why,
+        dataset=dataset,
         owner=owners.get(annotation.user_id), jobs=known_jobs, workflow_title=workflow_title,
         takers=[item for item in workflows().values() if _takes_annotation(item)] if may_submit else [],
-        may_delete=accounts.is_allowed(who, Action.MAKE_ANNOTATION if is_own else Action.DELETE_ANNOTATION),
+        may_change=accounts.is_allowed(who, Action.MAKE_ANNOTATION if is_own else Action.DELETE_ANNOTATION),
     )  # fmt: skip
 
 
@@ -108,7 +145,7 @@ def delete(context: Here, who: Who, annotation_id: str) -> Response:
 def _contents(
     context: Context, who: Principal, annotation: AnnotationView
 ) -> tuple[AnnotationContents | None, str]:
-    """Give what an uploaded annotation holds, or why that cannot be read: its page shows the rest all the same."""
+    """Give what an annotation holds, or why that cannot be read: its page shows the rest all the same."""
     if annotation.kind == "webknossos":
         return None, ""
     try:

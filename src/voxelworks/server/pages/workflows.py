@@ -408,9 +408,9 @@ def _stock(context: Context, who: Principal, workflow: Workflow, values: Values)
         tuple(item for item in items if item is not None and jobs.can_work_on(workflow, item, by=who))
         for items in (own, foreign)
     )
-    # Those that stay in a WEBKNOSSOS are no files that a job could read.
-    uploaded = tuple(item for item in annotations if item.kind != "webknossos")
-    return Stock(usable, others, _drawn(annotations), uploaded)
+    # Those that are not fetched yet are no files that a job could read.
+    here = tuple(item for item in annotations if item.kind != "webknossos" and not item.is_fetching)
+    return Stock(usable, others, _drawn(annotations), here)
 
 
 def _named(session: Session, who: Principal, ref: str) -> DatasetView | None:

@@ -197,7 +197,7 @@ EDITABLE = {"includesEditableMapping": "true"}
         ("findLargestSegmentId", "..%2F..%2Fetc", {"layerName": "segmentation"}, 404, "there is nothing"),
         ("convertToWkw", None, {"scale": "4,4,40"}, 422, "cannot be started here"),
         ("materializeVolumeAnnotation", None, OF_NOBODY, 404, "there is no annotation '0123456789abcdef'"),
-        ("materializeVolumeAnnotation", None, OF_NOBODY | EDITABLE, 422, "has an editable mapping"),
+        ("materializeVolumeAnnotation", None, OF_NOBODY | EDITABLE, 404, "there is no annotation"),
         ("makeCoffee", None, {}, 404, "there is no command"),
     ],
 )
