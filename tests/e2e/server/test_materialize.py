@@ -77,7 +77,7 @@ def test_a_person_uploads_an_annotation_and_sees_what_became_of_it(site, open_pa
     [annotation] = site.client.list_annotations()
 
     page.goto(site.info.url + "/workflows/materialize_volume_annotation/new")
-    page.locator("#input-dataset").fill("neurons")
+    page.locator("#input-dataset").select_option("neurons")
     page.locator("#input-annotation").select_option(annotation.id)
     page.locator("#input-target").fill("neurons_split")
     page.get_by_role("button", name="Submit").first.click()

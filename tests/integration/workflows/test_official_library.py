@@ -113,11 +113,12 @@ def _convert(folder, claims):
             method = "mode" if category == "segmentation" else "mean"
             for finer, mag in (("1", "2-2-1"), ("2-2-1", "4-4-1")):
                 mags[mag] = np.stack([shrink(channel, (1, 2, 2), method) for channel in mags[finer]])
-        if dtype == "uint64":
-            for kind, workflow in (
-                ("segment_index", "compute_segment_index_file"),
-                ("segment_statistics", "compute_segment_statistics"),
-            ):
+        # WEBKNOSSOS' statistics have a row for each number: they are left out where an id is as large as can be.
+        for kind, workflow, of in (
+            ("segment_index", "compute_segment_index_file", "uint64"),
+            ("segment_statistics", "compute_segment_statistics", "uint16"),
+        ):
+            if (category, dtype) == ("segmentation", of):
                 run(workflow, layer=f"{target}/{name}")
                 place = "".join([kind.split("_")[0], kind.split("_")[1].title()])
                 attachments[kind] = str(target / name / place / kind)
