@@ -300,7 +300,7 @@ def _take(database: Database) -> _Order | None:
         )
 
 
-def _waiting(session: Session) -> Select[tuple[AnnotationRow]]:
+def _waiting(session: Session) -> Select[AnnotationRow]:
     return (
         select(AnnotationRow)
         .where(AnnotationRow.fetch_due_ms <= now(session), AnnotationRow.trashed_ms.is_(None))
