@@ -59,7 +59,9 @@ class AnnotationCalls(Transport):
     def link_annotation(
         self, name: str, address: str, *, token: str | None = None, dataset: str | None = None
     ) -> AnnotationView:
-        """Name an annotation that stays in a WEBKNOSSOS; jobs fetch it when they need it.
+        """Let the server fetch an annotation from a WEBKNOSSOS; the same address again fetches it anew.
+
+        That takes its time: ask with `show_annotation` until it is no longer `is_fetching`.
 
         Parameters
         ----------
@@ -67,12 +69,19 @@ class AnnotationCalls(Transport):
         address
             As the browser shows it.
         token
-            Of an account there that may read it.
+            Of an account there that may read it; not needed if it is public. The server keeps it encrypted.
         dataset
             Name or id of a dataset of the server that it belongs to.
         """
         body = {"name": name, "address": address, "token": token, "dataset": dataset}
         return AnnotationView.model_validate(self._post("annotations/link", body))
+
+    def fetch_annotation(self, annotation_id: str, *, token: str | None = None) -> AnnotationView:
+        """Let the server fetch an annotation anew from where it came; with another token, if one is given."""
+        body = {} if token is None else {"token": token}
+        return AnnotationView.model_validate(
+            self._post(f"annotations/{path_part(annotation_id)}/fetch", body)
+        )
 
     def download_annotation(self, annotation_id: str, target: Path) -> None:
         """Save an uploaded annotation as it came.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import subprocess
 import sys
 import time
@@ -53,7 +55,8 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WorkingSite]:
     with running_server(settings) as info, Client(info.url, info.token) as client:
         client.link_dataset("neurons", "root:scope/neurons")
         command = [sys.executable, "-m", "voxelworks", "worker", "--home", str(settings.home), "--embedded"]
-        with subprocess.Popen(command, stdin=subprocess.PIPE) as worker:
+        roots = {"VOXELWORKS_IMPORT_ROOTS": json.dumps({"scope": str(folder / "scope")})}
+        with subprocess.Popen(command, stdin=subprocess.PIPE, env=os.environ | roots) as worker:
             yield WorkingSite(info, settings, client)
             worker.terminate()
 
