@@ -17,6 +17,7 @@ from reference import read_mag
 from voxelworks.cli._embedded import EmbeddedWorker
 from voxelworks.cli.annotations import annotation_commands
 from voxelworks.client import Client
+from voxelworks.errors import IllegalTransition
 from voxelworks.geometry import MAG1, Box, VoxelSize
 from voxelworks.settings import Settings
 from voxelworks.testing.far_webknossos import TOKEN, far_webknossos
@@ -84,8 +85,8 @@ def test_a_proofread_annotation_becomes_a_dataset_and_its_token_stays_secret(far
             "materialize_volume_annotation",
             {"dataset": "cortex", "annotation": made["id"], "target": "corrected"},
         )
-        refused = browser.post(f"/api/v1/annotations/{made['id']}/fetch", json={})
-        assert (refused.status_code, refused.json()["code"]) == (409, "illegal-transition")
+        with pytest.raises(IllegalTransition, match="a job works with the annotation"):
+            client.fetch_annotation(made["id"])
         with (tmp_path / "worker.log").open("wb") as log:
             worker = EmbeddedWorker(settings, log=log)
             worker.start()
