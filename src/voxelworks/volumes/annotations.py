@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -153,10 +153,8 @@ class Annotation:
         layer: VolumeLayerSummary,
         folder: Path,
         check: Callable[[], None] = lambda: None,
-        *,
-        wanted: Literal["finest", "coarsest"] = "finest",
     ) -> Buckets | None:
-        """Unpack the finest or coarsest magnification of a volume layer that holds anything.
+        """Unpack the finest magnification of a volume layer that holds anything.
 
         Parameters
         ----------
@@ -165,7 +163,6 @@ class Annotation:
             For the files; what is in it is removed. They take as much as the volume data unpacks to.
         check
             Called now and then; may raise.
-        wanted
 
         Returns
         -------
@@ -183,13 +180,13 @@ class Annotation:
         try:
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir(parents=True)
-            return self._unpack(layer.location, folder, check, wanted)
+            return self._unpack(layer.location, folder, check)
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise DiskFull(f"cannot unpack {self.path}: the disk is full; free some space") from error
             raise StorageFailed(f"cannot unpack {self.path}: {error.strerror}") from error
 
-    def _unpack(self, location: str, folder: Path, check: Callable[[], None], wanted: str) -> Buckets | None:
+    def _unpack(self, location: str, folder: Path, check: Callable[[], None]) -> Buckets | None:
         packed = folder / "volume.zip"
         with self.path.open("rb") as stream:
             _unpack_to(packed, stream, _entry_named(stream, location, self._limits), check)
@@ -199,7 +196,7 @@ class Annotation:
             if not looks_like_archive(stream):
                 raise InvalidAnnotation(f"volume data {location!r} is no zip file; download it anew")
             try:
-                found = _unpack_buckets(stream, self._limits, folder, check, wanted)
+                found = _unpack_buckets(stream, self._limits, folder, check)
             except (InvalidAnnotation, InvalidArchive) as error:
                 raise type(error)(f"volume data {location!r}: {error.message}") from error
         packed.unlink()
@@ -310,9 +307,9 @@ def _entry_named(stream: BinaryIO, name: str, limits: Limits) -> Entry:
 
 
 def _unpack_buckets(
-    stream: BinaryIO, limits: Limits, folder: Path, check: Callable[[], None], wanted: str
+    stream: BinaryIO, limits: Limits, folder: Path, check: Callable[[], None]
 ) -> Buckets | None:
-    """Unpack the buckets of the finest or coarsest magnification that has any."""
+    """Unpack the buckets of the finest magnification that has any."""
     inner = ArchiveLimits(BUCKETS_MAX, limits.bytes_max)
     described: dict[str, Entry] = {}
     mags: set[_Mag] = set()
@@ -325,8 +322,7 @@ def _unpack_buckets(
             raise InvalidAnnotation(f"{entry.name!r} is no part of volume data that is understood")
     if not mags:
         return None
-    by_size = sorted(mags, key=lambda found: (math.prod(found.mag.xyz), found))
-    chosen = by_size[0 if wanted == "finest" else -1]
+    chosen = min(mags, key=lambda found: (math.prod(found.mag.xyz), found))
     name = f"{chosen.folder}/{wkw.HEADER_FILE if chosen.is_wkw else GROUP_FILE}"
     if name not in described:
         raise InvalidAnnotation(f"{name!r} is missing; download the annotation anew")
