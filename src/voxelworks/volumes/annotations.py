@@ -1,7 +1,8 @@
 """Annotations of WEBKNOSSOS as files: skeletons (NML), and zips of one with the voxels of its volume layers.
 
 A volume layer keeps whole *buckets*, usually of 32^3 voxels, and only those in which something was changed. Its voxels
-lie in a zip within the zip, as WKW or Zarr v3.
+lie in a zip within the zip, as WKW or Zarr v3, with a file for each bucket. Many small files are slow to make and to
+open, so that they are unpacked into few: shards of a Zarr v3 array, which hold the packed voxels as they were.
 
 References
 ----------
@@ -16,8 +17,9 @@ import math
 import re
 import shutil
 from array import array
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -37,16 +39,21 @@ from voxelworks.errors import (
     UnsupportedFormat,
 )
 from voxelworks.geometry import Box, Mag, Vec3
+from voxelworks.protocol.messages import Json
 from voxelworks.protocol.nml import BUCKETS_MAX, ENTRIES_MAX, find_skeleton, read_nml
 from voxelworks.protocol.views import AnnotationSummary, VolumeLayerSummary
+from voxelworks.volumes import wkw
 from voxelworks.volumes.arrays import MagArray
 from voxelworks.volumes.metadata import CXYZ, GROUP_FILE, PROPERTIES_FILE, Axes
-from voxelworks.volumes.wkw import BLOCK_BYTES_MAX, HEADER_FILE, Header
 
 METADATA_BYTES_MAX = 2**20
 """Of the description of an array."""
 NUMBER_MAX = 2**21
 """Buckets along one axis: the numbers of a bucket on the three axes are kept as one of 63 bits."""
+_BUCKETS_PER_SHARD_EDGE = 8
+"""A shard of few buckets is still small: its index takes 8 KiB."""
+_NO_BUCKET = 2**64 - 1
+"""In the index of a shard."""
 
 _N = r"(?:0|[1-9][0-9]{0,6})"
 _WKW_CUBE = re.compile(rf"(?P<mag>[^/]+)/z(?P<z>{_N})/y(?P<y>{_N})/x(?P<x>{_N})\.wkw")
@@ -142,7 +149,10 @@ class Annotation:
         return found[0] if found else None
 
     def unpack_volume(
-        self, layer: VolumeLayerSummary, folder: Path, check: Callable[[], None] = lambda: None
+        self,
+        layer: VolumeLayerSummary,
+        folder: Path,
+        check: Callable[[], None] = lambda: None,
     ) -> Buckets | None:
         """Unpack the finest magnification of a volume layer that holds anything.
 
@@ -230,7 +240,7 @@ class Buckets:
             yield self._box(number)
 
     def _box(self, number: int) -> Box:
-        z, y, x = number // NUMBER_MAX**2, number // NUMBER_MAX % NUMBER_MAX, number % NUMBER_MAX
+        x, y, z = _position(number)
         width, height, depth = self.edges
         return Box((x * width, y * height, z * depth), self.edges)
 
@@ -250,18 +260,26 @@ class _Layout:
 
     edges: Vec3
     dtype: np.dtype[Any]
-    data_format: str
-    axes: Axes | None
+    axes: Axes
     counts: Vec3
     """Buckets that there can be along x, y and z."""
+    codecs: list[Json]
+    """Of Zarr v3, that unpack a bucket."""
     separator: str = "/"
+    header: wkw.Header | None = None
+    """Of WKW."""
 
-    def name_of(self, x: int, y: int, z: int) -> str:
-        """Name the file of a bucket."""
-        if self.axes is None:
+    def name_of(self, xyz: Vec3) -> str:
+        """Name the file of a bucket in the zip."""
+        x, y, z = xyz
+        if self.header is not None:
             return f"z{z}/y{y}/x{x}.wkw"
-        numbers = {"c": 0, "x": x, "y": y, "z": z}
-        return self.separator.join(["c", *(str(numbers[axis]) for axis in self.axes)])
+        return self.separator.join(["c", *map(str, self.in_order(xyz, c=0))])
+
+    def in_order(self, xyz: Vec3, *, c: int) -> list[int]:
+        """Give numbers in the order of the stored axes."""
+        numbers = dict(zip("xyz", xyz, strict=True), c=c)
+        return [numbers[axis] for axis in self.axes]
 
 
 def _skeleton_of(stream: BinaryIO, limits: Limits) -> Iterator[bytes]:
@@ -298,35 +316,95 @@ def _unpack_buckets(
     for entry in list_entries(stream, inner):
         if (found := _bucket_of(entry.name)) is not None:
             mags.add(found[0])
-        elif entry.name.rpartition("/")[2] in (HEADER_FILE, GROUP_FILE):
+        elif entry.name.rpartition("/")[2] in (wkw.HEADER_FILE, GROUP_FILE):
             described[entry.name] = entry
         elif entry.name.rpartition("/")[2] not in (PROPERTIES_FILE, ".zattrs", ".zgroup"):
             raise InvalidAnnotation(f"{entry.name!r} is no part of volume data that is understood")
     if not mags:
         return None
-    finest = min(mags, key=lambda found: (math.prod(found.mag.xyz), found))
-    name = f"{finest.folder}/{HEADER_FILE if finest.is_wkw else GROUP_FILE}"
+    chosen = min(mags, key=lambda found: (math.prod(found.mag.xyz), found))
+    name = f"{chosen.folder}/{wkw.HEADER_FILE if chosen.is_wkw else GROUP_FILE}"
     if name not in described:
         raise InvalidAnnotation(f"{name!r} is missing; download the annotation anew")
     content = _read_small(stream, described[name])
-    layout = _layout_of_wkw(content, name) if finest.is_wkw else _layout_of_zarr(content, name)
-    home = folder / "buckets"
-    home.mkdir()
-    (home / Path(name).name).write_bytes(content)
-    numbers = set[int]()
-    for entry in list_entries(stream, inner):
-        found = _bucket_of(entry.name)
-        if found is None or found[0] != finest:
-            continue
-        xyz = _position_of(found[1], layout, entry.name)
-        if _number(*xyz) in numbers:
-            raise InvalidAnnotation(f"{entry.name!r} is there twice; download the annotation anew")
-        numbers.add(_number(*xyz))
-        _unpack_to(home / layout.name_of(*xyz), stream, entry, check)
+    layout = _layout_of_wkw(content, name) if chosen.is_wkw else _layout_of_zarr(content, name)
+    known, entries = _list_buckets(stream, inner, chosen, layout)
     file = folder / "buckets.npy"
-    known = np.array(sorted(numbers), np.int64)
     np.save(file, known)
-    return Buckets(_array_of(home, finest.mag, layout, known), layout.edges, str(file))
+    buckets = Buckets(_array_of(folder / "buckets", chosen.mag, layout, known), layout.edges, str(file))
+    _write_shards(stream, folder / "buckets", layout, entries, check)
+    return buckets
+
+
+def _list_buckets(
+    stream: BinaryIO, limits: ArchiveLimits, chosen: _Mag, layout: _Layout
+) -> tuple[NDArray[np.int64], Iterator[tuple[Vec3, Entry]]]:
+    """Give the numbers of the buckets of a magnification, sorted; and their entries, those of a shard together."""
+    numbers, facts = array("q"), array("Q")
+    for entry in list_entries(stream, limits):
+        found = _bucket_of(entry.name)
+        if found is None or found[0] != chosen:
+            continue
+        numbers.append(_number(*_position_of(found[1], layout, entry.name)))
+        # There may be very many: names follow from numbers, and take most of the memory.
+        facts.extend((entry.method, entry.crc, entry.packed_bytes, entry.size_bytes, entry.offset))
+    given = np.array(numbers, np.int64)
+    known = np.sort(given)
+    for again in known[1:][np.diff(known) == 0].tolist():
+        name = f"{chosen.folder}/{layout.name_of(_position(again))}"
+        raise InvalidAnnotation(f"{name!r} is there twice; download the annotation anew")
+    x, y, z = (axis // _BUCKETS_PER_SHARD_EDGE for axis in _position(given))
+    order = np.lexsort((given, _number(x, y, z)))
+    rows = np.array(facts, np.uint64).reshape(-1, 5)[order]
+
+    def entries() -> Iterator[tuple[Vec3, Entry]]:
+        for number, row in zip(given[order], rows, strict=True):
+            xyz = _position(int(number))
+            yield xyz, Entry(f"{chosen.folder}/{layout.name_of(xyz)}", *row.tolist())
+
+    return known, entries()
+
+
+def _write_shards(
+    stream: BinaryIO,
+    folder: Path,
+    layout: _Layout,
+    entries: Iterable[tuple[Vec3, Entry]],
+    check: Callable[[], None],
+) -> None:
+    """Copy buckets as they are packed into the shards of a Zarr v3 array."""
+    for shard, members in groupby(entries, key=lambda item: _shard_of(item[0])):
+        path = folder.joinpath("c", *map(str, layout.in_order(shard, c=0)))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        index = np.full((*layout.in_order((_BUCKETS_PER_SHARD_EDGE,) * 3, c=1), 2), _NO_BUCKET, "<u8")
+        with path.open("xb") as file:
+            for xyz, entry in members:
+                check()
+                start = file.tell()
+                for piece in _pieces_of(stream, entry, layout):
+                    file.write(piece)
+                x, y, z = (number % _BUCKETS_PER_SHARD_EDGE for number in xyz)
+                index[tuple(layout.in_order((x, y, z), c=0))] = start, file.tell() - start
+            file.write(index.tobytes())
+
+
+def _shard_of(xyz: Vec3) -> Vec3:
+    x, y, z = xyz
+    return x // _BUCKETS_PER_SHARD_EDGE, y // _BUCKETS_PER_SHARD_EDGE, z // _BUCKETS_PER_SHARD_EDGE
+
+
+def _pieces_of(stream: BinaryIO, entry: Entry, layout: _Layout) -> Iterator[bytes]:
+    """Unpack a bucket from the zip, and give what the codecs of the layout unpack."""
+    header = layout.header
+    if header is None:
+        yield from unpack(stream, entry)
+        return
+    if entry.size_bytes > 2 * header.block_bytes + METADATA_BYTES_MAX:
+        raise InvalidAnnotation(f"{entry.name!r} is far too large for a bucket; download the annotation anew")
+    try:
+        yield from wkw.framed(b"".join(unpack(stream, entry)), header, entry.name)
+    except (InvalidDataset, UnsupportedFormat) as error:
+        raise InvalidAnnotation(error.message) from error
 
 
 def _bucket_of(name: str) -> tuple[_Mag, tuple[int, ...]] | None:
@@ -345,7 +423,7 @@ def _bucket_of(name: str) -> tuple[_Mag, tuple[int, ...]] | None:
 
 def _position_of(numbers: tuple[int, ...], layout: _Layout, name: str) -> Vec3:
     """Give the number of a bucket along x, y and z."""
-    known = dict(zip(layout.axes or "xyz", numbers, strict=True))
+    known = dict(zip("xyz" if layout.header is not None else layout.axes, numbers, strict=True))
     xyz = known["x"], known["y"], known["z"]
     is_outside = any(number >= count for number, count in zip(xyz, layout.counts, strict=True))
     if known.get("c", 0) != 0 or is_outside:
@@ -355,7 +433,7 @@ def _position_of(numbers: tuple[int, ...], layout: _Layout, name: str) -> Vec3:
 
 def _layout_of_wkw(content: bytes, name: str) -> _Layout:
     try:
-        header = Header.parse(content, name)
+        header = wkw.Header.parse(content, name)
     except (InvalidDataset, UnsupportedFormat) as error:
         raise InvalidAnnotation(error.message) from error
     if header.blocks_per_edge != 1 or header.channel_count != 1 or header.dtype.kind not in "iu":
@@ -364,7 +442,7 @@ def _layout_of_wkw(content: bytes, name: str) -> _Layout:
             "volume data has one channel of whole numbers, and a file for each block"
         )
     edges = (header.block_edge,) * 3
-    return _Layout(edges, header.dtype, "wkw", None, (NUMBER_MAX,) * 3)
+    return _Layout(edges, header.dtype, CXYZ, (NUMBER_MAX,) * 3, wkw.frame_codecs(header), header=header)
 
 
 def _layout_of_zarr(content: bytes, name: str) -> _Layout:
@@ -374,7 +452,8 @@ def _layout_of_zarr(content: bytes, name: str) -> _Layout:
         shape = dict(zip(axes, stated["shape"], strict=True))
         chunk = dict(zip(axes, stated["chunk_grid"]["configuration"]["chunk_shape"], strict=True))
         separator = stated["chunk_key_encoding"].get("configuration", {}).get("separator", "/")
-        codecs = [codec["name"] for codec in stated["codecs"]]
+        codecs = [dict(codec) for codec in stated["codecs"]]
+        codec_names = [codec["name"] for codec in codecs]
         dtype = np.dtype(str(stated["data_type"]))
         numbers = [int(number) for number in (*shape.values(), *chunk.values())]
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
@@ -386,10 +465,10 @@ def _layout_of_zarr(content: bytes, name: str) -> _Layout:
         and min(numbers) > 0
         and max(numbers) < 2**31
         and shape["c"] == chunk["c"] == 1
-        and math.prod(chunk.values()) * dtype.itemsize <= BLOCK_BYTES_MAX
+        and math.prod(chunk.values()) * dtype.itemsize <= wkw.BLOCK_BYTES_MAX
         and separator in (".", "/")
         and stated["chunk_key_encoding"].get("name") == "default"
-        and "sharding_indexed" not in codecs
+        and "sharding_indexed" not in codec_names
         and dtype.kind in "iu"
     )
     if not is_understood:
@@ -398,22 +477,38 @@ def _layout_of_zarr(content: bytes, name: str) -> _Layout:
             "volume data has one channel of whole numbers, and a file for each chunk"
         )
     counts = tuple(min(NUMBER_MAX, -(-shape[axis] // chunk[axis])) for axis in "xyz")
-    return _Layout(
-        (chunk["x"], chunk["y"], chunk["z"]),
-        dtype,
-        "zarr3",
-        axes,
-        (counts[0], counts[1], counts[2]),
-        separator,
-    )
+    edges = (chunk["x"], chunk["y"], chunk["z"])
+    return _Layout(edges, dtype, axes, (counts[0], counts[1], counts[2]), codecs, separator)
 
 
 def _array_of(home: Path, mag: Mag, layout: _Layout, known: NDArray[np.int64]) -> MagArray:
-    numbers = (known % NUMBER_MAX, known // NUMBER_MAX % NUMBER_MAX, known // NUMBER_MAX**2)
+    """Describe the array that holds the buckets, and give a handle to it."""
+    numbers = _position(known)
     first = [int(part.min()) * edge for part, edge in zip(numbers, layout.edges, strict=True)]
     stop = [(int(part.max()) + 1) * edge for part, edge in zip(numbers, layout.edges, strict=True)]
     box = Box((first[0], first[1], first[2]), (stop[0] - first[0], stop[1] - first[1], stop[2] - first[2]))
-    return MagArray(str(home), mag, box, layout.dtype, 1, layout.data_format, layout.axes)
+    width, height, depth = (_BUCKETS_PER_SHARD_EDGE * edge for edge in layout.edges)
+    little = {"name": "bytes", "configuration": {"endian": "little"}}
+    sharding = {
+        "chunk_shape": layout.in_order(layout.edges, c=1), "codecs": layout.codecs, "index_codecs": [little],
+    }  # fmt: skip
+    described = {
+        "zarr_format": 3,
+        "node_type": "array",
+        "shape": layout.in_order(box.bottomright, c=1),
+        "data_type": layout.dtype.name,
+        "dimension_names": list(layout.axes),
+        "chunk_grid": {
+            "name": "regular",
+            "configuration": {"chunk_shape": layout.in_order((width, height, depth), c=1)},
+        },
+        "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
+        "codecs": [{"name": "sharding_indexed", "configuration": sharding}],
+        "fill_value": 0,
+    }
+    home.mkdir()
+    (home / GROUP_FILE).write_text(json.dumps(described))
+    return MagArray(str(home), mag, box, layout.dtype, 1, axes=layout.axes)
 
 
 def _unpack_to(path: Path, stream: BinaryIO, entry: Entry, check: Callable[[], None]) -> None:
@@ -433,6 +528,11 @@ def _read_small(stream: BinaryIO, entry: Entry) -> bytes:
 def _number(x: Any, y: Any, z: Any) -> Any:
     """Give one number to a bucket, by its numbers along the axes; or to many buckets at once."""
     return (z * NUMBER_MAX + y) * NUMBER_MAX + x
+
+
+def _position(number: Any) -> Any:
+    """Give the numbers of a bucket along x, y and z; or those of many buckets at once."""
+    return number % NUMBER_MAX, number // NUMBER_MAX % NUMBER_MAX, number // NUMBER_MAX**2
 
 
 def _numbers(file: str) -> NDArray[np.int64]:

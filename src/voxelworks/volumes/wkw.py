@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from voxelworks.errors import InvalidDataset, MagNotFound, UnsupportedFormat
 from voxelworks.geometry import Box, Vec3, Zyx
+from voxelworks.protocol.messages import Json
 from voxelworks.protocol.places import is_remote
 from voxelworks.volumes import storage
 from voxelworks.volumes.metadata import CZYX
@@ -31,6 +32,7 @@ BLOCK_BYTES_MAX = 2**27
 """Largest block that is read, in bytes: usual ones take a thousandth of that."""
 
 _HEADER = struct.Struct("<3s5BQ")
+_BLOSC = struct.Struct("<4B3I")
 _MAGIC, _VERSION = b"WKW", 1
 _RAW, _LZ4, _LZ4HC = 1, 2, 3
 _DTYPES = (
@@ -144,6 +146,65 @@ def open_folder(location: str, box: Box) -> ts.TensorStore:
         chunk_layout=ts.ChunkLayout(chunk_shape=[header.channel_count, block, block, block]),
         context=storage.context(),
     )
+
+
+def framed(cube: bytes, expected: Header, name: str) -> tuple[bytes, bytes]:
+    """Give the only block of a cube as a chunk of Zarr v3, packed as it was: what `frame_codecs` unpack.
+
+    A frame of Blosc 1 holds streams of LZ4 as they are.
+
+    Raises
+    ------
+    InvalidDataset, UnsupportedFormat
+
+    References
+    ----------
+    c-blosc, README_CHUNK_FORMAT.rst.
+    """
+    header = Header.parse(cube, name)
+    if not header.holds_the_same(expected):
+        raise InvalidDataset(f"{name} is not what {HEADER_FILE} of its magnification says; restore it")
+    size = header.block_bytes
+    if not header.is_packed:
+        block = cube[header.data_offset : header.data_offset + size]
+        if len(block) != size:
+            raise _damaged(name, "it is cut off")
+        return _frame(block, size, is_packed=False), block
+    if len(cube) < _HEADER.size + 8:
+        raise _damaged(name, "it is cut off")
+    (stop,) = struct.unpack_from("<Q", cube, _HEADER.size)
+    if not _HEADER.size + 8 <= header.data_offset < stop <= len(cube):
+        raise _damaged(name, f"its block cannot lie from byte {header.data_offset} to {stop}")
+    packed = cube[header.data_offset : stop]
+    if len(packed) >= size:  # Blosc takes what did not become smaller as not packed
+        block = _unpacked(packed, name, size).tobytes()
+        return _frame(block, size, is_packed=False), block
+    return _frame(packed, size, is_packed=True), packed
+
+
+def _frame(content: bytes, size: int, *, is_packed: bool) -> bytes:
+    """Give what stands before a block in a frame of Blosc."""
+    lz4, is_whole, is_copy = 1 << 5, 1 << 4, 1 << 1
+    start = _BLOSC.size + (8 if is_packed else 0)
+    flags = lz4 | is_whole if is_packed else is_copy
+    before = _BLOSC.pack(2, 1, flags, 1, size, size, start + len(content))
+    return before + struct.pack("<2I", _BLOSC.size + 4, len(content)) if is_packed else before
+
+
+def frame_codecs(header: Header) -> list[Json]:
+    """Give the codecs of Zarr v3, axes c, x, y, z, that unpack what `framed` gives."""
+    blosc = {
+        "cname": "lz4",
+        "clevel": 5,
+        "shuffle": "noshuffle",
+        "typesize": header.dtype.itemsize,
+        "blocksize": 0,
+    }
+    return [
+        {"name": "transpose", "configuration": {"order": [3, 2, 1, 0]}},
+        {"name": "bytes", "configuration": {"endian": "little"}},
+        {"name": "blosc", "configuration": blosc},
+    ]
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,13 @@ import pytest
 
 from voxelworks.errors import InvalidAnnotation, InvalidArchive, SourceNotFound
 from voxelworks.geometry import MAG1, Box, Mag
-from voxelworks.testing.independent_volumes import VolumeLayer, nml_text, write_annotation
+from voxelworks.testing.independent_volumes import (
+    VolumeLayer,
+    nml_text,
+    wkw_cube,
+    wkw_header,
+    write_annotation,
+)
 from voxelworks.volumes.annotations import Annotation, Limits
 
 LIMITS = Limits(2**20, 2**26)
@@ -56,6 +62,30 @@ def test_the_finest_mag_with_buckets_is_unpacked(tmp_path, data_format, dtype):
     assert np.array_equal(found.array.read(Box((40, 8, 0), (8, 8, 8)))[0], bucket(7, dtype))
     assert np.array_equal(found.array.read(Box((0, 24, 16), (8, 8, 8)))[0], bucket(big, dtype))
     assert not found.array.read(Box((8, 8, 0), (32, 8, 8))).any()
+
+
+@pytest.mark.parametrize("data_format", ["wkw", "zarr3"])
+def test_buckets_far_apart_and_noise_come_as_they_are(tmp_path, data_format):
+    noise = np.random.default_rng(1).integers(0, 2**64, (5, 8, 8, 8), np.uint64)
+    places = [(9, 0, 0), (7, 8, 0), (8, 7, 15), (0, 0, 0), (260_000, 3, 1)]
+    layer = VolumeLayer(
+        {"1": dict(zip(places, noise, strict=True))}, data_format, extents=(2**22, 4096, 1536)
+    )
+    found = buckets_of(write_annotation(tmp_path / "a.zip", [layer]))
+    for (x, y, z), voxels in zip(places, noise, strict=True):
+        assert np.array_equal(found.array.read(Box((8 * x, 8 * y, 8 * z), (8, 8, 8)))[0], voxels)
+    assert not found.array.read(Box((80, 0, 0), (800, 8, 8))).any()
+
+
+def test_blocks_that_are_not_packed_are_read(tmp_path):
+    voxels = bucket(7)[np.newaxis]
+    header, cube = wkw_header(voxels, 8, 1, "raw", 0), wkw_cube(voxels, 8, 1, "raw")
+    files = {"1/header.wkw": header, "1/z0/y1/x2.wkw": cube}
+    found = buckets_of(with_inner(tmp_path / "a.zip", files))
+    assert np.array_equal(found.array.read(Box((16, 8, 0), (8, 8, 8))), voxels)
+    for content in (cube[:-1], cube[:10], b"WKW" + cube[3:5] + bytes(9), wkw_header(voxels, 8, 1, "lz4", 16)):
+        with pytest.raises(InvalidAnnotation):
+            buckets_of(with_inner(tmp_path / "a.zip", {"1/header.wkw": header, "1/z0/y1/x2.wkw": content}))
 
 
 def test_buckets_are_found_by_the_box_that_they_touch(tmp_path):
@@ -200,16 +230,15 @@ def test_real_annotations_of_webknossos_are_read(test_data, tmp_path):
         total = sum(int(found.array.read(box).sum(dtype=np.uint64)) for box in boxes)
         counts[name[:5], layer] = (
             found.mag,
-            found.array.data_format,
             len(boxes),
             str(found.array.box),
             total,
         )
     # The first two sums were taken with the package `wkw`.
     assert counts == {
-        ("multi", "Volume"): (MAG1, "wkw", 16, "544,416,0,96,192,32", 280_822_009),
-        ("multi", "Volume_2"): (MAG1, "wkw", 18, "544,416,0,96,192,32", 16_616),
-        ("l4_sa", None): (MAG1, "zarr3", 111, "3296,3392,1024,704,416,32", 64_576),
+        ("multi", "Volume"): (MAG1, 16, "544,416,0,96,192,32", 280_822_009),
+        ("multi", "Volume_2"): (MAG1, 18, "544,416,0,96,192,32", 16_616),
+        ("l4_sa", None): (MAG1, 111, "3296,3392,1024,704,416,32", 64_576),
     }
     for name in ("bounding-boxes-example.zip", "empty_volume_annotation.zip", "nml_with_volumes.zip"):
         assert buckets_of(folder / name, None, tmp_path / "unpacked") is None
