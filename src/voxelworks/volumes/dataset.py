@@ -187,12 +187,15 @@ class Dataset:
         """
         if item.path is None:
             return self._usual_place(layer, item.mag)
-        is_elsewhere = is_remote(item.path) or PurePosixPath(item.path).is_absolute()
-        place = item.path if is_elsewhere else storage.join(self.location, item.path)
-        if not self._may_leave_folder and not self._contains(place, item.path):
+        return self.locate_part(item.path, f"mag {item.mag} of layer {layer.name!r}")
+
+    def locate_part(self, path: str, what: str) -> str:
+        """Give the place of a part of the dataset by the path that its metadata states; `UnsafeReference` as above."""
+        is_elsewhere = is_remote(path) or PurePosixPath(path).is_absolute()
+        place = path if is_elsewhere else storage.join(self.location, path)
+        if not self._may_leave_folder and not self._contains(place, path):
             raise UnsafeReference(
-                f"mag {item.mag} of layer {layer.name!r} lies outside the dataset, at {item.path!r}, and is not read; "
-                "copy it into the dataset"
+                f"{what} lies outside the dataset, at {path!r}, and is not read; copy it into the dataset"
             )
         return place
 

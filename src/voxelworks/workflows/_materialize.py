@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +31,13 @@ class Fallback:
     """With a `StreamedArray` the edits are in it, too."""
     box: Box
     """Of the layer, in mag 1: what lies outside does not count."""
+
+
+class LabelChange(Protocol):
+    """Gives segments other ids. Picklable."""
+
+    def apply(self, voxels: Voxels) -> None:
+        """Change labels in place."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +71,7 @@ class MergedVolume:
     dtype: np.dtype[Any]
     fallback: Fallback | None = None
     edits: Buckets | None = None
-    merges: Merges | None = None
+    merges: LabelChange | None = None
 
     def read(self, box: Box) -> Voxels:
         """Read a box, given in voxels of `mag`, as (1, z, y, x)."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import field_validator
@@ -15,7 +14,6 @@ from voxelworks.errors import (
     InvalidParams,
     TargetExists,
     UnsupportedDtype,
-    UnsupportedFormat,
     WrongCategory,
 )
 from voxelworks.geometry import Box, Mag
@@ -45,7 +43,6 @@ if TYPE_CHECKING:
     from voxelworks.protocol.views import VolumeLayerSummary
     from voxelworks.volumes.annotations import Annotation, Buckets
     from voxelworks.volumes.dataset import Dataset, Layer, MagArray
-    from voxelworks.volumes.shards import LevelGroup
     from voxelworks.volumes.streaming import StreamedArray
     from voxelworks.workflows._materialize import MergedVolume, Merges
 
@@ -188,6 +185,7 @@ def materialize_volume_annotation(params: MaterializeVolumeAnnotationParams, job
     while the job runs.
     """
     from voxelworks.workflows._materialize import Fallback, MergedVolume
+    from voxelworks.workflows._new_layers import LayerCopy, LayerPlan, other_layers
 
     job.check_new_dataset(params.target)
     dataset = job.open_dataset(params.dataset)
@@ -195,7 +193,7 @@ def materialize_volume_annotation(params: MaterializeVolumeAnnotationParams, job
     volume = None if params.skip_volume_data else annotation.volume_layer(params.volume_layer)
     streamed = _open_proofread(params, volume, job)
     below = _fallback(params, dataset, annotation, volume)
-    others = _other_layers(params, dataset, below)
+    others = other_layers(dataset, below) if params.copy_other_layers else []
     name = _output_name(params, below, volume, others)
     _say_what_is_left_out(params, annotation, dataset, job)
     source = streamed or (None if below is None else below.finest)
@@ -211,8 +209,8 @@ def materialize_volume_annotation(params: MaterializeVolumeAnnotationParams, job
     fallback = None if shown is None or source is None else Fallback(source, shown)
     merged = MergedVolume(_mag_of(source, edits), _dtype_of(source, edits), fallback, edits)
     box = _box_of(params, dataset, shown, edits, job)
-    copies = [_Copy(made, layer, job) for layer in others]
-    plan = _LayerPlan(made, name, box, merged, job)
+    copies = [LayerCopy(made, layer, job) for layer in others]
+    plan = LayerPlan(made, name, box, merged, job)
     merge_units = len(annotation.skeleton.trees) if params.merge_segments else 0
     job.expect(merge_units + plan.units + sum(copy.units for copy in copies))
     merges = _find_merges(annotation, merged, job) if params.merge_segments else {}
@@ -228,108 +226,6 @@ def materialize_volume_annotation(params: MaterializeVolumeAnnotationParams, job
         largest_segment_id=largest,
         merged_segment_count=len(merges),
     )
-
-
-class _LayerPlan:
-    """The new segmentation layer, and the groups of levels that are written together."""
-
-    def __init__(self, made: Dataset, name: str, box: Box, merged: MergedVolume, job: Job) -> None:
-        from voxelworks.volumes.mags import mag_sequence
-        from voxelworks.volumes.shards import plan_levels
-
-        self.name, self.box, self.made = name, box, made
-        self.merged = merged
-        self.mags = [merged.mag, *mag_sequence(made.voxel_size, box, start=merged.mag)]
-        layer = made.add_layer(name, "segmentation", merged.dtype.name, 1, box)
-        groups = plan_levels(
-            box, self.mags, merged.dtype, 1, slots=job.slots, shard_bytes_max=job.settings.shard_bytes_max,
-            write_source=True,
-        )  # fmt: skip
-        for group in groups:
-            job.require_memory(group.memory_bytes(merged.dtype, 1))
-        self.arrays: dict[Mag, MagArray] = {
-            mag: layer.add_mag(mag, shard_zyx=shard) for group in groups for mag, shard in group.levels
-        }
-        self.groups = [(group, self._tiles(group)) for group in groups]
-
-    @property
-    def units(self) -> int:
-        return sum(tile.voxel_count for _, tiles in self.groups for tile in tiles)
-
-    def write(self, job: Job, merges: Merges | None) -> int:
-        """Write all levels; give the largest id."""
-        from voxelworks.workflows._pyramid import method_for, write_blocks
-
-        largest = 0
-        for group, tiles in self.groups:
-            first, last = group.levels[0][0], group.levels[-1][0]
-            phase = f"{self.name}: mag {first}" + (f" to {last}" if last != first else "")
-            source = (
-                replace(self.merged, merges=merges)
-                if group.includes_source
-                else self.arrays[group.source_mag]
-            )
-            found = write_blocks(
-                job, phase, group, source, self.arrays, tiles, method_for("segmentation"),
-                units=sum(tile.voxel_count for tile in tiles),
-            )  # fmt: skip
-            largest = found if group.includes_source else largest
-        self.made.source = self.made.source.with_largest_segment_id(self.name, largest)
-        return largest
-
-    def _tiles(self, group: LevelGroup) -> list[Box]:
-        """Leave out the blocks in which nothing can be: a small annotation may lie in a large empty space."""
-        return [
-            tile
-            for tile in group.blocks(self.box)
-            if self.merged.touches(tile.from_mag(group.source_mag).in_mag(self.merged.mag))
-        ]
-
-
-class _Copy:
-    """Another layer of the dataset: every voxel of every mag as it is, in our own layout."""
-
-    def __init__(self, made: Dataset, layer: Layer, job: Job) -> None:
-        from voxelworks.volumes.metadata import LayerProperties
-        from voxelworks.volumes.shards import plan_levels
-
-        self.layer = layer
-        stated = layer.properties
-        kept = {key: value for key, value in (stated.model_extra or {}).items() if key not in _LEFT_OUT}
-        if len(kept) < len(stated.model_extra or {}):
-            job.log(f"{layer.name}: meshes, mappings and the like are not copied")
-        if layer.largest_segment_id is not None:
-            kept["largest_segment_id"] = layer.largest_segment_id
-        copied = LayerProperties(
-            name=layer.name, category=layer.category, bounding_box=layer.box, element_class=stated.element_class,
-            data_format="zarr3", num_channels=layer.channel_count, mags=(), **kept,
-        )  # fmt: skip
-        made.source = made.source.with_layer(copied)
-        self.plans: list[tuple[LevelGroup, MagArray, MagArray]] = []
-        for mag in layer.mags:
-            (group,) = plan_levels(
-                layer.box, [mag], layer.dtype, layer.channel_count, slots=job.slots,
-                shard_bytes_max=job.settings.shard_bytes_max, write_source=True,
-            )  # fmt: skip
-            job.require_memory(group.memory_bytes(layer.dtype, layer.channel_count))
-            target = made.layer(layer.name).add_mag(mag, shard_zyx=group.levels[0][1])
-            self.plans.append((group, layer.mag(mag), target))
-
-    @property
-    def units(self) -> int:
-        return sum(self.layer.box.in_mag(group.source_mag).voxel_count for group, _, _ in self.plans)
-
-    def write(self, job: Job) -> None:
-        from voxelworks.workflows._pyramid import method_for, write_group
-
-        for group, source, target in self.plans:
-            phase = f"{self.layer.name}: copying mag {group.source_mag}"
-            method = method_for(self.layer.category)
-            write_group(job, phase, group, source, {group.source_mag: target}, self.layer.box, method)
-
-
-_LEFT_OUT = ("attachments", "mappings")
-"""What belongs to a layer and lies in files of its own."""
 
 
 def _open_proofread(
@@ -378,26 +274,6 @@ def _fallback(
             f"layer {name!r} is a {layer.category} layer; name a segmentation with fallback_layer"
         )
     return layer
-
-
-def _other_layers(
-    params: MaterializeVolumeAnnotationParams, dataset: Dataset, below: Layer | None
-) -> list[Layer]:
-    """Find the layers to copy, and see that they can be read."""
-    if not params.copy_other_layers:
-        return []
-    others = [layer for layer in dataset.layers if below is None or layer.name != below.name]
-    for layer in others:
-        check_name("layer", layer.name)  # it becomes a folder
-        try:
-            for mag in layer.mags:
-                layer.mag(mag)
-            _ = layer.dtype
-        except (UnsupportedFormat, UnsupportedDtype) as error:
-            raise type(error)(
-                f"layer {layer.name!r} cannot be copied: {error.message}; leave the others out with copy_other_layers"
-            ) from error
-    return [layer for layer in others if layer.mags]
 
 
 def _output_name(

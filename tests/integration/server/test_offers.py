@@ -70,9 +70,16 @@ def site(tmp_path: Path) -> Iterator[Site]:
 
 
 def test_only_what_can_work_on_a_dataset_is_offered(site: Site):
-    elsewhere = ["export_ome_zarr", "export_tiff", "make_segmented", "materialize_volume_annotation"]
+    elsewhere = [
+        "apply_mapping",
+        "export_ome_zarr",
+        "export_tiff",
+        "make_segmented",
+        "materialize_volume_annotation",
+    ]
     assert {which: sorted(site.offers(which)) for which in site.ids} == {
         "own": [
+            "apply_mapping",
             "compute_segment_index_file",
             "compute_segment_statistics",
             "describe",
@@ -84,7 +91,7 @@ def test_only_what_can_work_on_a_dataset_is_offered(site: Site):
             "materialize_volume_annotation",
             "segment",
         ],
-        "linked": ["describe", *elsewhere],
+        "linked": sorted(["describe", *elsewhere]),
         "public": elsewhere,
     }
 

@@ -115,6 +115,7 @@ CONVERT_FORM = {
     "action": "submit",
 }  # fmt: skip
 LAYER = {"layer": {"dataset": "{ref}", "layer": "color"}}
+MAPPED = {"layer": {"dataset": "{ref}", "layer": "color"}, "mapping": "m", "target": "{new}-mapped"}
 ANNOTATED = {"dataset": "{ref}", "annotation": "{annotation_id}", "target": "{new}-made"}
 
 API = {
@@ -122,6 +123,7 @@ API = {
     "GET /workflows": case(ALL),
     "GET /workflows/{name}": case(ALL, "workflow"),
     "POST /workflows/convert/jobs": case(ALL, "new", json=CONVERT),
+    "POST /workflows/apply_mapping/jobs": case(ALL, "dataset", json=MAPPED, ok={201, 422}),
     "POST /workflows/describe/jobs": case(ALL, "dataset", json={"dataset": "{ref}"}),
     "POST /workflows/compute_segment_index_file/jobs": case(ALL, "dataset", json=LAYER, ok={201, 422}),
     "POST /workflows/compute_segment_statistics/jobs": case(ALL, "dataset", json=LAYER, ok={201, 422}),
@@ -893,6 +895,7 @@ def _calm(world: World) -> None:
 
 UNCHANGED = {
     # The layer is looked at first, and has no ids.
+    "POST /workflows/apply_mapping/jobs of /api/v1": 422,
     "POST /workflows/find_largest_segment_id/jobs of /api/v1": 422,
     "POST /workflows/compute_segment_index_file/jobs of /api/v1": 422,
     "POST /workflows/compute_segment_statistics/jobs of /api/v1": 422,
