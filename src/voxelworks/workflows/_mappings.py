@@ -267,8 +267,8 @@ def read_text(file: MappingFile) -> bytes:
     ------
     SourceNotFound, UnsupportedFormat, StorageFailed
     """
-    folder, _, name = file.location.rpartition("/")
-    content = storage.read_bytes(folder or "/", name, bytes_max=JSON_BYTES_MAX)
+    folder, slash, name = file.location.rpartition("/")
+    content = storage.read_bytes(folder or slash or ".", name, bytes_max=JSON_BYTES_MAX)
     if content is None:
         raise SourceNotFound(f"there is no mapping at {file.location}; choose another one")
     return content

@@ -2,6 +2,7 @@
 
 import json
 from collections import defaultdict
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -181,6 +182,17 @@ def test_a_table_in_windows_gives_what_the_whole_gives(tmp_path, monkeypatch, se
     Agglomerates(MappingFile("nowhere", "hdf5"), len(rows)).apply(voxels)
     assert np.array_equal(voxels, whole)
     mappings._window.cache_clear()
+
+
+def test_a_mapping_in_the_folder_where_one_is_has_no_path(tmp_path, monkeypatch):
+    voxels = labels()
+    make(tmp_path, voxels)
+    monkeypatch.chdir(tmp_path)
+    Path("pairs.json").write_text('{"classes": [[3, 4]]}')
+    write_agglomerates(Path("large.hdf5"), table_of([0, 0, 0, 0, 3, *[0] * 12]))
+    for target, file in (("from_json", "pairs.json"), ("from_table", "large.hdf5")):
+        apply(tmp_path, target, mapping_file=file, copy_other_layers=False)
+        assert (written(tmp_path, target) == expected(voxels, {4: 3})).all()
 
 
 def test_what_cannot_be_is_refused_before_anything_is_written(tmp_path):
