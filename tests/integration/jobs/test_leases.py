@@ -33,6 +33,7 @@ def test_a_claim_tells_all_that_the_worker_needs(queue):
         "organization_id": "local",
         "memory_bytes_max": None,
         "walltime_s": None,
+        "secrets": {},
     }
     assert len(claim.token) >= 22  # 128 bits
 
