@@ -19,7 +19,9 @@ NML = b"<things><volume id='0' name='Volume' fallbackLayer='segmentation'/></thi
 @pytest.fixture
 def annotation(queue):
     by = queue.principal("ada")
-    stored = catalog.store_annotation(io.BytesIO(NML), by=by, settings=queue.settings)
+    stored = catalog.store_annotation(
+        io.BytesIO(NML), organization_id=by.organization_id, settings=queue.settings
+    )
     return queue.call(catalog.add_annotation_file, stored, by=by, name="soma", settings=queue.settings)
 
 
@@ -74,15 +76,15 @@ def test_an_annotation_that_went_meanwhile_fails_the_job_before_it_runs(queue, a
         _submit(queue, annotation.id, target="again")
 
 
-def test_the_address_of_an_annotation_is_refused_with_the_way_out(queue):
+def test_an_annotation_that_is_still_on_its_way_is_refused(queue):
     box = SecretBox(queue.settings.secret_key_file)
     address = "https://wk.example.org/annotations/0123456789abcdef01234567"
     settings = queue.settings.model_copy(update={"remote_hosts": frozenset({"wk.example.org"})})
     made = queue.call(
-        catalog.add_webknossos_annotation, box, by=queue.principal("ada"), name="theirs", address=address,
+        catalog.add_far_annotation, box, by=queue.principal("ada"), name="theirs", address=address,
         places=Places.of(settings),
     )  # fmt: skip
-    with pytest.raises(InvalidInput, match="'theirs' is an address, which jobs cannot read yet; download it"):
+    with pytest.raises(InvalidInput, match="'theirs' is being fetched; wait until it is here"):
         _submit(queue, made.id)
 
 
