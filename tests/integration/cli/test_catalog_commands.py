@@ -152,14 +152,24 @@ def test_what_arrives_damaged_is_not_kept(terminal, tmp_path):
         terminal.run("annotations", "upload", tmp_path / "nothing.nml")
 
 
-def test_an_annotation_in_a_webknossos_is_named_there(terminal):
+def test_an_annotation_in_a_webknossos_is_asked_for(terminal):
     address = "https://wk.example.org/annotations/58135c192faeb34c0081c05d"
-    printed = terminal.run("annotations", "link", "far", address, "--token-stdin", given="secret-token\n")
+    printed = terminal.run(
+        "annotations",
+        "add",
+        address,
+        "--name",
+        "far",
+        "--no-wait",
+        "--token-file",
+        "-",
+        given="secret-token\n",
+    )
     assert "token    stored" in printed
     assert "secret-token" not in printed
     [made] = [item for item in terminal.json("annotations", "list") if item["name"] == "far"]
     assert (made["address"], made["has_token"]) == (address, True)
-    with pytest.raises(InvalidInput, match=f"'far' stays in a WEBKNOSSOS; download it there: {address}"):
+    with pytest.raises(InvalidInput, match="'far' is not fetched yet; see"):
         terminal.run("annotations", "download", made["id"])
 
 
