@@ -66,8 +66,8 @@ def test_the_answer_as_json_has_a_fixed_form(tmp_path):
 
 
 def test_what_is_not_read_is_refused(tmp_path):
-    (tmp_path / "s.lif").write_bytes(b"\x70\0\0\0\x10\0\0\0*" + bytes(100))
+    (tmp_path / "s.nd2").write_bytes(b"\xda\xce\xbe\x0a" + bytes(100))
     with pytest.raises(
-        UnsupportedFormat, match=r"s\.lif is a LIF file \(Leica LAS\), which is not read; export"
+        UnsupportedFormat, match=r"s\.nd2 is an ND2 file \(Nikon NIS-Elements\), which is not read; export"
     ):
-        call(tmp_path / "s.lif")
+        call(tmp_path / "s.nd2")
