@@ -230,8 +230,7 @@ def test_no_state_of_the_dialog_is_wider_than_its_window(site, open_page, width)
         assert (path, page.evaluate("document.documentElement.scrollWidth - innerWidth <= 0")) == (path, True)
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [390, 1280])
+@pytest.mark.parametrize(("scheme", "width"), [("light", 1280), ("dark", 390)])
 def test_axe_finds_no_barrier_in_the_dialog(site, open_page, barriers, scheme, width):
     page = open_page("/workflows", scheme=scheme, width=width, bypass_csp=True)
     for path in STATES:
