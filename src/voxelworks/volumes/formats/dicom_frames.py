@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from voxelworks.errors import UnsupportedFormat
 from voxelworks.volumes.formats.cursor import Cursor
-from voxelworks.volumes.formats.samples import Samples
+from voxelworks.volumes.formats.samples import Samples, is_bomb
 from voxelworks.volumes.formats.source import OpenFile, PlaneForm, SourceFile, Window, decoding
 
 Coding = Literal["rle", "jpeg", "jpeg-ls", "jpeg 2000"]
@@ -41,8 +41,6 @@ COLOURS: dict[Coding, tuple[str, ...]] = {
 """What the decoder makes red, green and blue of."""
 _ITEM, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE0DD
 _PIECES_MAX = 1_000_000
-_BOMB_BYTES, _BOMB_RATIO = 2**32, 100_000
-"""As for TIFF: an image that unpacks to more, and to so many times its size, is made to fill disks."""
 _JPEG_START, _JPEG_2000_START, _END = b"\xff\xd8\xff", b"\xff\x4f\xff\x51", b"\xff\xd9"
 _JP2_START = b"\0\0\0\x0cjP  "
 _FRAME_MARKERS = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}
@@ -181,7 +179,7 @@ def read_frames(cursor: Cursor, frame_count: int, frame_bytes: int) -> list[tupl
     frames = _by_frame(cursor, table, pieces, frame_count)
     for frame in frames:
         stored = sum(size for _, size in frame)
-        if frame_bytes > _BOMB_BYTES and frame_bytes > _BOMB_RATIO * stored:
+        if is_bomb(frame_bytes, stored):
             raise UnsupportedFormat(
                 f"{cursor.name} claims {frame_bytes:,} bytes of pixels in {stored:,}; it is no usable image"
             )

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from voxelworks.errors import InvalidGeometry, UnsupportedDtype, UnsupportedFormat, VoxelworksError
 from voxelworks.geometry import Box, VoxelSize, Zyx
 from voxelworks.volumes.formats.raw import require_extent
-from voxelworks.volumes.formats.samples import Samples, checked
+from voxelworks.volumes.formats.samples import Samples, checked, is_bomb
 from voxelworks.volumes.formats.source import (
     ReadOptions,
     SourceBase,
@@ -41,8 +41,6 @@ _OBJECTS_MAX = 100_000
 _CHANNELS_MAX = 16
 _CHUNK_BYTES_MAX = 2**30
 _WIDE_CHUNK = 512
-_BOMB_BYTES, _BOMB_RATIO = 4 * 2**30, 100_000
-"""As for TIFF: what claims to be so much larger than what is stored of it was made to fill disks."""
 _LABELS = {"label", "labels", "segmentation", "instances", "neuron_ids"}
 
 
@@ -337,7 +335,7 @@ def _check_storage(file: SourceFile, name: str, dataset: Any) -> None:
             f"{name} is stored in chunks of {_chunk_bytes(dataset)} bytes; save it in smaller ones"
         )
     nbytes, stored = math.prod(dataset.shape) * dataset.dtype.itemsize, dataset.id.get_storage_size()
-    if nbytes > _BOMB_BYTES and nbytes > _BOMB_RATIO * min(stored, file.size):
+    if is_bomb(nbytes, min(stored, file.size)):
         raise UnsupportedFormat(
             f"{name} claims {nbytes} bytes, of which {stored} are stored; it is no usable image"
         )

@@ -96,6 +96,11 @@ def value_dtype(stored: np.dtype[Any]) -> np.dtype[Any]:
     return np.dtype(_WIDENED.get(stored.name, stored.name))
 
 
+def is_bomb(nbytes: int, stored_bytes: int) -> bool:
+    """Tell whether voxels claim far more bytes than are stored of them."""
+    return nbytes > _BOMB_BYTES and nbytes > _BOMB_RATIO * stored_bytes
+
+
 def refuse_bomb(file_name: str, samples: Samples, height: int, width: int, stored_bytes: int) -> None:
     """Refuse a packed image that claims far more pixels than its bytes can hold.
 
@@ -103,8 +108,7 @@ def refuse_bomb(file_name: str, samples: Samples, height: int, width: int, store
     ------
     UnsupportedFormat
     """
-    nbytes = height * width * samples.pixel_bytes
-    if nbytes > _BOMB_BYTES and nbytes > _BOMB_RATIO * stored_bytes:
+    if is_bomb(height * width * samples.pixel_bytes, stored_bytes):
         raise UnsupportedFormat(
             f"{file_name} claims {width} x {height} pixels in {stored_bytes} bytes; it is no usable image"
         )
