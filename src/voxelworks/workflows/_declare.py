@@ -235,6 +235,12 @@ _KINDS: dict[type, FieldKind] = {
 }  # fmt: skip
 
 
+def _heading(name: str) -> str:
+    """Write a name of code as people do."""
+    words = " ".join(_PROPER.get(word, word) for word in name.split("_"))
+    return words[:1].upper() + words[1:]
+
+
 @dataclass(frozen=True)
 class ParamField:
     """One thing a person fills in: a command-line option, or an input of a form.
@@ -267,7 +273,7 @@ class ParamField:
 
     @property
     def label(self) -> str:
-        return self.name.replace("_", " ").capitalize()
+        return _heading(self.name)
 
 
 @dataclass(frozen=True)
@@ -338,8 +344,7 @@ class Workflow:
 
     @property
     def title(self) -> str:
-        first, *others = (_PROPER.get(word, word) for word in self.name.split("_"))
-        return " ".join([first.capitalize(), *others])
+        return _heading(self.name)
 
     @property
     def fields(self) -> tuple[ParamField, ...]:

@@ -108,3 +108,10 @@ def test_an_unknown_workflow_is_refused_with_the_known_ones():
         match=r"'smooth'; installed are .*convert, .*downsample, .*find_largest_segment_id",
     ):
         get_workflow("smooth")
+
+
+def test_names_are_written_as_people_do():
+    export = get_workflow("export_ome_zarr")
+    labels = {field.name: field.label for field in export.fields}
+    assert export.title == "Export OME Zarr"
+    assert (labels["ome_version"], labels["coarsest_mag"]) == ("OME version", "Coarsest mag")
