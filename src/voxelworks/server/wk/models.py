@@ -32,7 +32,7 @@ class Refusal(Wire):
 
 
 class ForeignJob(Wire):
-    """A job, as clients see it."""
+    """A job, as clients see it. What it does not have is left out, and so not required in the description."""
 
     id: str
     command: str
@@ -44,17 +44,17 @@ class ForeignJob(Wire):
     """In snake case, without tokens and paths of the server."""
     state: WireState
     """The effective one."""
-    manual_state: WireState | None
-    return_value: str | None
-    result_link: str | None
+    manual_state: WireState | None = None
+    return_value: str | None = None
+    result_link: str | None = None
     """Path of the result's page."""
-    voxelytics_workflow_hash: str | None
+    voxelytics_workflow_hash: str | None = None
     created: int
-    started: int | None
-    ended: int | None
-    last_retry: int | None
-    cost_in_milli_credits: int | None
-    error_details: Json | None
+    started: int | None = None
+    ended: int | None = None
+    last_retry: int | None = None
+    cost_in_milli_credits: int | None = None
+    error_details: Json | None = None
 
 
 class JobForWorker(BaseModel):

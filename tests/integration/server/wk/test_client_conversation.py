@@ -62,6 +62,15 @@ def test_a_job_as_clients_see_it(face: Face, worker: Worker):
     assert created <= ended["started"] <= ended["ended"]
 
 
+def test_what_a_job_does_not_have_is_not_required_in_the_description(face: Face):
+    shown = face.job(face.find_largest("ben"), "ben")
+    local = {"Authorization": f"Bearer {face.info.token}"}
+    description = httpx.get(face.info.url + "/api/v1/openapi.json", headers=local, trust_env=False).json()
+    described = description["components"]["schemas"]["ForeignJob"]
+    assert "id" in described["required"]
+    assert set(described["required"]) <= set(shown) < set(described["properties"])
+
+
 def test_who_sees_which_jobs(face: Face, worker: Worker):
     of_ben, of_ada = face.find_largest("ben"), face.find_largest("ada")
     seen = {}
