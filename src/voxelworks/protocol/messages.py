@@ -48,6 +48,10 @@ PRIORITY_MAX = 24
 """Most steps by which a job goes earlier or later: each counts like an hour of waiting (setting `ageing_s`)."""
 
 
+WALLTIME_MAX_S = 100 * 365 * 86_400
+"""Longest time until a worker must leave that is taken, in seconds: its end still fits a column of the database."""
+
+
 class NewJob(Message):
     """One of several jobs that are submitted together."""
 
@@ -79,7 +83,7 @@ class SessionRequest(Message):
     gpus: int = 0
     memory_bytes: int | None = None
     """Memory that one job may have at most, in bytes; None: not told."""
-    walltime_s: float | None = None
+    walltime_s: float | None = Field(default=None, ge=0, le=WALLTIME_MAX_S)
     """Time until this worker must leave, in seconds; None: it may stay."""
     isolation: str = ""
     """How its jobs are kept apart from the rest of the machine, in a sentence."""

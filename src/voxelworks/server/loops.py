@@ -12,6 +12,7 @@ from starlette.concurrency import run_in_threadpool
 
 from voxelworks import accounts, catalog, credits, jobs
 from voxelworks import notify as notifications
+from voxelworks.errors import StorageFailed
 from voxelworks.server import alerts
 from voxelworks.server.context import Context
 from voxelworks.server.wk import images
@@ -37,8 +38,10 @@ class Loop:
         while True:
             try:
                 await run_in_threadpool(self.run, context)
+            except StorageFailed as error:
+                # Nobody's fault here: no trace of the program tells the operator more than the reason.
+                log.warning("%s failed (%s); it is tried again in about %g s", self.name, error, every_s)
             except Exception:
-                # A database that is away for a moment must not end the loop.
                 log.exception("%s failed; it is tried again in about %g s", self.name, every_s)
             # Jitter keeps several servers from working at the same moment.
             await asyncio.sleep(every_s * random.uniform(0.8, 1.2))  # noqa: S311

@@ -15,6 +15,7 @@ from voxelworks.client import Client
 from voxelworks.errors import OutdatedWorker, VoxelworksError, WorkerDrained
 from voxelworks.protocol.messages import (
     PROTOCOL_OLDEST,
+    WALLTIME_MAX_S,
     Claim,
     ClaimRequest,
     PriorityClass,
@@ -141,7 +142,7 @@ class Agent:
             name=self._name, version=__version__, workflows=known, job_slots=sum(self._slots.values()),
             slots=self._slots, gpus=len(self._gpus),
             memory_bytes=capabilities.memory_bytes(self._settings),
-            walltime_s=None if math.isinf(left_s) else max(0.0, left_s), isolation=self._isolation.text,
+            walltime_s=None if left_s > WALLTIME_MAX_S else max(0.0, left_s), isolation=self._isolation.text,
         )  # fmt: skip
         answer = until_answered(lambda: self._client.open_session(request), give_up=self._is_draining.is_set)
         if answer.protocol < PROTOCOL_OLDEST:

@@ -75,6 +75,19 @@ def _upload(served, content, **form):
     return served.browser.post("/api/v1/annotations", files=files, data={"name": "mine", **form}).json()
 
 
+def test_a_dataset_without_annotations_leads_to_the_forms_with_itself_chosen(served, cortex):
+    page = served.browser.get(f"/datasets/{cortex.id}").text
+    assert "There are none of this dataset" in page
+    (address,) = re.findall(r'href="(/annotations\?[^"]+)"', page)
+    assert served.browser.get(address).text.count("<option selected>cortex</option>") == 2
+    typed = {"name": "mine", "address": "https://nowhere.example/annotations/5", "dataset": "cortex"}
+    refused = served.browser.post("/annotations/link", data=typed)
+    assert refused.status_code == 422
+    assert 'value="mine"' in refused.text
+    assert 'value="https://nowhere.example/annotations/5"' in refused.text
+    assert refused.text.count("<option selected>cortex</option>") == 2
+
+
 def test_the_page_shows_trees_volumes_dataset_and_boxes(served, cortex):
     made = _upload(served, _zip({"a.nml": NML, "data_0.zip": VOLUME}), dataset="cortex")
     contents = served.browser.get(f"/api/v1/annotations/{made['id']}/contents").json()
@@ -99,6 +112,7 @@ def test_the_page_shows_trees_volumes_dataset_and_boxes(served, cortex):
     assert "Jobs that took it" not in page
     for path in ("/annotations", "/datasets/cortex"):
         assert f'href="/annotations/{made["id"]}"' in served.browser.get(path).text
+    assert "There are none of this dataset" not in served.browser.get("/datasets/cortex").text
     trashed = served.browser.post(f"/annotations/{made['id']}/trash", follow_redirects=True)
     assert "The annotation is in the trash." in trashed.text
     assert served.browser.get(f"/annotations/{made['id']}").status_code == 404

@@ -232,6 +232,16 @@ def test_a_worker_without_the_right_token_is_refused(served):
     assert gap.value.offset == 0
 
 
+@pytest.mark.parametrize("walltime_s", [-2.15e306, -1, 1e18])
+def test_a_worker_that_must_leave_before_now_or_never_is_refused(served, walltime_s):
+    key = worker_key_file(served.settings.home).read_text()
+    told = {"name": "late", "version": "test", "workflows": {}, "walltime_s": walltime_s}
+    answer = served.browser.post(
+        "/api/v1/worker/sessions", json=told, headers={"Authorization": f"Bearer {key}"}
+    )
+    assert (answer.status_code, "walltime_s" in answer.text) == (422, True)
+
+
 def test_a_worker_is_asked_to_cancel(served):
     job_id = served.convert("stopped")
     worker = served.worker("stopper", convert=1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated
 
 from fastapi import APIRouter, File, Form, UploadFile
@@ -35,8 +36,9 @@ Text = Annotated[str, Form(max_length=2000)]
 
 
 @router.get("", response_class=HTMLResponse)
-def list_page(context: Here, request: Request, who: Who, done: str = "") -> Response:
-    return _page(context, request, who, note=DONE.get(done, ""))
+def list_page(context: Here, request: Request, who: Who, done: str = "", dataset: str = "") -> Response:
+    """Show the list; in the forms beside it, a dataset is chosen already."""
+    return _page(context, request, who, note=DONE.get(done, ""), dataset=dataset)
 
 
 @router.post("")
@@ -50,7 +52,9 @@ def upload(
 ) -> Response:
     return act(
         lambda: api.upload(context, who, file, name=name, dataset=dataset or None),
-        show=lambda problem, status: _page(context, request, who, problem=problem, status=status),
+        show=lambda problem, status: _page(
+            context, request, who, problem=problem, status=status, dataset=dataset
+        ),
         back="/annotations", done="added",
     )  # fmt: skip
 
@@ -62,7 +66,10 @@ def link(
     values = {"name": name, "address": address, "token": token or None, "dataset": dataset or None}
     return act(
         lambda: api.link(context, who, read(api.AnnotationLink, values)),
-        show=lambda problem, status: _page(context, request, who, problem=problem, status=status),
+        show=lambda problem, status: _page(
+            context, request, who, problem=problem, status=status, dataset=dataset,
+            typed={"name": name, "address": address},
+        ),
         back="/annotations", done="linked",
     )  # fmt: skip
 
@@ -178,6 +185,8 @@ def _page(
     note: str = "",
     problem: str = "",
     status: int = 200,
+    dataset: str = "",
+    typed: Mapping[str, str] | None = None,
 ) -> Response:
     accounts.require(who, Action.SEE_DATASET)
     with context.database.read_session() as session:
@@ -186,6 +195,6 @@ def _page(
         owners = accounts.find_users(session, {annotation.user_id for annotation in found})
     return rendering.page(
         request, "annotations.html", status=status, annotations=found, datasets=datasets, owners=owners, note=note,
-        problem=problem, names={dataset.id: dataset.name for dataset in datasets},
+        problem=problem, dataset=dataset, typed=typed or {}, names={dataset.id: dataset.name for dataset in datasets},
         deletes_all=accounts.is_allowed(who, Action.DELETE_ANNOTATION),
     )  # fmt: skip
