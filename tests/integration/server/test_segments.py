@@ -105,6 +105,7 @@ def test_a_row_says_what_was_measured_and_opens_the_viewer_at_its_segment(served
     shown = {layer["name"]: layer for layer in state["layers"]}
     assert shown["seg"]["segments"] == ["1002"]
     assert "segments" not in shown["raw"]
+    assert [name for name, item in shown.items() if not item.get("visible", True)] == ["raw"]
     assert state["position"] == [19.5, 21.5, 31.5]
     assert served.browser.get(f"/datasets/{cells.id}/view?segment=none/5").status_code == 404
     assert served.browser.get(f"/datasets/{cells.id}/view?segment=seg/-1").status_code == 422
