@@ -346,7 +346,7 @@ def test_an_ome_zarr_can_be_converted_back(tmp_path, category, dtype, version):
         "convert", source=str(path), target=str(tmp_path / "back"), category=category, pyramid=False,
         cluster="serial",
     )  # fmt: skip
-    found = read_mag(tmp_path / "back", "color", "1")
+    found = read_mag(tmp_path / "back", category, "1")
     assert (answer["voxel_size"], found.dtype) == ("11.24,11.24,30", voxels.dtype)
     assert (found == voxels[:, 1:5, 1:21, 1:136]).all()
 
