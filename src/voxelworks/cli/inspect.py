@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
@@ -16,28 +17,41 @@ from rich.text import Text
 from voxelworks import archives
 from voxelworks.archives import ArchiveLimits
 from voxelworks.cli import _show
+from voxelworks.cli._workflow_options import option_of
 from voxelworks.protocol.messages import Json
 from voxelworks.protocol.places import is_remote
+from voxelworks.workflows import get_workflow, parse_model
+from voxelworks.workflows.convert import LayerSource
 
 if TYPE_CHECKING:
-    from voxelworks.volumes.formats import Volume
+    from voxelworks.volumes.formats import RawLayout, Volume
 
 
 @click.command()
 @click.argument("path")
 @click.option("--fill-missing", is_flag=True, help="Accept gaps and unequal sections, as `convert` does.")
 @click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
-def inspect(path: str, *, fill_missing: bool, as_json: bool) -> int:
+def inspect(path: str, *, fill_missing: bool, as_json: bool, **raw: str | None) -> int:
     """Say what would be read from a file, folder or address: its volumes, their size, type and voxel size.
 
     Only headers are read, but an archive is unpacked into the folder for temporary files. Each volume is listed with
-    the name that `convert` takes as `--part`.
+    the name that `convert` takes as `--part`. Raw voxels need `--raw-size`, as they do there.
 
     As JSON: `format`, and `volumes`, each with `part`, `category` (color, segmentation or null), `size` (x, y, z in
     voxels), `dtype`, `channels`, `voxel_size` (x,y,z in nanometres, or null), `voxel_size_from` and `notes`.
     """
+    given = {name: value for name, value in raw.items() if value is not None}
+    layout = parse_model(LayerSource, {"source": path, **given}).raw_layout
     with _unpacked(path) as place:
-        return _show_volumes(path, place, fill_missing=fill_missing, as_json=as_json)
+        return _show_volumes(path, place, fill_missing=fill_missing, as_json=as_json, raw=layout)
+
+
+# Those of `convert`: what was tried here is typed there.
+inspect.params += [
+    option_of(replace(field, is_repeated=False))
+    for field in get_workflow("convert").fields
+    if field.name.startswith("raw_")
+]
 
 
 @contextmanager
@@ -51,11 +65,11 @@ def _unpacked(path: str) -> Iterator[str]:
         yield str(archives.unpack(archive, Path(folder) / "unpacked", ArchiveLimits(200_000, 2**50)))
 
 
-def _show_volumes(path: str, place: str, *, fill_missing: bool, as_json: bool) -> int:
-    from voxelworks.volumes.formats import format_name, open_volumes
+def _show_volumes(path: str, place: str, *, fill_missing: bool, as_json: bool, raw: RawLayout | None) -> int:
+    from voxelworks.volumes.formats import format_name, headerless, open_volumes
 
-    volumes = open_volumes(place, fill_missing=fill_missing, may_leave_folder=True)
-    name = format_name(place)
+    volumes = open_volumes(place, fill_missing=fill_missing, raw=raw, may_leave_folder=True)
+    name = format_name(place) if raw is None else headerless.NAME
     if as_json:
         click.echo(_show.as_json({"format": name, "volumes": [_facts(volume) for volume in volumes]}))
         return 0

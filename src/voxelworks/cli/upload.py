@@ -47,7 +47,7 @@ class Chosen:
     "--name", metavar="DATASET", help="Name of the new dataset; by default that of the folder or file."
 )
 @click.option("--voxel-size", metavar="X,Y,Z", help="In nanometres; by default what the images state.")
-@click.option("--layer-name", default="color", show_default=True, help="Name of the layer.")
+@click.option("--layer-name", metavar="NAME", help="Name of the layer; by default its category.")
 @click.option(
     "--category",
     type=click.Choice(["color", "segmentation"]),
@@ -69,7 +69,7 @@ def upload(
     paths: tuple[Path, ...],
     name: str | None,
     voxel_size: str | None,
-    layer_name: str,
+    layer_name: str | None,
     category: str,
     part: str | None,
     fill_missing: bool,
@@ -89,8 +89,9 @@ def upload(
     if no_convert:
         params: Json = {}
     else:
+        named = {} if layer_name is None else {"layer_name": layer_name}
         params = {
-            "layers": [{"source": "", "layer_name": layer_name, "category": category, "part": part}],
+            "layers": [{"source": "", "category": category, "part": part, **named}],
             "target": name or chosen.name, "fill_missing": fill_missing, "voxel_size": _voxel_size(voxel_size, chosen),
         }  # fmt: skip
     with connect(server=server, token=token, home=home) as client:

@@ -12,9 +12,12 @@ from voxelworks.protocol.views import DatasetView, JobView
 from voxelworks.server.context import Context
 from voxelworks.server.pictures import ShownLayer, shown_layers
 from voxelworks.server.rendering import bytes_text
+from voxelworks.server.segments import TableFile, tables_of
 
 LAYERS_MAX = 3
 """Layers of which the page of a job shows pictures."""
+MEASURES = "compute_segment_statistics"
+"""The workflow that leaves a table."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,15 @@ def result_pictures(result: ResultView | None, job: JobView, who: Principal) -> 
     layer = job.result.layer
     names = [layer] if layer is not None else [item.name for item in result.dataset.summary.layers]
     return shown_layers(result.dataset, names[:LAYERS_MAX])
+
+
+def result_tables(
+    context: Context, result: ResultView | None, job: JobView, who: Principal
+) -> tuple[TableFile, ...]:
+    """Give the files of the table that a job has measured, for those who may read its dataset."""
+    if result is None or result.dataset is None or job.result is None or job.workflow != MEASURES:
+        return ()
+    return tables_of(context, who, result.dataset).get(job.result.layer or "", ())
 
 
 def result_line(result: SealedResult) -> str:

@@ -6,12 +6,17 @@ import math
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from io import FileIO
 from pathlib import PurePosixPath
 from urllib.parse import quote, urlencode
 
 from voxelworks import catalog
-from voxelworks.errors import InvalidParams, NotFound
+from voxelworks.errors import InvalidParams, NotFound, VoxelworksError
+from voxelworks.protocol.people import Principal
+from voxelworks.protocol.views import DatasetView
+from voxelworks.server.context import Context
+from voxelworks.server.viewing import read_source
 from voxelworks.volumes.metadata import LayerProperties
 from voxelworks.volumes.segment_tables import (
     CSV_FILE,
@@ -78,6 +83,17 @@ class ShownHistogram:
 
 
 @dataclass(frozen=True)
+class TableFile:
+    """The whole table as a file."""
+
+    label: str
+    address: str
+    """Path of the API, where the permission to read the dataset is asked for."""
+    name: str
+    """What it is called where it is saved."""
+
+
+@dataclass(frozen=True)
 class SegmentsPage:
     """A page of the table."""
 
@@ -90,10 +106,6 @@ class SegmentsPage:
     page: int
     page_count: int
     histogram: ShownHistogram | None
-    csv: str
-    """Path of the whole table as CSV, below the dataset."""
-    parquet: str | None
-    """The same as Parquet; None if the table was made before there was such a file."""
     problem: str = ""
 
     def address(self, **changes: str | int) -> str:
@@ -116,6 +128,34 @@ def table_folder(layer: LayerProperties) -> PurePosixPath | None:
         return None
     folder = PurePosixPath(layer.segment_table)
     return None if folder.is_absolute() or ".." in folder.parts else folder
+
+
+def table_files(dataset: DatasetView, dataset_folder: str, layer: LayerProperties) -> tuple[TableFile, ...]:
+    """Give the files with the table of a layer that there are: old tables have no Parquet."""
+    folder = table_folder(layer)
+    found = []
+    for label, file in (("CSV", CSV_FILE), ("Parquet", PARQUET_FILE)) if folder is not None else ():
+        path = f"{folder}/{file}"
+        try:
+            catalog.open_file(dataset_folder, path).close()
+        except NotFound:
+            continue
+        address = f"/api/v1/datasets/{quote(dataset.id)}/files/{quote(path)}"
+        found.append(TableFile(label, address, f"{dataset.name}-{layer.name}-{file}"))
+    return tuple(found)
+
+
+def tables_of(context: Context, who: Principal, dataset: DatasetView) -> dict[str, tuple[TableFile, ...]]:
+    """Give the files of all layers that were measured; nothing if the dataset cannot be read, or not from here."""
+    if not any(layer.has_segment_table for layer in dataset.summary.layers):
+        return {}
+    try:
+        with context.database.glance() as session:
+            folder = catalog.folder_of(session, dataset.id, by=who, places=context.places)
+        source = read_source(partial(catalog.read_metadata, folder), dataset.name)
+        return {layer.name: table_files(dataset, folder, layer) for layer in source.data_layers}
+    except VoxelworksError:
+        return {}
 
 
 def read_page(
@@ -170,8 +210,7 @@ def read_page(
         )
     return SegmentsPage(
         describe.headings, rows, header.row_count, header.mag, sort, descending, page, page_count,
-        describe.histogram(column or header.column("volume_nm3")), str(table_folder / CSV_FILE),
-        _parquet(dataset_folder, table_folder), problem,
+        describe.histogram(column or header.column("volume_nm3")), problem,
     )  # fmt: skip
 
 
@@ -180,15 +219,6 @@ def _open(dataset_folder: str, folder: PurePosixPath) -> AbstractContextManager[
         return catalog.open_file(dataset_folder, str(folder / TABLE_FOLDER / name))
 
     return SegmentTable.open(open_)
-
-
-def _parquet(dataset_folder: str, folder: PurePosixPath) -> str | None:
-    path = str(folder / PARQUET_FILE)
-    try:
-        catalog.open_file(dataset_folder, path).close()
-    except NotFound:
-        return None
-    return path
 
 
 def _find(table: SegmentTable, wanted: str) -> int | None:

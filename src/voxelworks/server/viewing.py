@@ -93,7 +93,7 @@ def make_scene(
     layer_name
         Show this layer alone; the others are there, but hidden.
     segment
-        Layer and id of a segment that is selected.
+        Layer and id of a segment that is selected. Other segmentations, which would cover it, are there, but hidden.
 
     Raises
     ------
@@ -112,12 +112,15 @@ def make_scene(
         else:
             if segment is not None and segment[0] == layer.name:
                 shown = {**shown, "segments": [str(segment[1])]}
-            is_hidden = layer_name not in (None, layer.name)
+            is_hidden = layer_name not in (None, layer.name) or (
+                segment is not None and layer.category == "segmentation" and layer.name != segment[0]
+            )
             layers.append({**shown, "visible": False} if is_hidden else shown)
     if not layers:
         why = "; ".join(left_out) or "it has no layers yet"
         raise InvalidInput(f"the viewer cannot show dataset {title!r}: {why}")
-    first = layer_name or layers[0]["name"]
+    visible = [item["name"] for item in layers if item.get("visible", True)]
+    first = layer_name or (visible or [layers[0]["name"]])[0]
     # Of bytes the whole range is shown; of others it would be too wide to see anything.
     is_vague = any(
         layer.name == first and layer.category == "color" and layer.channel_count == 1

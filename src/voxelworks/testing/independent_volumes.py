@@ -219,11 +219,33 @@ class VolumeLayer:
         """Give the zip within the zip."""
         stream = io.BytesIO()
         with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
+            if self.data_format == "zarr3":
+                archive.writestr("datasource-properties.json", json.dumps(self._properties()))
             for mag, buckets in self.buckets.items():
                 files = self._wkw(mag, buckets) if self.data_format == "wkw" else self._zarr(mag, buckets)
                 for name, content in files:
                     archive.writestr(name, content)
         return stream.getvalue()
+
+    def _properties(self) -> dict[str, Any]:
+        """Describe the layer, as WEBKNOSSOS does beside the arrays of Zarr v3."""
+        voxels = [bucket for buckets in self.buckets.values() for bucket in buckets.values()]
+        x, y, z = self.extents
+        mags = [
+            {
+                "mag": [int(part) for part in (mag.split("-") * 3)[:3]], "path": f"./volumeAnnotationData/{mag}",
+                "axisOrder": {"c": 0, "x": 1, "y": 2, "z": 3},
+            }
+            for mag in self.buckets
+        ]  # fmt: skip
+        layer = {
+            "name": "volumeAnnotationData", "category": "segmentation", "dataFormat": "zarr3", "numChannels": 1,
+            "boundingBox": {"topLeft": [0, 0, 0], "width": x, "height": y, "depth": z}, "mags": mags,
+            "elementClass": voxels[0].dtype.name if voxels else "uint32",
+            "largestSegmentId": max((int(bucket.max()) for bucket in voxels), default=0),
+        }  # fmt: skip
+        scale = {"factor": [4, 4, 40], "unit": "nanometer"}
+        return {"id": {"name": "annotation", "team": ""}, "scale": scale, "version": 1, "dataLayers": [layer]}
 
     def _wkw(
         self, mag: str, buckets: Mapping[tuple[int, int, int], NDArray[Any]]

@@ -48,8 +48,8 @@ class LayerSource(Params):
     source: SourceRef
     """Image file, folder of sections, chunked store, or a zip or tar of them; on a server also `upload:ID`."""
 
-    layer_name: str = "color"
-    """Name of the layer; if the source holds several volumes, the beginning of their names."""
+    layer_name: str | None = None
+    """Name of the layer, by default its category; if the source holds several volumes, the beginning of their names."""
 
     category: Literal["color", "segmentation"] = "color"
     """`color` for images, `segmentation` for labels. What the files themselves call labels becomes a segmentation."""
@@ -76,6 +76,11 @@ class LayerSource(Params):
 
     raw_axes: Annotated[Literal["xyz", "yxz", "xzy", "zxy", "yzx", "zyx"], ADVANCED] = "xyz"
     """Order of raw voxels in the file, the axis that changes fastest first; MATLAB writes `yxz`."""
+
+    @property
+    def name(self) -> str:
+        """Name of the layer, or the beginning of several."""
+        return self.layer_name or self.category
 
     @property
     def raw_layout(self) -> RawLayout | None:
@@ -105,8 +110,8 @@ class LayerSource(Params):
 
     @field_validator("layer_name")
     @classmethod
-    def _is_name(cls, value: str) -> str:
-        return check_name("layer", value)
+    def _is_name(cls, value: str | None) -> str | None:
+        return value if value is None else check_name("layer", value)
 
 
 def _extents(text: str) -> Vec3:
@@ -146,7 +151,7 @@ class ConvertParams(Params):
     @field_validator("layers")
     @classmethod
     def _has_distinct_names(cls, value: tuple[LayerSource, ...]) -> tuple[LayerSource, ...]:
-        _require_distinct([layer.layer_name for layer in value])
+        _require_distinct([layer.name for layer in value])
         return value
 
 
@@ -173,7 +178,7 @@ def _result_bytes(params: ConvertParams, inputs: Inputs) -> int:
 
 
 def _makes(params: ConvertParams) -> list[MadeLayer]:
-    return [MadeLayer(layer.layer_name, layer.category) for layer in params.layers]
+    return [MadeLayer(layer.name, layer.category) for layer in params.layers]
 
 
 def _args_of(params: ConvertParams) -> Json:
@@ -270,10 +275,9 @@ def _chosen(layer: LayerSource, params: ConvertParams, job: Job) -> list[_Chosen
             f"as `part`, such as {volumes[0].name!r}"
         )
     if len(volumes) == 1:
-        return [_chosen_volume(layer, layer.layer_name, volumes[0])]
+        return [_chosen_volume(layer, layer.name, volumes[0])]
     return [
-        _chosen_volume(layer, f"{layer.layer_name}_{_layer_name_of(volume.name)}", volume)
-        for volume in volumes
+        _chosen_volume(layer, f"{layer.name}_{_layer_name_of(volume.name)}", volume) for volume in volumes
     ]
 
 
@@ -440,7 +444,7 @@ def _sections(box: Box) -> str:
 def _check_dtype(chosen: _Chosen) -> None:
     dtype, channels = chosen.source.dtype, chosen.source.channel_count
     place = str(chosen.layer.source)
-    if chosen.name != chosen.layer.layer_name:
+    if chosen.name != chosen.layer.name:
         place += f" (layer {chosen.name})"
     if chosen.category == "segmentation" and (dtype.kind not in "iu" or channels != 1):
         found = "RGB" if channels > 1 else dtype.name

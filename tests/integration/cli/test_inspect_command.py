@@ -7,8 +7,10 @@ import pytest
 import tifffile
 from click.testing import CliRunner
 
+import voxelworks
+from reference import read_mag
 from voxelworks.cli.inspect import inspect
-from voxelworks.errors import UnsupportedFormat, VoxelworksError
+from voxelworks.errors import InvalidParams, UnsupportedFormat, VoxelworksError
 from voxelworks.testing.independent_writers import CziTile, write_czi
 
 
@@ -63,6 +65,35 @@ def test_the_answer_as_json_has_a_fixed_form(tmp_path):
             }
         ],
     }  # fmt: skip
+
+
+def test_raw_voxels_are_tried_with_the_options_of_a_conversion(tmp_path):
+    voxels = np.arange(2 * 3 * 5, dtype=">u2").reshape(2, 3, 5)
+    (tmp_path / "v.raw").write_bytes(bytes(16) + voxels.tobytes())
+    options = [
+        "--raw-size",
+        "5,3,2",
+        "--raw-dtype",
+        "uint16",
+        "--raw-header-bytes",
+        16,
+        "--raw-byte-order",
+        "big",
+    ]
+    title, _, _, row = call(tmp_path / "v.raw", *options).splitlines()
+    assert title == "v.raw: raw voxels, one volume"
+    assert words(row) == words("5 x 3 x 2 uint16 not stated")
+    voxelworks.run(
+        "convert", source=str(tmp_path / "v.raw"), target=str(tmp_path / "out"), voxel_size="4,4,4", cluster="serial",
+        raw_size="5,3,2", raw_dtype="uint16", raw_header_bytes=16, raw_byte_order="big", category="segmentation",
+    )  # fmt: skip
+    assert (read_mag(tmp_path / "out", "segmentation", "1")[0] == voxels).all()
+    with pytest.raises(
+        UnsupportedFormat, match="5 x 3 x 2 voxels of uint8 behind 0 bytes of header would be 30"
+    ):
+        call(tmp_path / "v.raw", "--raw-size", "5,3,2")
+    with pytest.raises(InvalidParams, match="give the size of the raw voxels as x,y,z"):
+        call(tmp_path / "v.raw", "--raw-dtype", "uint16")
 
 
 def test_what_is_not_read_is_refused(tmp_path):

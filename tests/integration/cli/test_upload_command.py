@@ -70,7 +70,7 @@ def test_a_folder_is_sent_and_converted(served, call, stack):
         "cortex-run-1",
         "4,4,40",
     )
-    assert (layer["layer_name"], layer["category"]) == ("color", "color")
+    assert (layer["layer_name"], layer["category"]) == (None, "color")
     assert _stored(served, layer["source"]) == _images(stack)
 
 

@@ -44,7 +44,7 @@ def test_a_submitted_job_is_queued_with_its_defaults_filled_in(queue):
             "layers": [
                 {
                     "source": "root:scope/raw",
-                    "layer_name": "color",
+                    "layer_name": None,
                     "category": "color",
                     "part": None,
                     "raw_size": None,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from dataclasses import dataclass
 from html import unescape
 from pathlib import Path
@@ -15,6 +16,7 @@ import pytest
 import voxelworks
 from voxelworks.blocks.executor import SerialExecutor
 from voxelworks.geometry import MAG1, Box, VoxelSize
+from voxelworks.protocol.messages import SealedResult
 from voxelworks.volumes.dataset import Dataset
 
 from .conftest import Served
@@ -105,6 +107,7 @@ def test_a_row_says_what_was_measured_and_opens_the_viewer_at_its_segment(served
     shown = {layer["name"]: layer for layer in state["layers"]}
     assert shown["seg"]["segments"] == ["1002"]
     assert "segments" not in shown["raw"]
+    assert [name for name, item in shown.items() if not item.get("visible", True)] == ["raw"]
     assert state["position"] == [19.5, 21.5, 31.5]
     assert served.browser.get(f"/datasets/{cells.id}/view?segment=none/5").status_code == 404
     assert served.browser.get(f"/datasets/{cells.id}/view?segment=seg/-1").status_code == 422
@@ -136,6 +139,42 @@ def test_the_page_of_the_dataset_leads_to_the_table_and_the_table_to_its_file(se
         assert link not in open_page(served, cells).text
     finally:
         file.with_suffix(".away").rename(file)
+
+
+def downloads(page):
+    """Give the files of tables that a page offers, with the names under which they are saved."""
+    found = re.findall(r'href="(/api/v1/datasets/[^"]*)" download="([^"]*)"', page)
+    return {name: unescape(address) for address, name in found}
+
+
+def test_the_page_of_the_dataset_offers_the_files_of_what_was_measured(served, cells):
+    found = downloads(served.browser.get(f"/datasets/{cells.id}").text)
+    assert sorted(found) == ["cells-seg-segments.csv", "cells-seg-segments.parquet"]
+    assert served.browser.get(found["cells-seg-segments.parquet"]).content[:4] == b"PAR1"
+    with served.anonymous() as stranger:
+        assert stranger.get(found["cells-seg-segments.csv"]).status_code == 401
+
+
+def test_the_page_of_a_job_offers_the_files_of_what_it_measured(served, cells):
+    worker, made = served.worker(convert=1, compute_segment_statistics=1), served.convert("measured")
+    while worker.claim().job_id != made:
+        worker.fail("user_input", "not-wanted", "left over from another test")
+    shutil.copytree(cells.folder, worker.data_dir / "local/measured")
+    place = "data:local/measured"
+    worker.succeed(SealedResult(kind="dataset", place=place, value={"dataset": "measured"}))
+    worker.publish()
+    job = served.client.submit("compute_segment_statistics", {"layer": "measured/seg"})
+    assert worker.claim().job_id == job.id
+    worker.succeed(SealedResult(kind="addition", place=place, layer="seg", value={"segment_count": 130}))
+    assert downloads(served.browser.get(f"/jobs/{job.id}").text) == {}
+    worker.publish()
+    page = served.browser.get(f"/jobs/{job.id}").text
+    found = downloads(page)
+    assert sorted(found) == ["measured-seg-segments.csv", "measured-seg-segments.parquet"]
+    for address in found.values():
+        assert served.browser.get(address).status_code == 200
+    assert f'href="/datasets/{served.client.show_dataset("measured").id}/segments/seg"' in page
+    assert downloads(served.browser.get(f"/jobs/{made}").text) == {}, "that job has measured nothing"
 
 
 def test_a_layer_that_was_not_measured_offers_to_do_so(served, cells):

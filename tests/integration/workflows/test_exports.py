@@ -26,25 +26,51 @@ from voxelworks.geometry import MAG1, Box, Mag, VoxelSize
 from voxelworks.settings import Settings
 from voxelworks.testing.rounds import rounds
 from voxelworks.volumes.dataset import Dataset
+from voxelworks.volumes.metadata import LayerProperties
 from voxelworks.workflows import _planes, export_ome_zarr
 
 COLOR = ("uint8", "int8", "uint16", "int16", "uint32", "int32", "float32", "rgb")
 LABELS = ("uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64", "int64")
+CHANNELS = ("2xuint8", "3xuint16", "2xint16")
 COMPRESSIONS = ("none", "deflate", "zstd")
 KINDS = [*(("color", name) for name in COLOR), *(("segmentation", name) for name in LABELS)]
 
 
-def make(folder, category, dtype, box, *, seed=0, voxel_size="11.24,11.24,30"):
-    """Make a dataset `cells` with one layer of random values; give its voxels (c, z, y, x)."""
-    count, name = (3, "uint8") if dtype == "rgb" else (1, dtype)
+def make(folder, category, dtype, box, *, seed=0, voxel_size="11.24,11.24,30", mags=(MAG1,), values_of=None):
+    """Make a dataset `cells` with one layer of random values; give the voxels of its last mag (c, z, y, x).
+
+    The values fill the range of the type, or that of `values_of`.
+    """
+    count, name = channels_of(dtype)
     dataset = Dataset.create(folder / "cells", VoxelSize.parse(voxel_size))
-    layer = dataset.add_layer("em", category, name, count, box)
-    array = layer.add_mag(MAG1, shard_zyx=(64, 64, 64))
-    values = np.random.default_rng(seed).integers(0, 100, (count, *box.shape_zyx))
-    voxels = (values - (50 if np.dtype(name).kind in "if" else 0)).astype(name)
-    array.write(box, voxels)
+    if dtype in CHANNELS:
+        # WEBKNOSSOS' element class counts the bits of all channels; we write no such layers, but read them.
+        info = np.iinfo(name)
+        properties = LayerProperties(
+            name="em", category=category, bounding_box=box, data_format="zarr3", num_channels=count,
+            element_class=f"{name.rstrip('0123456789')}{info.bits * count}",
+        )  # fmt: skip
+        dataset.source = dataset.source.with_layer(properties)
+    else:
+        dataset.add_layer("em", category, name, count, box)
+    dice = np.random.default_rng(seed)
+    for mag in mags:
+        shape = (count, *box.in_mag(mag).shape_zyx)
+        if np.dtype(name).kind == "f":
+            voxels = dice.normal(0, 1e5, shape).astype(name)
+        else:
+            info = np.iinfo(values_of or name)
+            voxels = dice.integers(info.min, info.max, shape, info.dtype, endpoint=True).astype(name)
+        dataset.layer("em").add_mag(mag, shard_zyx=(64, 64, 64)).write(box.in_mag(mag), voxels)
     dataset.write_metadata()
     return voxels
+
+
+def channels_of(dtype):
+    """Give how many channels there are, and the type of one."""
+    if dtype == "rgb":
+        return 3, "uint8"
+    return (int(dtype[0]), dtype[2:]) if dtype in CHANNELS else (1, dtype)
 
 
 def export(folder, file, workflow="export_tiff", **params):
@@ -90,11 +116,12 @@ def test_sections_hold_the_voxels(tmp_path, category, dtype):
 
 @pytest.mark.parametrize(("category", "dtype"), KINDS)
 def test_an_ome_tiff_holds_the_voxels(tmp_path, category, dtype):
-    voxels = make(tmp_path, category, dtype, Box((3, 5, 7), (70, 21, 5)))
+    stored = {"uint64": "uint32", "int64": "int32"}.get(dtype)
+    voxels = make(tmp_path, category, dtype, Box((3, 5, 7), (70, 21, 5)), values_of=stored)
     compression = COMPRESSIONS[(len(dtype) + 1) % 3]
     path = export(tmp_path, "out.ome.tif", box="4,6,8,60,20,4", format="ome_tiff", compression=compression)
     (found,) = read_ome(path)
-    assert found.dtype == {"uint64": np.dtype("uint32"), "int64": np.dtype("int32")}.get(dtype, voxels.dtype)
+    assert found.dtype == (stored or voxels.dtype)
     assert (found == voxels[:, 1:5, 1:21, 1:61]).all()
 
 
@@ -105,31 +132,50 @@ sizes = st.tuples(*[st.integers(1, 50)] * 3)
 @settings(
     max_examples=rounds(12, 200), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
-@given(data=st.data(), kind=st.sampled_from(KINDS), corner=corners, size=sizes)
-def test_what_was_exported_can_be_converted_back(tmp_path_factory, data, kind, corner, size):
+@given(
+    data=st.data(),
+    kind=st.sampled_from([*KINDS, *(("color", name) for name in CHANNELS)]),
+    corner=corners,
+    size=sizes,
+    mag=st.sampled_from([MAG1, Mag(2, 2, 1), Mag(4, 4, 4)]),
+    voxel_size=st.sampled_from(["11.24,11.24,30", "4,4,4", "0.5,700,33.3"]),
+    version=st.sampled_from(["0.4", "0.5"]),
+)
+def test_what_was_exported_can_be_converted_back(
+    tmp_path_factory, data, kind, corner, size, mag, voxel_size, version
+):
+    """Of any box in any mag: all channels, their type and every value, and how large a voxel is."""
     folder = tmp_path_factory.mktemp("roundtrip")
     category, dtype = kind
     whole = Box(corner, size)
-    voxels = make(folder, category, dtype, whole)
+    mags = dict.fromkeys((MAG1, mag))
+    voxels = make(folder, category, dtype, whole, voxel_size=voxel_size, mags=mags)
     ends = [sorted(data.draw(st.lists(st.integers(0, n), min_size=2, max_size=2, unique=True))) for n in size]
     part = Box(
         tuple(a + low for a, (low, _) in zip(corner, ends, strict=True)),
         tuple(high - low for low, high in ends),
     )  # fmt: skip
-    x, y, z = ends
-    wanted = voxels[:, slice(*z), slice(*y), slice(*x)]
-    with zipfile.ZipFile(export(folder, "out.zip", box=str(part))) as archive:
+    start = whole.in_mag(mag).topleft
+    wanted = voxels[:, *part.in_mag(mag).moved(tuple(-first for first in start)).slices_zyx]
+    chosen = {"box": str(part), "mag": str(mag)}
+    with zipfile.ZipFile(export(folder, "out.zip", **chosen)) as archive:
         archive.extractall(folder / "sections")
-    export(folder, "out.ome.tif", box=str(part), format="ome_tiff")
-    export(folder, "out.ome.zarr.zip", "export_ome_zarr", box=str(part))
-    sources = (folder / "sections" / "em", folder / "out.ome.tif", folder / "out.ome.zarr.zip")
-    for name, source in zip("abc", sources, strict=True):
+    sources = [sorted(map(str, (folder / "sections").iterdir()))]
+    sources.append(
+        [str(export(folder, "out.ome.zarr.zip", "export_ome_zarr", ome_version=version, **chosen))]
+    )
+    if np.dtype(channels_of(dtype)[1]).itemsize < 8:
+        sources.append([str(export(folder, "out.ome.tif", format="ome_tiff", **chosen))])
+    for number, source in enumerate(sources):
+        target = folder / f"back{number}"
         answer = voxelworks.run(
-            "convert", source=str(source), target=str(folder / name), category=category, pyramid=False,
-            cluster="serial",
+            "convert", source=source, target=str(target), category=[category] * len(source), pyramid=False,
+            layer_name=[f"image{channel}" for channel in range(len(source))], cluster="serial",
         )  # fmt: skip
-        assert answer["voxel_size"] == "11.24,11.24,30"
-        assert (read_mag(folder / name, "color", "1") == wanted).all(), name
+        assert answer["voxel_size"] == str(VoxelSize.parse(voxel_size).in_mag(mag))
+        found = np.concatenate([read_mag(target, name, "1") for name in answer["layers"]])
+        assert found.dtype == wanted.dtype
+        assert np.array_equal(found, wanted), sources
 
 
 def test_smaller_sizes_are_those_of_the_reference(tmp_path, monkeypatch):
@@ -300,7 +346,7 @@ def test_an_ome_zarr_can_be_converted_back(tmp_path, category, dtype, version):
         "convert", source=str(path), target=str(tmp_path / "back"), category=category, pyramid=False,
         cluster="serial",
     )  # fmt: skip
-    found = read_mag(tmp_path / "back", "color", "1")
+    found = read_mag(tmp_path / "back", category, "1")
     assert (answer["voxel_size"], found.dtype) == ("11.24,11.24,30", voxels.dtype)
     assert (found == voxels[:, 1:5, 1:21, 1:136]).all()
 

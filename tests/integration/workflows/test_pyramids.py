@@ -57,10 +57,10 @@ def test_every_level_of_a_conversion_equals_the_reference(tmp_path, category, vo
     )  # fmt: skip
     assert answer["mags"][-1] == coarsest
     expected = volume
-    assert (read_mag(target, "color", "1")[0] == expected).all()
+    assert (read_mag(target, category, "1")[0] == expected).all()
     for mag, factor in zip(answer["mags"][1:], steps(answer["mags"]), strict=True):
         expected = shrink(expected, factor, "mode" if category == "segmentation" else "mean")
-        assert (read_mag(target, "color", mag)[0] == expected).all(), mag
+        assert (read_mag(target, category, mag)[0] == expected).all(), mag
     if category == "segmentation":
         assert properties(target)["dataLayers"][0]["largestSegmentId"] == int(volume.max())
 
@@ -162,7 +162,9 @@ def test_the_largest_id_of_an_empty_layer_is_zero(tmp_path):
     stack = write_sections(np.zeros((3, 10, 12), np.uint16), tmp_path / "stack")
     target = tmp_path / "out"
     voxelworks.run("convert", source=stack, target=str(target), category="segmentation", voxel_size="1,1,1")
-    assert voxelworks.run("find_largest_segment_id", layer=f"{target}/color")["largest_segment_id"] == 0
+    assert (
+        voxelworks.run("find_largest_segment_id", layer=f"{target}/segmentation")["largest_segment_id"] == 0
+    )
 
 
 def test_a_lost_block_of_a_decoded_stack_is_made_again(tmp_path):

@@ -63,7 +63,7 @@ def test_an_empty_form_shows_the_defaults():
     form = Form.fill(CONVERT, {}, NOTHING)
     [layers, main] = form.main
     assert [(item.field.name, item.value) for item in layers.rows[0]] == [
-        ("source", ""), ("layer_name", "color"), ("category", "color"), ("part", ""), ("raw_size", ""),
+        ("source", ""), ("layer_name", ""), ("category", "color"), ("part", ""), ("raw_size", ""),
         ("raw_dtype", "uint8"), ("raw_header_bytes", "0"), ("raw_byte_order", "little"), ("raw_axes", "xyz"),
     ]  # fmt: skip
     assert [item.field.name for item in main.rows[0]] == ["target"]
@@ -82,7 +82,10 @@ def test_what_was_filled_in_becomes_params():
     }  # fmt: skip
     params = CONVERT.parse(CONVERT.collect(Form.fill(CONVERT, values, NOTHING).collected()))
     assert params.model_dump(mode="json", exclude_defaults=True) == {
-        "layers": [{"source": "a"}, {"source": "b", "layer_name": "labels", "category": "segmentation"}],
+        "layers": [
+            {"source": "a", "layer_name": "color"},
+            {"source": "b", "layer_name": "labels", "category": "segmentation"},
+        ],
         "target": "t", "pyramid": False, "fill_missing": True,
     }  # fmt: skip
 

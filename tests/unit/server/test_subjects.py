@@ -26,7 +26,7 @@ def test_a_job_is_about_what_it_makes_or_else_what_it_works_on():
 def test_params_are_listed_with_defaults_marked():
     assert describe_params("convert", CONVERT) == [
         ParamGroup("Layer 1", (
-            ParamView("Source", "root:a/raw", False), ParamView("Layer name", "color", True),
+            ParamView("Source", "root:a/raw", False), ParamView("Layer name", "color", False),
             ParamView("Category", "color", True), *REST,
         )),
         ParamGroup("Layer 2", (

@@ -93,6 +93,18 @@ def test_one_layer_is_shown_alone():
         scene(layer(), layer_name="nothing")
 
 
+def test_a_segment_is_covered_by_no_other_segmentation():
+    shown = scene(
+        layer("old", "segmentation", "uint32"), layer("em", element_class="uint16"),
+        layer("seg", "segmentation", "uint64"), layer("truth", "segmentation", "uint32"), segment=("seg", 2**64 - 1),
+    )  # fmt: skip
+    assert [
+        (item["name"], item.get("visible", True), item.get("segments")) for item in shown.state["layers"]
+    ] == [("old", False, None), ("em", True, None), ("seg", True, [str(2**64 - 1)]), ("truth", False, None)]
+    # The range of values is looked for in the first layer that can be seen.
+    assert (shown.contrast, shown.state["selectedLayer"]["layer"]) == ("em", "em")
+
+
 def test_segmentations_have_segments():
     [shown] = scene(layer("seg", "segmentation", "uint64")).state["layers"]
     assert shown["type"] == "segmentation"

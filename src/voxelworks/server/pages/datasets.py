@@ -25,6 +25,7 @@ from voxelworks.server.opening import openings
 from voxelworks.server.pages.acting import act, read
 from voxelworks.server.pictures import shown_slices, thumbnail
 from voxelworks.server.rendering import layer_name_of
+from voxelworks.server.segments import tables_of
 from voxelworks.server.subjects import describe_params, workflow_title
 from voxelworks.server.viewing import read_source
 from voxelworks.volumes.mags import mags_remark
@@ -275,6 +276,7 @@ def _dataset_page(
         offers=_offers(offered, dataset) if accounts.is_allowed(who, Action.SUBMIT_JOB) else [],
         slices_of={layer.name: shown_slices(dataset, layer) for layer in dataset.summary.layers},
         has_pictures=any(layer.preview for layer in dataset.summary.layers),
+        tables=tables_of(context, who, dataset),
         previews_job=next((job for job in known_jobs if job.workflow == PREVIEWS_WORKFLOW), None),
         jobs=known_jobs, workflow_title=workflow_title, params_text=_params_text,
         annotations=[item for item in annotations if item.dataset_id == dataset.id],

@@ -56,5 +56,6 @@ def segments_page(
     )
     return rendering.page(
         request, "segments.html", dataset=dataset, layer=properties.name, shown=shown, may_measure=may_measure,
+        files=segments.table_files(dataset, folder, properties),
         segment=segment, problem=shown.problem if shown else "",
     )  # fmt: skip

@@ -224,6 +224,7 @@ const imageHeaders = (() => {
     if (kind === "uint" && bits < 8) return "uint8";
     if (kind === "float" && bits === 16) return "float32";
     const isKept = kind === "float" ? bits === 32 : kind && [8, 16, 32, 64].includes(bits);
+    if (kind === "float" && bits === 64) throw new Unreadable(`${name} holds float64 values, which no layer can have; save images as float32, labels as uint64`);
     if (!isKept) throw new Unreadable(`${name} has values that are not supported (format ${format}, ${bits} bits); save it as uint8, uint16, uint32 or float32`);
     return kind + bits;
   }

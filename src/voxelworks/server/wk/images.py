@@ -46,7 +46,7 @@ def lay_out(order: ForeignOrder, places: Places) -> None:
     folder = _input_folder(places.folder_of(order.places[target]))
     wanted: dict[Path, Path] = {}
     for layer in order.params["layers"]:
-        name, source = str(layer["layer_name"]), str(layer["source"])
+        name, source = layer.get("layer_name") or layer["category"], str(layer["source"])
         with _logging(f"the images of layer {name} of job {order.root_id} cannot be linked"):
             wanted |= _wanted_link(folder / name, readable.locate(order.places[source]))
     with _logging(f"links for an earlier job than {order.root_id} stay"):

@@ -15,6 +15,11 @@ from voxelworks.volumes.formats.source import OpenFile, Plane, PlaneForm, Source
 _KEPT = ("uint8", "uint16", "uint32", "uint64", "int8", "int16", "int32", "int64", "float32")
 _WIDENED = {"bool": "uint8", "float16": "float32"}
 """Exact in the larger type. A bit stays 0 or 1: it is not stretched to 255."""
+_OTHER_REMEDY = "; save it as uint8, uint16, uint32 or float32"
+_REMEDIES = {
+    # The format has no name for it, and float32 rounds: that is for the owner of the data to choose.
+    "float64": ", which no layer can have; save images as float32, labels as uint64",
+}
 _BOMB_BYTES, _BOMB_RATIO = 4 * 2**30, 100_000
 """What unpacks to more, and to so many times its size, is made to fill disks: black images are larger."""
 
@@ -124,7 +129,7 @@ def checked(name: str, samples: Samples) -> Samples:
     """
     stored = samples.stored.name
     if stored not in _KEPT and stored not in _WIDENED:
-        raise UnsupportedDtype(f"{name} holds {stored} values; save it as uint8, uint16, uint32 or float32")
+        raise UnsupportedDtype(f"{name} holds {stored} values{_REMEDIES.get(stored, _OTHER_REMEDY)}")
     if samples.channel_count == 3 and stored != "uint8":
         raise UnsupportedDtype(
             f"{name} is RGB with {stored} values; save it as RGB with 8 bits, or each channel by itself"

@@ -68,7 +68,7 @@ def test_colours_are_read(tmp_path):
         (VOLUME.astype("complex64"), UnsupportedDtype,
          "v.dm3 holds complex64 values (type 3); save it as float32"),
         (VOLUME.astype("float64"), UnsupportedDtype,
-         "v.dm3 holds float64 values; save it as uint8, uint16, uint32 or float32"),
+         "v.dm3 holds float64 values, which no layer can have; save images as float32, labels as uint64"),
         (np.zeros((2, 3, 4, 5), "u1"), UnsupportedFormat,
          "v.dm3 has more axes than x, y and z (5 x 4 x 3 x 2); save the image you need"),
     ],

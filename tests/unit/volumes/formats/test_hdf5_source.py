@@ -70,8 +70,10 @@ def test_images_and_labels_are_found_with_voxel_sizes(tmp_path):
         ("raw", None, "50,100,250", "element_size_um"),
         ("volumes/labels", "segmentation", "4,4,40", "resolution"),
     ]
-    assert volumes[0].source.notes == (
-        "ignored in v.h5: probabilities of v.h5 holds float64 values; save it as uint8, uint16, uint32 or float32",
+    (note,) = volumes[0].source.notes
+    assert note == (
+        "ignored in v.h5: probabilities of v.h5 holds float64 values, which no layer can have; save images as float32, "
+        "labels as uint64"
     )
 
 

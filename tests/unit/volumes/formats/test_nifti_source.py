@@ -104,7 +104,7 @@ def test_a_missing_image_is_named(tmp_path):
         (40, "h", 9, UnsupportedFormat, "v.nii states 9 axes; it is damaged"),
         (108, "f", float("nan"), UnsupportedFormat, "v.nii states that voxels begin at byte nan; it is damaged"),
         (70, "h", 64, UnsupportedDtype,
-         "v.nii holds float64 values; save it as uint8, uint16, uint32 or float32"),
+         "v.nii holds float64 values, which no layer can have; save images as float32, labels as uint64"),
         (70, "h", 32, UnsupportedDtype, "v.nii holds complex64 values (type 32); save it as float32"),
     ],
 )  # fmt: skip

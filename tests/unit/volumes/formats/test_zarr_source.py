@@ -160,7 +160,7 @@ def test_every_array_of_a_plain_group_is_a_volume_and_what_is_none_is_named(tmp_
     assert [volume.name for volume in volumes] == ["volumes/labels", "volumes/raw"]
     assert np.array_equal(whole(volumes[1].source)[0], voxels)
     assert volumes[0].source.notes[-1] == (
-        "not read: angles (holds float64 values; save it as uint8, uint16, uint32 or float32), "
+        "not read: angles (holds float64 values, which no layer can have; save images as float32, labels as uint64), "
         "positions (has 1 axes, which is no image; name an array of two or more)"
     )
 
