@@ -61,7 +61,7 @@ def queue(queue):
         paying = with_credits(queue, 10**9)
         yield paying
         page = paying.list_jobs(limit=10_000)
-        assert page.next is None, "there are jobs that were not looked at"
+        assert page.next_after is None, "there are jobs that were not looked at"
         ended = {job.id: job.state for job in page.jobs if job.is_ended}
         with paying.database.read_session() as session:
             charges = credits.charges_of(session, list(ended))
