@@ -56,6 +56,8 @@ class JobsMachine(RuleBasedStateMachine):
         self.queue = with_credits(Queue.over(database, Path(self._folder.name)), CREDIT)
         self.ended = {}
         """Job -> its whole view when it ended, but for its publication."""
+        self.chains = {}
+        """Job -> itself and its repeats, the same list for each of them."""
         self.cancel_asked = set()
         self.handed_over = set()  # jobs whose publication was ordered from another worker
         self.reports = {}
@@ -179,11 +181,26 @@ class JobsMachine(RuleBasedStateMachine):
 
     @rule(target=jobs, job_id=jobs)
     def retry(self, job_id):
-        if self._job(job_id).can_retry:
-            return self.queue.retry(job_id).id
-        with pytest.raises(IllegalTransition):
+        job = self._job(job_id)
+        refusal = None
+        if not job.can_retry:
+            refusal = IllegalTransition
+        elif any(self._job(self._latest(other)).can_retry for other in job.after):
+            refusal = InvalidInput  # what it waits for must be repeated first
+        if refusal is None:
+            repeat = self.queue.retry(job_id)
+            self.chains[repeat.id] = chain = self.chains.setdefault(job_id, [job_id])
+            chain.append(repeat.id)
+            assert repeat.after == tuple(map(self._latest, job.after))
+            return repeat.id
+        with pytest.raises(refusal):
             self.queue.retry(job_id)
         return multiple()
+
+    def _latest(self, job_id):
+        """Give the latest repeat of a job."""
+        views = map(self._job, self.chains.get(job_id, [job_id]))
+        return max(views, key=lambda view: (view.created_ms, view.id)).id
 
     @rule(seconds=st.sampled_from([1, 60, 200, 301]))
     def time_passes(self, seconds):
