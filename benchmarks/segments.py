@@ -1,6 +1,6 @@
 """Measure what is computed of segments against the simplest correct scripts.
 
-    python benchmarks/segments.py                                    512 and 768 voxels on each axis, 3 rounds
+    python benchmarks/segments.py                                    512 and 1024 voxels on each axis, 2 rounds
     python benchmarks/segments.py --edges 128 --rounds 1 --output try.json
 
 Writes docs/figures/segments.json and the table of docs/benchmarks.md. In every round each program runs once for each
@@ -162,8 +162,8 @@ def _rounds(bench: SegmentBench, cases: list[Case], rounds: int) -> list[Series]
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--edges", type=int, nargs="+", default=[512, 768], help="voxels along each axis")
-    parser.add_argument("--rounds", type=int, default=3, help="how often everything is measured")
+    parser.add_argument("--edges", type=int, nargs="+", default=[512, 1024], help="voxels along each axis")
+    parser.add_argument("--rounds", type=int, default=2, help="how often everything is measured")
     parser.add_argument(
         "--work", type=Path, help="folder for volumes, which stay there; by default a temporary one"
     )
