@@ -49,7 +49,7 @@ bench: ## Measure conversion and pyramids against the simplest correct script (l
 	@tools/environment.sh test
 	@$(PYTHON_HERE) benchmarks/run.py $(ARGS)
 
-bench-segments: ## Measure what is computed of segments against one read of all chunks
+bench-segments: ## Measure what is computed of segments against the simplest correct scripts
 	@tools/environment.sh test
 	@$(PYTHON_HERE) benchmarks/segments.py $(ARGS)
 

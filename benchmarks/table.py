@@ -208,28 +208,46 @@ def segment_tables(figures: Json) -> str:
         f"{machine['system']}, {machine['file_system']}."
     )
     rows = []
-    for series in values:
-        (floor,) = (
-            item
-            for item in values
-            if item["program"] == "floor"
-            and (item["size"], item["processes"]) == (series["size"], series["processes"])
-        )
-        foreign = median(series["foreign_cores"])
+    for ours in values:
+        if ours["program"] == "floor":
+            continue
+        floor, start, floor_start = (
+            _of_segments(figures[part], ours["work"], program, ours["processes"], size)
+            for part, program, size in (
+                ("values", "floor", ours["size"]), ("start_up", "voxelworks", None), ("start_up", "floor", None),
+            )
+        )  # fmt: skip
+        foreign = max(median(item["foreign_cores"]) for item in (floor, ours))
         rows.append(
             [
-                f"{'the floor: one read' if series is floor else series['program']}",
-                _size(series),
-                str(series["processes"]),
-                f"{_cpu_s(series):.2f}",
-                f"{_cpu_s(series) / _cpu_s(floor):.2f}",
-                f"{_wall_s(series):.2f}",
-                f"{max(series['peak_mib']):.0f}",
+                ours["work"],
+                _size(ours),
+                str(ours["processes"]),
+                *(f"{_cpu_s(item):.2f}" for item in (floor, ours)),
+                _judged(_cpu_s(ours) / _cpu_s(floor), CPU_RATIO_MAX),
+                *(f"{_cpu_s(item):.2f}" for item in (floor_start, start)),
+                _judged(_net(_cpu_s, ours, start) / _net(_cpu_s, floor, floor_start), CPU_RATIO_MAX),
+                *(f"{_wall_s(item):.2f}" for item in (floor, ours)),
+                f"{max(ours['peak_mib']):.0f}",
                 f"{foreign:.2f}" + (" (not clean)" if foreign > FOREIGN_CORES_MAX else ""),
             ]
         )
-    head = ["Work", "Voxels", "Processes", "CPU", "CPU / floor", "Wall", "Peak MiB", "Foreign cores"]
+    head = ["Work", "Voxels", "Processes", "CPU, floor", "CPU", f"CPU / floor, at most {CPU_RATIO_MAX}"]
+    head += ["Start-up, floor", "Start-up", "CPU / floor without start-up", "Wall, floor", "Wall", "Peak MiB"]
+    head += ["Foreign cores"]
     return f"{about}\n\n{_table(head, rows)}"
+
+
+def _of_segments(
+    items: Sequence[Json], work: str, program: str, processes: int, size: list[int] | None
+) -> Json:
+    (found,) = (
+        item
+        for item in items
+        if (item["work"], item["program"], item["processes"]) == (work, program, processes)
+        and size in (None, item["size"])
+    )
+    return found
 
 
 def page_tables(figures: Json) -> str:

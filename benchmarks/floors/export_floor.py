@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 
 import tifffile
-from levels import open_level
+from reading import open_level
 
 DEPTH = 64
 """Sections that are read at once: those of a chunk."""

@@ -8,7 +8,6 @@ after a crash. It handles cubic voxels and layers of which every level has an ev
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ import numpy as np
 import tensorstore as ts
 from numba import njit
 from numpy.typing import NDArray
+from reading import open_level
 
 CHUNK = 64
 SHARD_BYTES_MAX = 128 * 2**20
@@ -99,13 +99,6 @@ def create(path: Path, shape: tuple[int, ...], dtype: np.dtype[Any], shard: int)
     ts.open(
         {"driver": "zarr3", "kvstore": f"file://{path.absolute()}/", "metadata": metadata}, create=True
     ).result()
-
-
-@lru_cache
-def open_level(path: Path) -> ts.TensorStore:
-    """Open a level (z, y, x) for this process, which computes with one thread."""
-    context = ts.Context({"data_copy_concurrency": {"limit": 1}})
-    return ts.open({"driver": "zarr3", "kvstore": f"file://{path.absolute()}/"}, context=context).result()[0]
 
 
 def create_levels(target: Path, groups: list[Group], shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:

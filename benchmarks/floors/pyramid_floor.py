@@ -8,7 +8,8 @@ import sys
 from functools import partial
 from pathlib import Path
 
-from levels import create_levels, mags_until, open_level, plan, shrink_block
+from levels import create_levels, mags_until, plan, shrink_block
+from reading import open_level
 
 
 def main() -> None:

@@ -7,7 +7,7 @@ import pickle
 import signal
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, Self
 
@@ -87,7 +87,13 @@ class Executor(Protocol):
     def __exit__(self, *_exception: object) -> None: ...
 
 
-def make_executor(spec: str | None, slots: int, *, memory_bytes_max: int | None = None) -> Executor:
+def make_executor(
+    spec: str | None,
+    slots: int,
+    *,
+    memory_bytes_max: int | None = None,
+    preloads: Sequence[str] | None = None,
+) -> Executor:
     """Choose where blocks run.
 
     Parameters
@@ -99,11 +105,13 @@ def make_executor(spec: str | None, slots: int, *, memory_bytes_max: int | None 
         Processes to compute with.
     memory_bytes_max : int, optional
         Limit for all processes on this machine together.
+    preloads : sequence of str, optional
+        Modules that blocks need; see `local.LocalExecutor`.
     """
     if spec is None:
         from voxelworks.blocks.local import LocalExecutor
 
-        return LocalExecutor(slots, memory_bytes_max=memory_bytes_max)
+        return LocalExecutor(slots, memory_bytes_max=memory_bytes_max, preloads=preloads)
     if spec == "serial":
         return SerialExecutor(memory_bytes_max=memory_bytes_max)
     from voxelworks.blocks.cluster import DaskExecutor

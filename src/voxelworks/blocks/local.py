@@ -14,7 +14,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerContext, SpawnContext
@@ -36,13 +36,12 @@ from voxelworks.blocks.memory import SMALLER_BLOCKS, fit_slots, free_memory_byte
 from voxelworks.blocks.threads import limit_threads, thread_environment, threads_per_slot
 from voxelworks.ops import cache
 
-PRELOADED_MODULES = [
-    "voxelworks.blocks.local",
+PRELOADED_MODULES = (
     "voxelworks.volumes.dataset",
     "voxelworks.volumes.formats",
     "voxelworks.ops.warm",
-]
-"""Loaded once by the fork server; each worker is then there within milliseconds and shares their memory."""
+)
+"""What is loaded if nothing is known of the blocks: what most of them need."""
 
 _GROUP_SIGNALS = {signal.SIGINT, signal.SIGTERM}
 """Sent to whole process groups, by Ctrl-C or to end a job. What becomes of workers is for their parent to say."""
@@ -79,10 +78,16 @@ class LocalExecutor:
         Number of processes. The cores are shared out between them for the threads of array libraries.
     memory_bytes_max : int, optional
         Limit for all processes of the job together; by default what the machine has to spare.
+    preloads : sequence of str, optional
+        Modules that the fork server loads once; each worker is then there within milliseconds and shares their memory.
+        It is started once in the life of this process: what a later executor names is loaded by each worker for itself.
     """
 
-    def __init__(self, slots: int, *, memory_bytes_max: int | None = None) -> None:
+    def __init__(
+        self, slots: int, *, memory_bytes_max: int | None = None, preloads: Sequence[str] | None = None
+    ) -> None:
         self.slots = slots
+        self._preloads = PRELOADED_MODULES if preloads is None else preloads
         self._memory_bytes_max = memory_bytes_max
         self._threads = threads_per_slot(slots)
         self._context = _context()
@@ -123,7 +128,7 @@ class LocalExecutor:
     def __enter__(self) -> Self:
         if isinstance(self._context, ForkServerContext):
             # It loads the array modules while the caller is still looking at its input.
-            multiprocessing.forkserver.set_forkserver_preload(PRELOADED_MODULES)
+            multiprocessing.forkserver.set_forkserver_preload([__name__, *self._preloads])
             with _surroundings_of_workers(self._threads), _room_for_socket():
                 multiprocessing.forkserver.ensure_running()
         # Must come before the exit function of `multiprocessing`, which waits for all children.

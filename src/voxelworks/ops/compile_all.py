@@ -35,12 +35,13 @@ def compile_all(*, may_go_on: Callable[[], bool] = lambda: True) -> None:
     for dtype in DTYPES:
         if not may_go_on():
             sys.exit("whoever wanted it has ended")
+        # With the voxels beside it, a block is a part of an array, which is another type than a whole one.
+        labels = np.zeros((3, 3, 3), dtype if dtype in LABEL_DTYPES else np.uint32)
         values = np.zeros((2, 2, 2), dtype)
-        labels = values if dtype in LABEL_DTYPES else np.zeros((2, 2, 2), np.uint32)
         segments.find_in_buckets(labels, (0, 0, 0), 32)
         segments.measure(
             labels, segments.lattice_of((1.0, 1.0, 1.0)), before_zyx=(0, 0, 0), origin_zyx=(0, 0, 0),
-            values=[((0, 0, 0), values[:1, :1, :1])],
+            values=[((0, 0, 0), values)],
         )  # fmt: skip
         if np.dtype(dtype).kind in "iu":
             replace_labels(np.zeros(1, dtype), np.ones(1, dtype), np.ones(1, dtype))

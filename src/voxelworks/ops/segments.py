@@ -23,7 +23,6 @@ from numpy.typing import NDArray
 
 from voxelworks.errors import InvalidDataset
 from voxelworks.geometry import Zyx
-from voxelworks.ops import _segment_loops as loops
 
 Labels = NDArray[Any]
 Records = NDArray[Any]
@@ -57,6 +56,8 @@ def number_labels(labels: Labels) -> tuple[NDArray[np.int32], NDArray[np.uint64]
     InvalidDataset
         If an id is negative.
     """
+    from voxelworks.ops import _segment_loops as loops  # slow import: only who looks at voxels
+
     if labels.dtype.kind == "i":
         if labels.size and int(labels.min()) < 0:
             raise InvalidDataset(f"there is a segment id {int(labels.min())}; ids must not be negative")
@@ -85,6 +86,8 @@ def find_in_buckets(
     buckets : (n, 3) int64
         Index (z, y, x) of a bucket that holds the segment beside it; each pair once.
     """
+    from voxelworks.ops import _segment_loops as loops  # slow import: only who looks at voxels
+
     numbers, ids = number_labels(labels)
     found = loops.find_in_buckets(numbers, edge, np.array(start_zyx, np.int64), len(ids))
     return ids[found[:, 0]], found[:, 1:]
@@ -136,6 +139,8 @@ def measure(
     records
         Sorted by id; segments that only touch the block from outside have a `count` of 0.
     """
+    from voxelworks.ops import _segment_loops as loops  # slow import: only who looks at voxels
+
     numbers, ids = number_labels(labels)
     core = numbers[tuple(
         slice(before, size - reach)

@@ -341,6 +341,8 @@ class Workflow:
     """Tells from params which layers the new dataset will have: offered to a job that goes on with it."""
     file_name: Callable[[Any], str] | None = None
     """Tells from params how the file is called that the job leaves; locally its path. Given for artifacts."""
+    preloads: tuple[str, ...] | None = None
+    """Modules that its blocks need, loaded once for all processes; by default what most blocks need."""
 
     @property
     def title(self) -> str:
@@ -459,6 +461,7 @@ def workflow(
     result_bytes: Measure | None = None,
     makes: Callable[[Any], Sequence[MadeLayer]] | None = None,
     file_name: Callable[[Any], str] | None = None,
+    preloads: Sequence[str] | None = None,
 ) -> Callable[[_F], _F]:
     """Declare the decorated function as a workflow and return it unchanged.
 
@@ -481,6 +484,7 @@ def workflow(
             group=group, run=function, aliases=aliases, upgrade=upgrade, foreign=tuple(foreign),
             priority_class=priority_class, needs=needs, cancel_grace_s=cancel_grace_s,
             result_bytes=result_bytes, makes=makes, file_name=file_name,
+            preloads=None if preloads is None else tuple(preloads),
         )  # fmt: skip
         return function
 

@@ -26,8 +26,6 @@ from voxelworks.errors import (
 from voxelworks.geometry import VoxelSize
 from voxelworks.protocol.messages import ArtifactFile, Progress, SealedResult
 from voxelworks.protocol.places import is_remote
-from voxelworks.protocol.views import LayerPreview
-from voxelworks.settings import Settings
 from voxelworks.sizes import size_text
 from voxelworks.volumes.metadata import PROPERTIES_FILE, MagProperties
 from voxelworks.workflows._declare import Outcome, Params, Workflow
@@ -44,6 +42,8 @@ from voxelworks.workflows.publishing import AttemptFolder, LayerChange, read_man
 if TYPE_CHECKING:
     from voxelworks.blocks.checkpoints import Checkpoints
     from voxelworks.blocks.executor import Executor
+    from voxelworks.protocol.views import LayerPreview
+    from voxelworks.settings import Settings
     from voxelworks.volumes.annotations import Annotation
     from voxelworks.volumes.dataset import Dataset, Layer
     from voxelworks.volumes.streaming import StreamedArray

@@ -7,10 +7,10 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from voxelworks.errors import StorageFailed, VoxelworksError
 from voxelworks.protocol.messages import Json, Progress, SealedResult
-from voxelworks.settings import Settings
 from voxelworks.workflows._declare import Params, Workflow
 from voxelworks.workflows._job import Job, Reporter, StopFlag
 from voxelworks.workflows._refs import DatasetRef, LocalResolver, NewDatasetRef, Resolver, references
@@ -23,6 +23,9 @@ from voxelworks.workflows.publishing import (
     exclusive,
     publish,
 )
+
+if TYPE_CHECKING:
+    from voxelworks.settings import Settings
 
 
 def run_attempt(
@@ -46,7 +49,9 @@ def run_attempt(
     """
     from voxelworks.blocks.executor import make_executor
 
-    with make_executor(cluster, settings.slots, memory_bytes_max=settings.memory_bytes_max) as executor:
+    with make_executor(
+        cluster, settings.slots, memory_bytes_max=settings.memory_bytes_max, preloads=workflow.preloads
+    ) as executor:
         job = Job(
             workflow, params, resolver=resolver, work_key=work_key, attempt=attempt, settings=settings,
             executor=executor, reporter=reporter, stop=stop,
@@ -131,6 +136,8 @@ def run(
     >>> voxelworks.run("find_largest_segment_id", layer="my-dataset/segmentation")  # doctest: +SKIP
     {'dataset': 'my-dataset', 'layer': 'segmentation', 'largest_segment_id': 4711}
     """
+    from voxelworks.settings import Settings  # slow import, which the processes of blocks do without
+
     workflow = get_workflow(name)
     sealed = run_locally(
         workflow,

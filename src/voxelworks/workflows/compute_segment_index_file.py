@@ -71,6 +71,7 @@ def _outcome_of(params: ComputeSegmentIndexFileParams, _result: ForeignResult) -
     cost=FREE,
     example={"layer": "demo/segmentation"},
     group="Analysis",
+    preloads=["voxelworks.workflows._segment_index", "voxelworks.ops.warm_segments"],
     foreign=[
         ForeignName(
             "compute_segment_index_file", args_of=_args_of, outcome_of=_outcome_of, params_of=_params_of

@@ -59,7 +59,13 @@ class SegmentStatistics(LayerAddition):
     """Magnification that they were measured in."""
 
 
-@workflow(version=1, cost=FREE, example={"layer": "demo/segmentation"}, group="Analysis")
+@workflow(
+    version=1,
+    cost=FREE,
+    example={"layer": "demo/segmentation"},
+    group="Analysis",
+    preloads=["voxelworks.workflows._segment_statistics", "voxelworks.ops.warm_segments"],
+)
 def compute_segment_statistics(params: ComputeSegmentStatisticsParams, job: Job) -> SegmentStatistics:
     """Measure every segment of a layer: volume, place, shape and the image below it.
 

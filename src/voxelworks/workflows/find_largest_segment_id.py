@@ -74,6 +74,7 @@ _DIGITS_MAX = len(str(2**64))
     cost=FREE,
     priority_class="short",
     example={"layer": "demo/segmentation"},
+    preloads=["voxelworks.workflows._runs", __name__],
     foreign=[
         ForeignName(
             "find_largest_segment_id",

@@ -41,7 +41,7 @@ from voxelworks.errors import (
     VoxelworksError,
 )
 from voxelworks.protocol.messages import SealedResult
-from voxelworks.protocol.places import is_remote
+from voxelworks.protocol.places import PREVIEW_FOLDER, is_remote
 from voxelworks.volumes.files import remove_leftovers, replace_file, sync_folder
 from voxelworks.volumes.metadata import (
     AttachmentKind,
@@ -53,7 +53,6 @@ from voxelworks.volumes.metadata import (
     save_datasource,
     save_groups,
 )
-from voxelworks.volumes.previews import PREVIEW_FOLDER, adopt
 
 WORK_FOLDER = ".voxelworks"
 UNPACKED = "unpacked"
@@ -434,7 +433,7 @@ def publish(result: SealedResult, target: str, *, work_key: str, attempt: int) -
                 _publish_addition(folder, folder.home, manifest)
         else:
             with _dataset_lock(folder.home):
-                adopt(folder.result / PREVIEW_FOLDER, Path(target).absolute(), is_complete=True)
+                _adopt_pictures(folder, Path(target).absolute(), is_complete=True)
     except OSError as error:
         raise StorageFailed(f"publishing {target} failed: {error}; it is tried again") from error
 
@@ -503,9 +502,17 @@ def _publish_addition(folder: AttemptFolder, dataset: Path, manifest: Manifest) 
         if (dataset / path).is_dir():
             _set_aside(folder, dataset, path)
     try:
-        adopt(folder.result / PREVIEW_FOLDER, dataset / PREVIEW_FOLDER, is_complete=False)
+        _adopt_pictures(folder, dataset / PREVIEW_FOLDER, is_complete=False)
     except OSError as error:
         _logger.warning("the pictures of %s stay as they are: %s", dataset, error)
+
+
+def _adopt_pictures(folder: AttemptFolder, target: Path, *, is_complete: bool) -> None:
+    staged = folder.result / PREVIEW_FOLDER
+    if staged.is_dir():
+        from voxelworks.volumes.previews import adopt  # slow import, which the processes of blocks do without
+
+        adopt(staged, target, is_complete=is_complete)
 
 
 def _still_staged(folder: AttemptFolder, dataset: Path, manifest: Manifest, source: DataSource) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import io
 import json
 import os
@@ -85,6 +86,68 @@ def test_the_floor_of_exports_holds_the_sections(tmp_path):
     with zipfile.ZipFile(tmp_path / "out.zip") as archive:
         sections = [tifffile.imread(io.BytesIO(archive.read(name))) for name in sorted(archive.namelist())]
     np.testing.assert_array_equal(sections, voxels[0])
+
+
+def test_the_floors_of_segments_find_what_is_there(tmp_path):
+    random = np.random.default_rng(5)
+    voxels = random.integers(0, 4, (5, 4, 5)).astype(np.uint32).repeat(8, 0).repeat(9, 1).repeat(7, 2) * 1000
+    zarr.create_array(tmp_path / "array", data=voxels[np.newaxis], chunks=(1, 64, 64, 64))
+    plain = {"NUMBA_DISABLE_JIT": "1"}
+
+    largest = call(tmp_path, "floors/read_floor.py", tmp_path / "array", 1)
+    call(tmp_path, "floors/index_floor.py", tmp_path / "array", tmp_path / "index", 1, **plain)
+    call(tmp_path, "floors/statistics_floor.py", tmp_path / "array", tmp_path / "statistics", 8, 1, **plain)
+
+    ids = [int(number) for number in np.unique(voxels) if number]
+    assert int(largest) == ids[-1]
+    entries, top_lefts = (
+        zarr.open_array(tmp_path / "index" / name, mode="r")[:] for name in ("hash_buckets", "top_lefts")
+    )
+    found = {
+        (int(number), tuple(map(int, corner)))
+        for number, start, end in entries
+        for corner in top_lefts[start:end]
+    }
+    places = [np.argwhere(voxels == number) for number in ids]
+    assert found == {
+        (number, tuple(map(int, corner)))
+        for number, place in zip(ids, places, strict=True)
+        for corner in np.unique(place[:, ::-1] // 32, axis=0)
+    }
+    rows = list(csv.DictReader((tmp_path / "statistics/segments.csv").read_text().splitlines()))
+    assert [int(row["id"]) for row in rows] == ids
+    for row, place in zip(rows, places, strict=True):
+        assert int(row["voxels"]) == len(place)
+        assert float(row["centroid_y"]) == pytest.approx(place[:, 1].mean())
+        assert float(row["covariance_xz"]) == pytest.approx(np.cov(place.T, bias=True)[0, 2])
+        assert (int(row["box_x"]), int(row["box_width"])) == (place[:, 2].min(), np.ptp(place[:, 2]) + 1)
+
+
+def test_the_table_of_segments_compares_with_the_floor_of_each_work(tmp_path):
+    work = SERIES | {
+        "work": "compute_segment_statistics",
+        "kind": "labels",
+        "processes": 2,
+        "wall_s": [4.0] * 3,
+    }
+    values = [
+        work | {"program": "floor", "user_s": [3.0] * 3},
+        work | {"program": "voxelworks", "user_s": [5.0] * 3},
+    ]
+    start_up = [item | {"size": [64] * 3, "user_s": [1.0 + number]} for number, item in enumerate(values)]
+    for item in start_up:
+        item["system_s"] = [0.0]
+    figures = MEASURED | {
+        "command": "python benchmarks/segments.py", "values": values, "start_up": start_up,
+    }  # fmt: skip
+
+    lines = table_lines(tmp_path, "segment_tables", figures)
+
+    cpu = "4.00 | 6.00 | 1.50 | 1.00 | 2.00 | 1.33"
+    assert (
+        lines[-1]
+        == f"| compute_segment_statistics | 128 x 128 x 128 | 2 | {cpu} | 4.00 | 4.00 | 600 | 0.00 |"
+    )
 
 
 def test_tables_show_medians_and_name_missed_limits(tmp_path):
@@ -253,8 +316,8 @@ def table_lines(tmp_path: Path, name: str, figures: dict[str, object]) -> list[s
     return run(command, tmp_path, PYTHONPATH=str(BENCHMARKS)).splitlines()
 
 
-def call(tmp_path: Path, script: str, *arguments: object) -> str:
-    return run([sys.executable, BENCHMARKS / script, *arguments], tmp_path)
+def call(tmp_path: Path, script: str, *arguments: object, **environment: str) -> str:
+    return run([sys.executable, BENCHMARKS / script, *arguments], tmp_path, **environment)
 
 
 def run(command: list[object], tmp_path: Path, **environment: str) -> str:
