@@ -289,7 +289,11 @@ class Buckets:
     @property
     def positions(self) -> NDArray[np.int64]:
         """Give the numbers of all buckets along x, y and z, (n, 3), in order z, y, x."""
-        return np.stack(_position(_numbers(self.file)), axis=1)
+        return np.stack(position_of(_numbers(self.file)), axis=1)
+
+    def shard_file(self, shard: Vec3) -> Path:
+        """Give the file of a shard by its number along x, y and z."""
+        return Path(self.array.location).joinpath("c", *map(str, self.layout.in_order(shard, c=0)))
 
     def within(self, box: Box) -> list[Box]:
         """Give the buckets that touch a box, both in voxels of their mag."""
@@ -313,7 +317,7 @@ class Buckets:
             yield self._box(number)
 
     def _box(self, number: int) -> Box:
-        x, y, z = _position(number)
+        x, y, z = position_of(number)
         width, height, depth = self.edges
         return Box((x * width, y * height, z * depth), self.edges)
 
@@ -426,15 +430,15 @@ def _list_buckets(
     given = np.array(numbers, np.int64)
     known = np.sort(given)
     for again in known[1:][np.diff(known) == 0].tolist():
-        name = f"{chosen.folder}/{layout.name_of(_position(again))}"
+        name = f"{chosen.folder}/{layout.name_of(position_of(again))}"
         raise InvalidAnnotation(f"{name!r} is there twice; download the annotation anew")
-    x, y, z = (axis // _BUCKETS_PER_SHARD_EDGE for axis in _position(given))
+    x, y, z = (axis // _BUCKETS_PER_SHARD_EDGE for axis in position_of(given))
     order = np.lexsort((given, number_of(x, y, z)))
     rows = np.array(facts, np.uint64).reshape(-1, 5)[order]
 
     def entries() -> Iterator[tuple[Vec3, Entry]]:
         for number, row in zip(given[order], rows, strict=True):
-            xyz = _position(int(number))
+            xyz = position_of(int(number))
             yield xyz, Entry(f"{chosen.folder}/{layout.name_of(xyz)}", *row.tolist())
 
     return known, entries()
@@ -463,7 +467,7 @@ def write_shard(
     shard: Vec3,
     members: Iterable[tuple[Vec3, Iterable[bytes]]],
     check: Callable[[], None] = lambda: None,
-) -> Path:
+) -> None:
     """Write the buckets of a shard as they are packed into its file.
 
     Parameters
@@ -477,7 +481,7 @@ def write_shard(
         Called before each bucket; may raise.
     """
     layout = buckets.layout
-    path = Path(buckets.array.location).joinpath("c", *map(str, layout.in_order(shard, c=0)))
+    path = buckets.shard_file(shard)
     path.parent.mkdir(parents=True, exist_ok=True)
     index = np.full((*layout.in_order((_BUCKETS_PER_SHARD_EDGE,) * 3, c=1), 2), _NO_BUCKET, "<u8")
     with path.open("wb") as file:
@@ -489,7 +493,6 @@ def write_shard(
             x, y, z = (number % _BUCKETS_PER_SHARD_EDGE for number in xyz)
             index[tuple(layout.in_order((x, y, z), c=0))] = start, file.tell() - start
         file.write(index.tobytes())
-    return path
 
 
 def shard_of(xyz: Vec3) -> Vec3:
@@ -590,7 +593,7 @@ def _layout_of_zarr(content: bytes, name: str) -> Layout:
 
 def _array_of(home: Path, mag: Mag, layout: Layout, known: NDArray[np.int64]) -> MagArray:
     """Describe the array that holds the buckets, and give a handle to it."""
-    numbers = _position(known)
+    numbers = position_of(known)
     first = [int(part.min()) * edge for part, edge in zip(numbers, layout.edges, strict=True)]
     stop = [(int(part.max()) + 1) * edge for part, edge in zip(numbers, layout.edges, strict=True)]
     box = Box((first[0], first[1], first[2]), (stop[0] - first[0], stop[1] - first[1], stop[2] - first[2]))
@@ -637,7 +640,7 @@ def number_of(x: Any, y: Any, z: Any) -> Any:
     return (z * NUMBER_MAX + y) * NUMBER_MAX + x
 
 
-def _position(number: Any) -> Any:
+def position_of(number: Any) -> Any:
     """Give the numbers of a bucket along x, y and z; or those of many buckets at once."""
     return number % NUMBER_MAX, number // NUMBER_MAX % NUMBER_MAX, number // NUMBER_MAX**2
 
