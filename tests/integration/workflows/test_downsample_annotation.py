@@ -420,21 +420,26 @@ def test_what_would_become_too_large_is_refused_before_the_work(tmp_path, monkey
 
 
 @pytest.mark.parametrize(
-    ("name", "layer", "last", "mags"),
+    ("name", "voxel_size", "last", "mags"),
     [
-        ("multi_volume_example_CREMI.zip", "Volume", "64", ["32", "64"]),
-        ("l4_sample__explorational__suser__94b271.zip", "Volume", "64-64-16", ["32-32-8", "64-64-16"]),
+        ("multi_volume_example_CREMI.zip", VoxelSize(4, 4, 4), "64", ["32", "64"]),
+        (
+            "l4_sample__explorational__suser__94b271.zip",
+            VoxelSize(11.24, 11.24, 28),
+            "64-64-16",
+            ["32-32-8", "64-64-16"],
+        ),
     ],
 )
-def test_real_annotations_of_webknossos_get_further_mags(test_data, tmp_path, name, layer, last, mags):
-    dataset = Dataset.create(tmp_path / "demo", VoxelSize(11.24, 11.24, 28))
+def test_real_annotations_of_webknossos_get_further_mags(test_data, tmp_path, name, voxel_size, last, mags):
+    dataset = Dataset.create(tmp_path / "demo", voxel_size)
     dataset.add_layer("color", "color", "uint8", 1, Box((0, 0, 0), (4096, 4096, 1536)))
     dataset.add_layer(
         "segmentation", "segmentation", "uint16", 1, Box((0, 0, 0), (4096, 4096, 1536))
     ).add_mag(MAG1, shard_zyx=(64, 64, 64))
     dataset.write_metadata()
     answer = voxelworks.run(
-        "downsample_volume_annotation", dataset=str(tmp_path / "demo"), volume_layer=layer, coarsest_mag=last,
+        "downsample_volume_annotation", dataset=str(tmp_path / "demo"), volume_layer="Volume", coarsest_mag=last,
         annotation=str(test_data / "formats" / "wk_annotations" / name), file=str(tmp_path / "out.zip"),
         cluster="serial",
     )  # fmt: skip
