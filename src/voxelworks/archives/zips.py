@@ -137,6 +137,21 @@ def unpack(stream: BinaryIO, entry: Entry) -> Iterator[bytes]:
         )
 
 
+def copy_packed(stream: BinaryIO, entry: Entry) -> Iterator[bytes]:
+    """Yield an entry in pieces as it stands in the zip, neither unpacked nor checked.
+
+    Raises
+    ------
+    InvalidArchive
+        If the zip is cut off.
+    """
+    position, left = _data_offset(stream, entry), entry.packed_bytes
+    while left:
+        piece = _read_at(stream, position, min(PIECE_BYTES, left))
+        position, left = position + len(piece), left - len(piece)
+        yield piece
+
+
 def _inflate(inflate: _Inflate, entry: Entry, pending: bytes) -> tuple[bytes, bytes]:
     """Unpack a piece; give it, and what is left of the input. Without input it gives what zlib still holds back."""
     try:

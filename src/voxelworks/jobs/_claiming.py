@@ -258,7 +258,7 @@ def _check_room(session: Session, job: JobRow, settings: Settings) -> None:
     found = {ref: catalog.find_by_place(session, place) for ref, place in job.places.items()}
     datasets = {ref: dataset for ref, dataset in found.items() if dataset is not None}
     check_room(
-        session, declared, params, Resolved(job.places, datasets, None, {}), job.organization_id, settings
+        session, declared, params, Resolved(job.places, datasets, None, {}, {}), job.organization_id, settings
     )
 
 

@@ -69,6 +69,8 @@ class Resolved:
     """Of the dataset that the job makes."""
     sources: Mapping[str, Path]
     """Reference -> file or folder of images on this machine."""
+    annotations: Mapping[str, AnnotationView]
+    """Reference -> annotation."""
 
     def layer(self, ref: LayerRef) -> LayerSummary:
         """Give what is known of a layer, for the price.
@@ -104,6 +106,11 @@ class Resolved:
         # What was sent with a file belongs to it.
         return _stored_bytes(path.parent if ref.startswith(UPLOAD_REF) and path.is_file() else path)
 
+    def annotation_bytes(self, ref: AnnotationRef) -> int:
+        """Tell how large the file of an annotation is, in bytes; 0 if that cannot be told."""
+        annotation = self.annotations.get(ref)
+        return 0 if annotation is None else annotation.size_bytes
+
 
 def resolve(
     session: Session, declared: Workflow, params: Params, *, by: Principal, places: Places
@@ -123,6 +130,7 @@ def resolve(
     found: dict[str, str] = {}
     datasets: dict[str, DatasetView] = {}
     sources: dict[str, Path] = {}
+    annotations: dict[str, AnnotationView] = {}
     new_place = None
     for ref in references(params):
         if isinstance(ref, SourceRef):
@@ -131,7 +139,7 @@ def resolve(
             if path is not None:
                 sources[ref] = path
         elif isinstance(ref, AnnotationRef):
-            annotation = _annotation(session, ref, by)
+            annotations[ref] = annotation = _annotation(session, ref, by)
             found[ref] = catalog.place_of_annotation(annotation)
             if annotation.streams_at is not None:
                 own.locate(
@@ -154,7 +162,8 @@ def resolve(
                 found[PREVIEWS_OF + ref] = catalog.place_of_previews(dataset)
             found[ref] = dataset.place
     refuse_unfit_layers(params, datasets)
-    return Resolved({str(ref): place for ref, place in found.items()}, datasets, new_place, sources)
+    places_found = {str(ref): place for ref, place in found.items()}
+    return Resolved(places_found, datasets, new_place, sources, annotations)
 
 
 def secrets_of(session: Session, claim: Claim, box: SecretBox) -> dict[str, str]:

@@ -17,7 +17,8 @@ import math
 import re
 import shutil
 from array import array
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -175,32 +176,94 @@ class Annotation:
             Saying what is wrong with the file.
         DiskFull, StorageFailed
         """
+        volume = self.open_volume(layer, folder, check)
+        if volume is None or not volume.mags:
+            return None
+        found = volume.unpack(volume.mags[0], folder, check)
+        volume.path.unlink()
+        return found
+
+    def open_volume(
+        self,
+        layer: VolumeLayerSummary,
+        folder: Path,
+        check: Callable[[], None] = lambda: None,
+    ) -> PackedVolume | None:
+        """Take the zip of a volume layer out of the annotation, and look at what is in it.
+
+        Arguments and errors are those of `unpack_volume`; None if there is no such zip, or nothing in it.
+        """
         if layer.location is None:
             return None
-        try:
+        with _explained(self.path):
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir(parents=True)
-            return self._unpack(layer.location, folder, check)
-        except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                raise DiskFull(f"cannot unpack {self.path}: the disk is full; free some space") from error
-            raise StorageFailed(f"cannot unpack {self.path}: {error.strerror}") from error
+            packed = folder / "volume.zip"
+            with self.path.open("rb") as stream:
+                entry = _entry_named(stream, layer.location, self._limits)
+                _unpack_to(packed, stream, entry, check)
+            return (
+                PackedVolume.of(packed, self.path, layer.location, self._limits) if entry.size_bytes else None
+            )
 
-    def _unpack(self, location: str, folder: Path, check: Callable[[], None]) -> Buckets | None:
-        packed = folder / "volume.zip"
-        with self.path.open("rb") as stream:
-            _unpack_to(packed, stream, _entry_named(stream, location, self._limits), check)
-        with packed.open("rb") as stream:
-            if packed.stat().st_size == 0:
-                return None
-            if not looks_like_archive(stream):
-                raise InvalidAnnotation(f"volume data {location!r} is no zip file; download it anew")
-            try:
-                found = _unpack_buckets(stream, self._limits, folder, check)
-            except (InvalidAnnotation, InvalidArchive) as error:
-                raise type(error)(f"volume data {location!r}: {error.message}") from error
-        packed.unlink()
-        return found
+    @property
+    def outer_limits(self) -> ArchiveLimits:
+        """Of the zip of the annotation itself."""
+        return _outer(self._limits)
+
+
+@dataclass(frozen=True)
+class PackedVolume:
+    """The zip of a volume layer, taken out of its annotation."""
+
+    path: Path
+    mags: tuple[StoredMag, ...]
+    """Those that hold any buckets, finest first."""
+    descriptions: Mapping[str, Entry]
+    """Files that describe magnifications."""
+    entry_count: int
+    limits: ArchiveLimits
+    annotation: Path
+    location: str
+    """Its name in the annotation."""
+
+    @classmethod
+    def of(cls, path: Path, annotation: Path, location: str, limits: Limits) -> PackedVolume:
+        inner = ArchiveLimits(BUCKETS_MAX, limits.bytes_max)
+        descriptions: dict[str, Entry] = {}
+        mags: set[StoredMag] = set()
+        count = 0
+        with _named(location), path.open("rb") as stream:
+            for entry in list_entries(stream, inner):
+                count += 1
+                if (found := _bucket_of(entry.name)) is not None:
+                    mags.add(found[0])
+                elif entry.name.rpartition("/")[2] in (wkw.HEADER_FILE, GROUP_FILE):
+                    descriptions[entry.name] = entry
+                elif entry.name.rpartition("/")[2] not in (PROPERTIES_FILE, ".zattrs", ".zgroup"):
+                    raise InvalidAnnotation(f"{entry.name!r} is no part of volume data that is understood")
+        in_order = sorted(mags, key=lambda found: (math.prod(found.mag.xyz), found))
+        return cls(path, tuple(in_order), descriptions, count, inner, annotation, location)
+
+    def unpack(self, chosen: StoredMag, folder: Path, check: Callable[[], None] = lambda: None) -> Buckets:
+        """Unpack the buckets of a magnification into a folder; errors are those of `Annotation.unpack_volume`."""
+        with _explained(self.annotation), _named(self.location), self.path.open("rb") as stream:
+            return self._unpack(stream, chosen, folder, check)
+
+    def _unpack(
+        self, stream: BinaryIO, chosen: StoredMag, folder: Path, check: Callable[[], None]
+    ) -> Buckets:
+        name = chosen.description
+        if name not in self.descriptions:
+            raise InvalidAnnotation(f"{name!r} is missing; download the annotation anew")
+        content = _read_small(stream, self.descriptions[name])
+        layout = _layout_of_wkw(content, name) if chosen.is_wkw else _layout_of_zarr(content, name)
+        known, entries = _list_buckets(stream, self.limits, chosen, layout)
+        buckets = create_buckets(folder, chosen, layout, known)
+        for shard, members in groupby(entries, key=lambda item: shard_of(item[0])):
+            pieces = ((xyz, _pieces_of(stream, entry, layout)) for xyz, entry in members)
+            write_shard(buckets, shard, pieces, check)
+        return buckets
 
 
 @dataclass(frozen=True)
@@ -209,14 +272,28 @@ class Buckets:
 
     array: MagArray
     """Zero where there is no bucket."""
-    edges: Vec3
-    """Size of a bucket in voxels of its mag."""
     file: str
     """Of the numbers of the buckets, sorted."""
+    stored: StoredMag
+    layout: Layout
 
     @property
     def mag(self) -> Mag:
         return self.array.mag
+
+    @property
+    def edges(self) -> Vec3:
+        """Size of a bucket in voxels of its mag."""
+        return self.layout.edges
+
+    @property
+    def positions(self) -> NDArray[np.int64]:
+        """Give the numbers of all buckets along x, y and z, (n, 3), in order z, y, x."""
+        return np.stack(position_of(_numbers(self.file)), axis=1)
+
+    def shard_file(self, shard: Vec3) -> Path:
+        """Give the file of a shard by its number along x, y and z."""
+        return Path(self.array.location).joinpath("c", *map(str, self.layout.in_order(shard, c=0)))
 
     def within(self, box: Box) -> list[Box]:
         """Give the buckets that touch a box, both in voxels of their mag."""
@@ -226,7 +303,7 @@ class Buckets:
             for start, stop, edge in zip(inside.topleft, inside.bottomright, self.edges, strict=True)
         ]
         x, y, z = np.meshgrid(*axes, indexing="ij") if not inside.is_empty else [np.zeros(0, np.int64)] * 3
-        wanted = _number(x, y, z).ravel()
+        wanted = number_of(x, y, z).ravel()
         known = _numbers(self.file)
         places = np.minimum(np.searchsorted(known, wanted), len(known) - 1)
         return [self._box(number) for number in wanted[known[places] == wanted].tolist()]
@@ -240,12 +317,12 @@ class Buckets:
             yield self._box(number)
 
     def _box(self, number: int) -> Box:
-        x, y, z = _position(number)
+        x, y, z = position_of(number)
         width, height, depth = self.edges
         return Box((x * width, y * height, z * depth), self.edges)
 
 
-class _Mag(NamedTuple):
+class StoredMag(NamedTuple):
     """A magnification in the zip of a volume layer."""
 
     mag: Mag
@@ -253,9 +330,19 @@ class _Mag(NamedTuple):
     """In the zip."""
     is_wkw: bool
 
+    @property
+    def description(self) -> str:
+        """Name of the file that describes it."""
+        return f"{self.folder}/{wkw.HEADER_FILE if self.is_wkw else GROUP_FILE}"
+
+    def beside(self, mag: Mag) -> StoredMag:
+        """Give another magnification of the same layer."""
+        above = self.folder.rpartition("/")[0]
+        return StoredMag(mag, f"{above}/{mag}" if above else str(mag), self.is_wkw)
+
 
 @dataclass(frozen=True)
-class _Layout:
+class Layout:
     """How the buckets of a magnification are stored."""
 
     edges: Vec3
@@ -265,6 +352,8 @@ class _Layout:
     """Buckets that there can be along x, y and z."""
     codecs: list[Json]
     """Of Zarr v3, that unpack a bucket."""
+    description: bytes
+    """Content of the file that says so."""
     separator: str = "/"
     header: wkw.Header | None = None
     """Of WKW."""
@@ -306,38 +395,28 @@ def _entry_named(stream: BinaryIO, name: str, limits: Limits) -> Entry:
     )
 
 
-def _unpack_buckets(
-    stream: BinaryIO, limits: Limits, folder: Path, check: Callable[[], None]
-) -> Buckets | None:
-    """Unpack the buckets of the finest magnification that has any."""
-    inner = ArchiveLimits(BUCKETS_MAX, limits.bytes_max)
-    described: dict[str, Entry] = {}
-    mags: set[_Mag] = set()
-    for entry in list_entries(stream, inner):
-        if (found := _bucket_of(entry.name)) is not None:
-            mags.add(found[0])
-        elif entry.name.rpartition("/")[2] in (wkw.HEADER_FILE, GROUP_FILE):
-            described[entry.name] = entry
-        elif entry.name.rpartition("/")[2] not in (PROPERTIES_FILE, ".zattrs", ".zgroup"):
-            raise InvalidAnnotation(f"{entry.name!r} is no part of volume data that is understood")
-    if not mags:
-        return None
-    chosen = min(mags, key=lambda found: (math.prod(found.mag.xyz), found))
-    name = f"{chosen.folder}/{wkw.HEADER_FILE if chosen.is_wkw else GROUP_FILE}"
-    if name not in described:
-        raise InvalidAnnotation(f"{name!r} is missing; download the annotation anew")
-    content = _read_small(stream, described[name])
-    layout = _layout_of_wkw(content, name) if chosen.is_wkw else _layout_of_zarr(content, name)
-    known, entries = _list_buckets(stream, inner, chosen, layout)
-    file = folder / "buckets.npy"
-    np.save(file, known)
-    buckets = Buckets(_array_of(folder / "buckets", chosen.mag, layout, known), layout.edges, str(file))
-    _write_shards(stream, folder / "buckets", layout, entries, check)
-    return buckets
+@contextmanager
+def _explained(annotation: Path) -> Iterator[None]:
+    """Say what it means when files cannot be read or written."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise DiskFull(f"cannot unpack {annotation}: the disk is full; free some space") from error
+        raise StorageFailed(f"cannot unpack {annotation}: {error.strerror}") from error
+
+
+@contextmanager
+def _named(location: str) -> Iterator[None]:
+    """Say in which zip of the annotation something is wrong."""
+    try:
+        yield
+    except (InvalidAnnotation, InvalidArchive) as error:
+        raise type(error)(f"volume data {location!r}: {error.message}") from error
 
 
 def _list_buckets(
-    stream: BinaryIO, limits: ArchiveLimits, chosen: _Mag, layout: _Layout
+    stream: BinaryIO, limits: ArchiveLimits, chosen: StoredMag, layout: Layout
 ) -> tuple[NDArray[np.int64], Iterator[tuple[Vec3, Entry]]]:
     """Give the numbers of the buckets of a magnification, sorted; and their entries, those of a shard together."""
     numbers, facts = array("q"), array("Q")
@@ -345,55 +424,84 @@ def _list_buckets(
         found = _bucket_of(entry.name)
         if found is None or found[0] != chosen:
             continue
-        numbers.append(_number(*_position_of(found[1], layout, entry.name)))
+        numbers.append(number_of(*_position_of(found[1], layout, entry.name)))
         # There may be very many: names follow from numbers, and take most of the memory.
         facts.extend((entry.method, entry.crc, entry.packed_bytes, entry.size_bytes, entry.offset))
     given = np.array(numbers, np.int64)
     known = np.sort(given)
     for again in known[1:][np.diff(known) == 0].tolist():
-        name = f"{chosen.folder}/{layout.name_of(_position(again))}"
+        name = f"{chosen.folder}/{layout.name_of(position_of(again))}"
         raise InvalidAnnotation(f"{name!r} is there twice; download the annotation anew")
-    x, y, z = (axis // _BUCKETS_PER_SHARD_EDGE for axis in _position(given))
-    order = np.lexsort((given, _number(x, y, z)))
+    x, y, z = (axis // _BUCKETS_PER_SHARD_EDGE for axis in position_of(given))
+    order = np.lexsort((given, number_of(x, y, z)))
     rows = np.array(facts, np.uint64).reshape(-1, 5)[order]
 
     def entries() -> Iterator[tuple[Vec3, Entry]]:
         for number, row in zip(given[order], rows, strict=True):
-            xyz = _position(int(number))
+            xyz = position_of(int(number))
             yield xyz, Entry(f"{chosen.folder}/{layout.name_of(xyz)}", *row.tolist())
 
     return known, entries()
 
 
-def _write_shards(
-    stream: BinaryIO,
-    folder: Path,
-    layout: _Layout,
-    entries: Iterable[tuple[Vec3, Entry]],
-    check: Callable[[], None],
+def create_buckets(folder: Path, stored: StoredMag, layout: Layout, numbers: NDArray[np.int64]) -> Buckets:
+    """Make a place for the buckets of a magnification; `write_shard` fills it.
+
+    Parameters
+    ----------
+    folder
+        For the files. Shards that are there already stay.
+    stored
+    layout
+    numbers : (n,)
+        Of the buckets, as `number_of` gives them, sorted.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / "buckets.npy"
+    np.save(file, numbers)
+    return Buckets(_array_of(folder / "buckets", stored.mag, layout, numbers), str(file), stored, layout)
+
+
+def write_shard(
+    buckets: Buckets,
+    shard: Vec3,
+    members: Iterable[tuple[Vec3, Iterable[bytes]]],
+    check: Callable[[], None] = lambda: None,
 ) -> None:
-    """Copy buckets as they are packed into the shards of a Zarr v3 array."""
-    for shard, members in groupby(entries, key=lambda item: _shard_of(item[0])):
-        path = folder.joinpath("c", *map(str, layout.in_order(shard, c=0)))
-        path.parent.mkdir(parents=True, exist_ok=True)
-        index = np.full((*layout.in_order((_BUCKETS_PER_SHARD_EDGE,) * 3, c=1), 2), _NO_BUCKET, "<u8")
-        with path.open("xb") as file:
-            for xyz, entry in members:
-                check()
-                start = file.tell()
-                for piece in _pieces_of(stream, entry, layout):
-                    file.write(piece)
-                x, y, z = (number % _BUCKETS_PER_SHARD_EDGE for number in xyz)
-                index[tuple(layout.in_order((x, y, z), c=0))] = start, file.tell() - start
-            file.write(index.tobytes())
+    """Write the buckets of a shard as they are packed into its file.
+
+    Parameters
+    ----------
+    buckets
+    shard : x, y, z
+        Its number.
+    members
+        The numbers of each bucket along the axes, and what the codecs of the layout unpack, in pieces.
+    check
+        Called before each bucket; may raise.
+    """
+    layout = buckets.layout
+    path = buckets.shard_file(shard)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    index = np.full((*layout.in_order((_BUCKETS_PER_SHARD_EDGE,) * 3, c=1), 2), _NO_BUCKET, "<u8")
+    with path.open("wb") as file:
+        for xyz, pieces in members:
+            check()
+            start = file.tell()
+            for piece in pieces:
+                file.write(piece)
+            x, y, z = (number % _BUCKETS_PER_SHARD_EDGE for number in xyz)
+            index[tuple(layout.in_order((x, y, z), c=0))] = start, file.tell() - start
+        file.write(index.tobytes())
 
 
-def _shard_of(xyz: Vec3) -> Vec3:
+def shard_of(xyz: Vec3) -> Vec3:
+    """Give the number of the shard that a bucket lies in."""
     x, y, z = xyz
     return x // _BUCKETS_PER_SHARD_EDGE, y // _BUCKETS_PER_SHARD_EDGE, z // _BUCKETS_PER_SHARD_EDGE
 
 
-def _pieces_of(stream: BinaryIO, entry: Entry, layout: _Layout) -> Iterator[bytes]:
+def _pieces_of(stream: BinaryIO, entry: Entry, layout: Layout) -> Iterator[bytes]:
     """Unpack a bucket from the zip, and give what the codecs of the layout unpack."""
     header = layout.header
     if header is None:
@@ -407,21 +515,21 @@ def _pieces_of(stream: BinaryIO, entry: Entry, layout: _Layout) -> Iterator[byte
         raise InvalidAnnotation(error.message) from error
 
 
-def _bucket_of(name: str) -> tuple[_Mag, tuple[int, ...]] | None:
+def _bucket_of(name: str) -> tuple[StoredMag, tuple[int, ...]] | None:
     """Tell of which magnification a file is a bucket, and its numbers: x, y, z, or those in its Zarr key."""
     try:
         if (cube := _WKW_CUBE.fullmatch(name)) is not None:
-            mag = _Mag(Mag.parse(cube["mag"]), cube["mag"], is_wkw=True)
+            mag = StoredMag(Mag.parse(cube["mag"]), cube["mag"], is_wkw=True)
             return mag, tuple(int(cube[axis]) for axis in "xyz")
         if (chunk := _ZARR_CHUNK.fullmatch(name)) is not None:
-            mag = _Mag(Mag.parse(chunk["mag"]), f"{chunk['layer']}/{chunk['mag']}", is_wkw=False)
+            mag = StoredMag(Mag.parse(chunk["mag"]), f"{chunk['layer']}/{chunk['mag']}", is_wkw=False)
             return mag, tuple(int(number) for number in re.split("[./]", chunk["index"])[1:])
     except InvalidGeometry as error:
         raise InvalidAnnotation(f"{name!r} lies in no magnification: {error.message}") from error
     return None
 
 
-def _position_of(numbers: tuple[int, ...], layout: _Layout, name: str) -> Vec3:
+def _position_of(numbers: tuple[int, ...], layout: Layout, name: str) -> Vec3:
     """Give the number of a bucket along x, y and z."""
     known = dict(zip("xyz" if layout.header is not None else layout.axes, numbers, strict=True))
     xyz = known["x"], known["y"], known["z"]
@@ -431,7 +539,7 @@ def _position_of(numbers: tuple[int, ...], layout: _Layout, name: str) -> Vec3:
     return xyz
 
 
-def _layout_of_wkw(content: bytes, name: str) -> _Layout:
+def _layout_of_wkw(content: bytes, name: str) -> Layout:
     try:
         header = wkw.Header.parse(content, name)
     except (InvalidDataset, UnsupportedFormat) as error:
@@ -442,10 +550,12 @@ def _layout_of_wkw(content: bytes, name: str) -> _Layout:
             "volume data has one channel of whole numbers, and a file for each block"
         )
     edges = (header.block_edge,) * 3
-    return _Layout(edges, header.dtype, CXYZ, (NUMBER_MAX,) * 3, wkw.frame_codecs(header), header=header)
+    return Layout(
+        edges, header.dtype, CXYZ, (NUMBER_MAX,) * 3, wkw.frame_codecs(header), content, header=header
+    )
 
 
-def _layout_of_zarr(content: bytes, name: str) -> _Layout:
+def _layout_of_zarr(content: bytes, name: str) -> Layout:
     try:
         stated = json.loads(content)
         axes: Axes = tuple(stated.get("dimension_names") or CXYZ)
@@ -478,12 +588,12 @@ def _layout_of_zarr(content: bytes, name: str) -> _Layout:
         )
     counts = tuple(min(NUMBER_MAX, -(-shape[axis] // chunk[axis])) for axis in "xyz")
     edges = (chunk["x"], chunk["y"], chunk["z"])
-    return _Layout(edges, dtype, axes, (counts[0], counts[1], counts[2]), codecs, separator)
+    return Layout(edges, dtype, axes, (counts[0], counts[1], counts[2]), codecs, content, separator)
 
 
-def _array_of(home: Path, mag: Mag, layout: _Layout, known: NDArray[np.int64]) -> MagArray:
+def _array_of(home: Path, mag: Mag, layout: Layout, known: NDArray[np.int64]) -> MagArray:
     """Describe the array that holds the buckets, and give a handle to it."""
-    numbers = _position(known)
+    numbers = position_of(known)
     first = [int(part.min()) * edge for part, edge in zip(numbers, layout.edges, strict=True)]
     stop = [(int(part.max()) + 1) * edge for part, edge in zip(numbers, layout.edges, strict=True)]
     box = Box((first[0], first[1], first[2]), (stop[0] - first[0], stop[1] - first[1], stop[2] - first[2]))
@@ -506,7 +616,7 @@ def _array_of(home: Path, mag: Mag, layout: _Layout, known: NDArray[np.int64]) -
         "codecs": [{"name": "sharding_indexed", "configuration": sharding}],
         "fill_value": 0,
     }
-    home.mkdir()
+    home.mkdir(exist_ok=True)
     (home / GROUP_FILE).write_text(json.dumps(described))
     return MagArray(str(home), mag, box, layout.dtype, 1, axes=layout.axes)
 
@@ -525,12 +635,12 @@ def _read_small(stream: BinaryIO, entry: Entry) -> bytes:
     return b"".join(unpack(stream, entry))
 
 
-def _number(x: Any, y: Any, z: Any) -> Any:
+def number_of(x: Any, y: Any, z: Any) -> Any:
     """Give one number to a bucket, by its numbers along the axes; or to many buckets at once."""
     return (z * NUMBER_MAX + y) * NUMBER_MAX + x
 
 
-def _position(number: Any) -> Any:
+def position_of(number: Any) -> Any:
     """Give the numbers of a bucket along x, y and z; or those of many buckets at once."""
     return number % NUMBER_MAX, number // NUMBER_MAX % NUMBER_MAX, number // NUMBER_MAX**2
 

@@ -1,4 +1,6 @@
-"""WEBKNOSSOS' own file format (WKW): a folder of cubes, each a file of small blocks, raw or packed by LZ4. Read only.
+"""WEBKNOSSOS' own file format (WKW): a folder of cubes, each a file of small blocks, raw or packed by LZ4.
+
+Read only, but for cubes of one block: that is how annotations keep their buckets.
 
 A magnification is a folder with ``header.wkw`` and cubes ``z<k>/y<j>/x<i>.wkw``. Blocks lie in Morton order in their
 cube, voxels with x varying fastest in their block, channels side by side. A cube without a file is all zero.
@@ -35,6 +37,8 @@ _HEADER = struct.Struct("<3s5BQ")
 _BLOSC = struct.Struct("<4B3I")
 _MAGIC, _VERSION = b"WKW", 1
 _RAW, _LZ4, _LZ4HC = 1, 2, 3
+_BLOCK_TYPE_AT = 5
+"""Byte of the header."""
 _DTYPES = (
     "uint8", "uint16", "uint32", "uint64", "float32", "float64", "int8", "int16", "int32", "int64",
 )  # fmt: skip
@@ -189,6 +193,30 @@ def _frame(content: bytes, size: int, *, is_packed: bool) -> bytes:
     flags = lz4 | is_whole if is_packed else is_copy
     before = _BLOSC.pack(2, 1, flags, 1, size, size, start + len(content))
     return before + struct.pack("<2I", _BLOSC.size + 4, len(content)) if is_packed else before
+
+
+def packed_cube(voxels: NDArray[Any], description: bytes) -> bytes:
+    """Give the file of a cube that has one block.
+
+    Parameters
+    ----------
+    voxels : (z, y, x)
+        All of the block.
+    description : bytes
+        Content of ``header.wkw``: says how it is packed.
+    """
+    header = Header.parse(description, HEADER_FILE)
+    content = voxels.astype(header.dtype.newbyteorder("<")).tobytes()
+    ends = b""
+    offset = _HEADER.size
+    if header.is_packed:
+        import imagecodecs
+
+        is_thorough = description[_BLOCK_TYPE_AT] == _LZ4HC
+        content = bytes(imagecodecs.lz4_encode(content, hc=is_thorough, header=False))
+        offset += 8
+        ends = struct.pack("<Q", offset + len(content))
+    return description[: _HEADER.size - 8] + struct.pack("<Q", offset) + ends + content
 
 
 def frame_codecs(header: Header) -> list[Json]:

@@ -1,4 +1,4 @@
-"""Zip archives of stored (uncompressed) entries whose checksums are known before they are written.
+"""Zip archives of entries whose sizes and checksums are known before they are written.
 
 Where an entry begins follows from the sizes of those before it, nothing depends on the time or the machine, and an
 archive may be as large as the disk (zip64). Format: PKWARE, APPNOTE.TXT 6.3.10.
@@ -17,6 +17,7 @@ _LIMIT32, _LIMIT16 = 0xFFFFFFFF, 0xFFFF
 _DATE = 0x21
 """1980-01-01, the earliest there is: equal inputs give equal archives."""
 _UTF8_NAME = 0x800
+_STORED, _DEFLATED = 0, 8
 _PLAIN, _ZIP64 = 20, 45
 """Version of the format that a reader must know."""
 _MADE_BY_UNIX = 3 << 8
@@ -32,18 +33,30 @@ class Entry:
     """Where its header begins."""
     size: int
     crc: int
+    """Of what it unpacks to, as `size`."""
+    deflated: int | None = None
+    """How many bytes it takes, if it is deflated instead of stored."""
+
+    @property
+    def stored_size(self) -> int:
+        """How many bytes of it stand in the archive."""
+        return self.size if self.deflated is None else self.deflated
+
+    @property
+    def _method(self) -> int:
+        return _STORED if self.deflated is None else _DEFLATED
 
     @property
     def header(self) -> bytes:
         """What stands before its bytes."""
         name = self.name.encode()
-        is_large = self.size >= _LIMIT32
-        extra = struct.pack("<HHQQ", 1, 16, self.size, self.size) if is_large else b""
-        size = min(self.size, _LIMIT32)
+        is_large = max(self.size, self.stored_size) >= _LIMIT32
+        extra = struct.pack("<HHQQ", 1, 16, self.size, self.stored_size) if is_large else b""
+        size, stored = (_LIMIT32, _LIMIT32) if is_large else (self.size, self.stored_size)
         return (
             struct.pack(
-                "<4sHHHHHIIIHH", b"PK\3\4", _ZIP64 if is_large else _PLAIN, _UTF8_NAME, 0, 0, _DATE, self.crc, size,
-                size, len(name), len(extra),
+                "<4sHHHHHIIIHH", b"PK\3\4", _ZIP64 if is_large else _PLAIN, _UTF8_NAME, self._method, 0, _DATE,
+                self.crc, stored, size, len(name), len(extra),
             )
             + name
             + extra
@@ -52,20 +65,20 @@ class Entry:
     @property
     def end(self) -> int:
         """Offset of the first byte after it."""
-        return self.offset + len(self.header) + self.size
+        return self.offset + len(self.header) + self.stored_size
 
     @property
     def listing(self) -> bytes:
         """How the directory at the end of the archive lists it."""
         name = self.name.encode()
-        large = [value for value in (self.size, self.size, self.offset) if value >= _LIMIT32]
+        large = [value for value in (self.size, self.stored_size, self.offset) if value >= _LIMIT32]
         extra = struct.pack(f"<HH{len(large)}Q", 1, 8 * len(large), *large) if large else b""
         version = _ZIP64 if large else _PLAIN
-        size, offset = min(self.size, _LIMIT32), min(self.offset, _LIMIT32)
+        size, stored, offset = (min(value, _LIMIT32) for value in (self.size, self.stored_size, self.offset))
         return (
             struct.pack(
-                "<4sHHHHHHIIIHHHHHII", b"PK\1\2", _MADE_BY_UNIX | version, version, _UTF8_NAME, 0, 0, _DATE, self.crc,
-                size, size, len(name), len(extra), 0, 0, 0, _PLAIN_FILE, offset,
+                "<4sHHHHHHIIIHHHHHII", b"PK\1\2", _MADE_BY_UNIX | version, version, _UTF8_NAME, self._method, 0, _DATE,
+                self.crc, stored, size, len(name), len(extra), 0, 0, 0, _PLAIN_FILE, offset,
             )
             + name
             + extra

@@ -119,6 +119,9 @@ class Inputs(Protocol):
     def source_bytes(self, ref: SourceRef) -> int:
         """Tell about how much a source takes without loss, in bytes; 0 if that cannot be told."""
 
+    def annotation_bytes(self, ref: AnnotationRef) -> int:
+        """Tell how large the file of an annotation is, in bytes; 0 if that cannot be told."""
+
 
 Measure = Callable[[Any, Inputs], int]
 """Measures a job with these params."""

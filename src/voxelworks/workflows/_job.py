@@ -53,6 +53,7 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 _ARCHIVE_LIMITS = ArchiveLimits(entries_max=200_000, bytes_max=2**50)
 """The disk limits the bytes."""
+_SMALLER_FILE = "choose a smaller box or a coarser mag"
 
 
 class Reporter(Protocol):
@@ -295,25 +296,29 @@ class Job:
         if Path(target).exists() or Path(target).is_symlink():
             raise TargetExists(f"{name} exists already; choose another name, or remove it first")
         folder.require_writable()
-        self._require_room(folder, size_bytes)
+        self._require_room(folder, size_bytes, _SMALLER_FILE)
         self._begin("artifact", target, place, None, inputs)
         self._media_type = media_type
         return self.folder.result / Path(name).name
 
-    def _require_room(self, folder: AttemptFolder, size_bytes: int) -> None:
+    def require_room(self, size_bytes: int, *, remedy: str) -> None:
+        """Do the same check again for a file whose size is known only when its input was looked at."""
+        self._require_room(self.folder, size_bytes, remedy)
+
+    def _require_room(self, folder: AttemptFolder, size_bytes: int, remedy: str) -> None:
         most = self.settings.artifact_bytes_max
         if most is not None and size_bytes > most:
             raise InvalidParams(
                 f"the file may take {size_text(size_bytes)}, and files of at most {size_text(most)} are made here; "
-                "choose a smaller box or a coarser mag"
+                f"{remedy}"
             )
         # What an earlier attempt has written is part of it.
         written = sum(path.stat().st_size for path in folder.work.rglob("*") if path.is_file())
         free = shutil.disk_usage(folder.work if folder.work.exists() else folder.home).free + written
         if size_bytes > free:
             raise DiskFull(
-                f"the file may take {size_text(size_bytes)}, and {size_text(free)} are free on the disk; choose a "
-                "smaller box or a coarser mag, or free some space"
+                f"the file may take {size_text(size_bytes)}, and {size_text(free)} are free on the disk; "
+                f"{remedy}, or free some space"
             )
 
     def change(self, change: LayerChange) -> None:

@@ -11,11 +11,11 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from voxelworks.errors import WrongCategory
 from voxelworks.geometry import Box, Mag
 from voxelworks.ops.relabelling import merged_ids, replace_labels
 from voxelworks.volumes.annotations import Buckets, Skeleton
-from voxelworks.volumes.arrays import MagArray
-from voxelworks.volumes.streaming import StreamedArray
+from voxelworks.volumes.dataset import Dataset, Layer
 
 PIECE = (128, 128, 128)
 """Voxels (x, y, z) that are looked at together: nodes of skeletons, and what is read in another mag."""
@@ -23,11 +23,39 @@ _PIECES_PER_BLOCK = 64
 Voxels = NDArray[Any]
 
 
+class Below(Protocol):
+    """A layer in one magnification. Picklable."""
+
+    @property
+    def mag(self) -> Mag: ...
+
+    @property
+    def dtype(self) -> np.dtype[Any]: ...
+
+    def read(self, box: Box) -> Voxels:
+        """Read a box, given in voxels of its mag, as (1, z, y, x)."""
+
+
+def segmentation_below(dataset: Dataset, name: str) -> Layer:
+    """Give the layer that an annotation lies over.
+
+    Raises
+    ------
+    LayerNotFound, WrongCategory
+    """
+    layer = dataset.layer(name)
+    if layer.category != "segmentation":
+        raise WrongCategory(
+            f"layer {name!r} is a {layer.category} layer; name a segmentation with fallback_layer"
+        )
+    return layer
+
+
 @dataclass(frozen=True)
 class Fallback:
     """The layer below an annotation."""
 
-    array: MagArray | StreamedArray
+    array: Below
     """With a `StreamedArray` the edits are in it, too."""
     box: Box
     """Of the layer, in mag 1: what lies outside does not count."""
@@ -107,7 +135,7 @@ class MergedVolume:
             for bucket in self.edits.within(box.in_mag(factor)):
                 yield bucket.from_mag(factor)
 
-    def _copy(self, array: MagArray | StreamedArray, part: Box, voxels: Voxels, box: Box) -> None:
+    def _copy(self, array: Below, part: Box, voxels: Voxels, box: Box) -> None:
         """Copy a part of `box` from an array, enlarged if that is coarser."""
         factor = array.mag.relative_to(self.mag)
         covering = part.in_mag(factor)

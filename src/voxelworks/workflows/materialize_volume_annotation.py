@@ -14,7 +14,6 @@ from voxelworks.errors import (
     InvalidParams,
     TargetExists,
     UnsupportedDtype,
-    WrongCategory,
 )
 from voxelworks.geometry import Box, Mag
 from voxelworks.protocol.foreign import native_id
@@ -256,6 +255,8 @@ def _fallback(
     volume: VolumeLayerSummary | None,
 ) -> Layer | None:
     """Find the layer below the annotation; None if it has none."""
+    from voxelworks.workflows._materialize import segmentation_below
+
     stated = volume or next(iter(annotation.summary.volume_layers), None)
     name = params.fallback_layer or (stated.fallback_layer if stated else None)
     if name is None and volume is not None:
@@ -268,12 +269,7 @@ def _fallback(
                 f"{', '.join(found) or 'the dataset has none'}"
             )
         name = found[0]
-    layer = dataset.layer(name)
-    if layer.category != "segmentation":
-        raise WrongCategory(
-            f"layer {name!r} is a {layer.category} layer; name a segmentation with fallback_layer"
-        )
-    return layer
+    return segmentation_below(dataset, name)
 
 
 def _output_name(

@@ -72,6 +72,7 @@ def site(tmp_path: Path) -> Iterator[Site]:
 def test_only_what_can_work_on_a_dataset_is_offered(site: Site):
     elsewhere = [
         "apply_mapping",
+        "downsample_volume_annotation",
         "export_ome_zarr",
         "export_tiff",
         "make_segmented",
@@ -84,6 +85,7 @@ def test_only_what_can_work_on_a_dataset_is_offered(site: Site):
             "compute_segment_statistics",
             "describe",
             "downsample",
+            "downsample_volume_annotation",
             "export_ome_zarr",
             "export_tiff",
             "find_largest_segment_id",

@@ -116,6 +116,7 @@ CONVERT_FORM = {
 }  # fmt: skip
 LAYER = {"layer": {"dataset": "{ref}", "layer": "color"}}
 MAPPED = {"layer": {"dataset": "{ref}", "layer": "color"}, "mapping": "m", "target": "{new}-mapped"}
+SHRUNK = {"dataset": "{ref}", "annotation": "{annotation_id}"}
 ANNOTATED = {"dataset": "{ref}", "annotation": "{annotation_id}", "target": "{new}-made"}
 
 API = {
@@ -128,6 +129,7 @@ API = {
     "POST /workflows/compute_segment_index_file/jobs": case(ALL, "dataset", json=LAYER, ok={201, 422}),
     "POST /workflows/compute_segment_statistics/jobs": case(ALL, "dataset", json=LAYER, ok={201, 422}),
     "POST /workflows/downsample/jobs": case(ALL, "dataset", json=LAYER, ok={201, 422}),
+    "POST /workflows/downsample_volume_annotation/jobs": case(ALL, "annotated_dataset", json=SHRUNK),
     "POST /workflows/export_ome_zarr/jobs": case(ALL, "dataset", json=LAYER),
     "POST /workflows/export_tiff/jobs": case(ALL, "dataset", json=LAYER),
     "POST /workflows/materialize_volume_annotation/jobs": case(ALL, "annotated_dataset", json=ANNOTATED),
