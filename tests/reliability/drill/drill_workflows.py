@@ -7,6 +7,8 @@ import time
 from pathlib import Path
 from typing import Any, Literal
 
+from pydantic import Field
+
 from voxelworks.errors import StorageFailed
 from voxelworks.geometry import VoxelSize
 from voxelworks.protocol.messages import Progress
@@ -25,16 +27,16 @@ class DrillParams(Params):
     target: NewDatasetRef
     """Dataset to make."""
 
-    seconds: float = 0.0
+    seconds: float = Field(default=0.0, ge=0)
     """How long to work."""
 
     deed: Deed = "work"
     """Work, kill the worker, or fill the disk."""
 
-    voxels: int = 10_000_000
+    voxels: int = Field(default=10_000_000, ge=0)
     """What to charge for."""
 
-    lines: int = 0
+    lines: int = Field(default=0, ge=0)
     """How many lines to print."""
 
 
