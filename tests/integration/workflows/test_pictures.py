@@ -10,7 +10,7 @@ import voxelworks
 from voxelworks.errors import StorageFailed, TargetNotWritable
 from voxelworks.settings import Settings
 from voxelworks.testing.independent_writers import write_tiff
-from voxelworks.volumes import ome
+from voxelworks.volumes import ome, previews
 from voxelworks.volumes.previews import INDEX_FILE, PREVIEW_FOLDER, read_index
 from voxelworks.workflows import _previews, publishing
 
@@ -115,7 +115,7 @@ def test_pictures_that_cannot_be_published_harm_no_addition(dataset, monkeypatch
     def fail(*_, **__):
         raise OSError("no wall")
 
-    monkeypatch.setattr(publishing, "adopt", fail)
+    monkeypatch.setattr(previews, "adopt", fail)
     voxelworks.run("downsample", dataset=str(dataset), layer="color", coarsest_mag="2-2-1", settings=SETTINGS)
     mags = json.loads((dataset / "datasource-properties.json").read_text())["dataLayers"][0]["mags"]
     assert [mag["mag"] for mag in mags] == [[1, 1, 1], [2, 2, 1]]

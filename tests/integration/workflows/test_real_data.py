@@ -58,13 +58,13 @@ def test_real_stacks_are_converted_voxel_for_voxel(name, file, suffix, test_data
         coarsest_mag=coarsest,
     )  # fmt: skip
     assert answer["mags"] == mags
-    assert (read_mag(target, "color", "1") == volume[None]).all()
+    assert (read_mag(target, category, "1") == volume[None]).all()
     expected, finer = volume, "1"
     for mag in mags[1:]:
         factors = [b // a for a, b in zip(parts(finer), parts(mag), strict=True)]
         method = "mean" if category == "color" else "mode"
         expected, finer = shrink(expected, tuple(factors[::-1]), method), mag
-        assert (read_mag(target, "color", mag)[0] == expected).all()
+        assert (read_mag(target, category, mag)[0] == expected).all()
     largest = properties(target)["dataLayers"][0].get("largestSegmentId")
     assert largest == (None if category == "color" else int(volume.max()))
 
