@@ -47,23 +47,6 @@ def test_a_running_job_is_watched_without_reloading(site, open_page):
     expect(page.get_by_role("button", name="Retry")).to_be_visible()
 
 
-@pytest.mark.parametrize("place", ["list", "job"])
-def test_a_bar_glides_to_its_new_width(site, open_page, place):
-    job_id = site.convert(f"gliding_{place}")
-    site.take(job_id)
-    site.worker.renew(Progress(phase="color: mag 1", done=1, total=4))
-    page = open_page("/jobs" if place == "list" else f"/jobs/{job_id}")
-    bar = page.locator(f"#bar-{job_id}-fill" if place == "list" else "#job-bar-fill")
-    expect(bar).to_have_attribute("width", "25.0%")
-    page.evaluate(
-        "addEventListener('transitionrun', event => document.body.dataset.glided = event.target.id)"
-    )
-    site.worker.renew(Progress(phase="color: mag 1", done=2, total=4))
-    expect(bar).to_have_attribute("width", "50.0%")
-    expect(page.locator("body")).to_have_attribute("data-glided", bar.get_attribute("id"))
-    site.worker.fail("user_input", "not-wanted", "only its bar was wanted")
-
-
 def test_a_log_is_followed_until_somebody_scrolls_up(site, open_page):
     job_id = site.convert("followed")
     site.take(job_id)

@@ -168,12 +168,6 @@
   document.addEventListener("visibilitychange", tick);
   document.addEventListener("htmx:afterSettle", tick);
 
-  // A bar glides from the width that it had: htmx gives it to the new element until that settles, but a browser takes
-  // no width for a start that it has not computed, and it may settle before the next frame.
-  document.addEventListener("htmx:afterSwap", (event) => {
-    for (const fill of event.target.querySelectorAll(".bar-fill")) getComputedStyle(fill).getPropertyValue("width");
-  });
-
   // Small helpers
 
   document.addEventListener("click", async (event) => {
