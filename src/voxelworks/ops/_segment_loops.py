@@ -1,4 +1,4 @@
-"""Compiled loops over labels. All but the first work on small numbers that stand for ids, so that sums lie in arrays.
+"""Compiled loops over labels. Those that add up work on small numbers that stand for ids, so that sums lie in arrays.
 
 Nothing branches on more than "is it the same as before": neighbours along x mostly are.
 """
@@ -70,44 +70,51 @@ def _grown(ids: Array, size: int) -> tuple[Array, Array, Array]:
 
 
 @compiled
-def find_in_buckets(numbers: Array, edge: int, shift: Array, count: int) -> Array:
-    """List which numbers lie in which bucket: rows of number and bucket (z, y, x), buckets in order.
+def find_in_buckets(labels: Array, edge: int, shift: Array) -> tuple[Array, Array]:
+    """List which ids other than 0 lie in which bucket: ids (n,), and buckets (n, 3) in order (z, y, x).
 
-    `shift` (3,) is where `numbers` (z, y, x) begins, in voxels of the grid of the buckets.
+    `shift` (3,) is where `labels` (z, y, x) begins, in voxels of the grid of the buckets. One hash table serves all
+    buckets, at most half full: what it holds of earlier ones is told by its stamp.
     """
-    found = np.empty((1024, 4), np.int64)
-    used = 0
-    seen = np.zeros(count, np.int64)
-    stamp = 0
+    size = 1024
+    while size < 2 * min(labels.size, edge**3):
+        size *= 2
+    keys, stamps = np.zeros(size, np.uint64), np.zeros(size, np.int32)
+    ids, buckets = np.empty(1024, np.uint64), np.empty((1024, 3), np.int64)
+    used = stamp = 0
     first = shift // edge
-    last = (shift + np.array(numbers.shape) - 1) // edge
+    last = (shift + np.array(labels.shape) - 1) // edge
     for bz in range(first[0], last[0] + 1):
-        z0, z1 = max(bz * edge - shift[0], 0), min((bz + 1) * edge - shift[0], numbers.shape[0])
+        z0, z1 = max(bz * edge - shift[0], 0), min((bz + 1) * edge - shift[0], labels.shape[0])
         for by in range(first[1], last[1] + 1):
-            y0, y1 = max(by * edge - shift[1], 0), min((by + 1) * edge - shift[1], numbers.shape[1])
+            y0, y1 = max(by * edge - shift[1], 0), min((by + 1) * edge - shift[1], labels.shape[1])
             for bx in range(first[2], last[2] + 1):
-                x0, x1 = max(bx * edge - shift[2], 0), min((bx + 1) * edge - shift[2], numbers.shape[2])
+                x0, x1 = max(bx * edge - shift[2], 0), min((bx + 1) * edge - shift[2], labels.shape[2])
                 stamp += 1
                 for z in range(z0, z1):
                     for y in range(y0, y1):
-                        row = numbers[z, y]
+                        row = labels[z, y]
                         x = x0
                         while x < x1:
-                            number = row[x]
+                            label = row[x]
                             x += 1
-                            while x < x1 and row[x] == number:
+                            while x < x1 and row[x] == label:
                                 x += 1
-                            if number == 0 or seen[number] == stamp:
+                            if label == 0:
                                 continue
-                            seen[number] = stamp
-                            if used == found.shape[0]:
-                                more = np.empty((2 * used, 4), np.int64)
-                                more[:used] = found
-                                found = more
-                            found[used, 0], found[used, 1] = number, bz
-                            found[used, 2], found[used, 3] = by, bx
+                            key = np.uint64(label)
+                            slot = _slot(key, size)
+                            while stamps[slot] == stamp and keys[slot] != key:
+                                slot = (slot + 1) & (size - 1)
+                            if stamps[slot] == stamp:
+                                continue
+                            keys[slot], stamps[slot] = key, stamp
+                            if used == ids.size:
+                                ids, buckets = np.append(ids, ids), np.concatenate((buckets, buckets))
+                            ids[used] = key
+                            buckets[used, 0], buckets[used, 1], buckets[used, 2] = bz, by, bx
                             used += 1
-    return found[:used].copy()
+    return ids[:used].copy(), buckets[:used].copy()
 
 
 @compiled

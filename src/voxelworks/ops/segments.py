@@ -58,13 +58,18 @@ def number_labels(labels: Labels) -> tuple[NDArray[np.int32], NDArray[np.uint64]
     """
     from voxelworks.ops import _segment_loops as loops  # slow import: only who looks at voxels
 
+    numbers = np.empty(labels.shape, np.int32)
+    ids = loops.number_labels(_unsigned(labels).reshape(-1), numbers.reshape(-1))
+    return numbers, ids
+
+
+def _unsigned(labels: Labels) -> Labels:
+    """Give labels as unsigned integers, in one piece."""
     if labels.dtype.kind == "i":
         if labels.size and int(labels.min()) < 0:
             raise InvalidDataset(f"there is a segment id {int(labels.min())}; ids must not be negative")
         labels = labels.view(f"u{labels.dtype.itemsize}")
-    numbers = np.empty(labels.shape, np.int32)
-    ids = loops.number_labels(np.ascontiguousarray(labels).reshape(-1), numbers.reshape(-1))
-    return numbers, ids
+    return np.ascontiguousarray(labels)
 
 
 def find_in_buckets(
@@ -85,12 +90,15 @@ def find_in_buckets(
     ids : (n,) uint64
     buckets : (n, 3) int64
         Index (z, y, x) of a bucket that holds the segment beside it; each pair once.
+
+    Raises
+    ------
+    InvalidDataset
+        If an id is negative.
     """
     from voxelworks.ops import _segment_loops as loops  # slow import: only who looks at voxels
 
-    numbers, ids = number_labels(labels)
-    found = loops.find_in_buckets(numbers, edge, np.array(start_zyx, np.int64), len(ids))
-    return ids[found[:, 0]], found[:, 1:]
+    return loops.find_in_buckets(_unsigned(labels), edge, np.array(start_zyx, np.int64))
 
 
 def record_dtype(value_count: int = 0) -> np.dtype[Any]:
