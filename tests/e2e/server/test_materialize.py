@@ -16,9 +16,11 @@ import pytest
 
 from voxelworks.client import Client, ServerInfo
 from voxelworks.geometry import MAG1, Box, VoxelSize
+from voxelworks.protocol.views import AnnotationSummary
 from voxelworks.settings import Settings
 from voxelworks.testing.independent_volumes import VolumeLayer, write_annotation
 from voxelworks.testing.server import running_server
+from voxelworks.volumes.annotations import Annotation, Limits
 from voxelworks.volumes.dataset import Dataset
 
 pytestmark = pytest.mark.browser
@@ -74,10 +76,7 @@ def test_a_person_uploads_an_annotation_and_sees_what_became_of_it(site, open_pa
     layer = VolumeLayer({"1": {(1, 1, 1): voxels}}, fallback="cells")
     file = write_annotation(tmp_path / "splits.zip", [layer], dataset="neurons")
     page = open_page("/annotations")
-    page.get_by_label("NML or zip").set_input_files(file)
-    page.get_by_role("button", name="Upload", exact=True).click()
-    playwright.expect(page.get_by_text("The annotation is in the list.")).to_be_visible()
-    [annotation] = site.client.list_annotations()
+    annotation = upload(site, page, file)
 
     page.goto(site.info.url + "/workflows/materialize_volume_annotation/new")
     page.locator("#input-dataset").select_option("neurons")
@@ -90,6 +89,50 @@ def test_a_person_uploads_an_annotation_and_sees_what_became_of_it(site, open_pa
     for box, value in (("8,8,8,8,8,8", EDITED), ("16,8,8,8,8,8", BELOW)):
         page.goto(f"{site.info.url}/datasets/neurons_split/view?layer=cells_materialized&box={box}")
         assert value_in_the_middle(page) == str(value)
+
+
+def test_a_person_downloads_an_annotation_with_coarser_magnifications(site, open_page, tmp_path: Path):
+    voxels = np.full((8, 8, 8), EDITED, np.uint32)
+    layer = VolumeLayer({"1": {(1, 1, 1): voxels}}, name="Strokes", fallback="cells")
+    page = open_page("/annotations", accept_downloads=True)
+    annotation = upload(site, page, write_annotation(tmp_path / "fine.zip", [layer], dataset="neurons"))
+
+    page.goto(site.info.url + "/workflows/downsample_volume_annotation/new")
+    page.locator("#input-dataset").select_option("neurons")
+    page.locator("#input-annotation").select_option(annotation.id)
+    page.locator("#input-coarsest_mag").fill("2-2-1")
+    if shots := os.environ.get("SHOTS"):
+        page.screenshot(path=f"{shots}/downsample_form.png", full_page=True)
+    page.get_by_role("button", name="Submit").first.click()
+    page.wait_for_url("**/jobs/*")
+    playwright.expect(page.locator(".status .badge")).to_have_text("Succeeded")
+    if shots:
+        page.screenshot(path=f"{shots}/downsample_job.png", full_page=True)
+        page.set_viewport_size({"width": 390, "height": 800})
+        page.emulate_media(color_scheme="dark")
+        page.screenshot(path=f"{shots}/downsample_job_dark.png", full_page=True)
+        page.set_viewport_size({"width": 1280, "height": 860})
+    with page.expect_download() as downloading:
+        page.locator("#download").click()
+    downloading.value.save_as(tmp_path / "coarse.zip")
+
+    file = Annotation.open(tmp_path / "coarse.zip", Limits(2**20, 2**24))
+    volume = file.open_volume(file.volume_layer("Strokes"), tmp_path / "volume")
+    assert [str(stored.mag) for stored in volume.mags] == ["1", "2-2-1"]
+    coarse = volume.unpack(volume.mags[-1], tmp_path / "coarse")
+    expected = np.full((8, 8, 8), BELOW, np.uint32)
+    expected[:, 4:, 4:] = EDITED
+    assert (coarse.array.read(Box((0, 0, 8), (8, 8, 8)))[0] == expected).all()
+
+
+def upload(site: WorkingSite, page, file: Path) -> AnnotationSummary:
+    """Upload an annotation by the page, and give what the server knows of it."""
+    known = {annotation.id for annotation in site.client.list_annotations()}
+    page.get_by_label("NML or zip").set_input_files(file)
+    page.get_by_role("button", name="Upload", exact=True).click()
+    playwright.expect(page.get_by_text("The annotation is in the list.")).to_be_visible()
+    [annotation] = [found for found in site.client.list_annotations() if found.id not in known]
+    return annotation
 
 
 def value_in_the_middle(page) -> str:
