@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from urllib.parse import urlencode
 
@@ -100,4 +101,6 @@ def _text(value: object) -> str:
         return f"{value:,}".replace(",", "\u202f")
     if isinstance(value, list | tuple):
         return ", ".join(_text(item) for item in value) or "none"
+    if isinstance(value, Mapping):
+        return "; ".join(f"{key.replace('_', ' ')} {_text(item)}" for key, item in value.items()) or "none"
     return "–" if value is None else str(value)

@@ -248,8 +248,9 @@ def _heading(name: str) -> str:
 class ParamField:
     """One thing a person fills in: a command-line option, or an input of a form.
 
-    Nested params are flattened: a layer reference gives the fields `dataset` and `layer`; a list of models gives
-    its fields with `is_repeated`, filled in once for each item.
+    Nested params are flattened: a layer reference gives the fields `dataset` and its own name, such as `layer`, each
+    further one `NAME_dataset` and `NAME`; a list of models gives its fields with `is_repeated`, filled in once for
+    each item.
     """
 
     name: str
@@ -512,8 +513,12 @@ def _fields(
             if not issubclass(kind, LayerRef):
                 raise TypeError(f"{model.__name__}.{name}: {kind.__name__} cannot be filled in by a person")
             needed, help_ = info.is_required(), info.description or ""
+            # A further layer may be one of another dataset.
+            is_further = any(field.kind == "layer" for field in found)
+            beside = f"{name}_dataset" if is_further else "dataset"
+            about = f"Dataset of the layer `{name}`." if is_further else "Dataset to work on."
             found += [
-                ParamField("dataset", (*path, "dataset"), "dataset", "Dataset to work on.", needed, None),
+                ParamField(beside, (*path, "dataset"), "dataset", about, needed, None),
                 ParamField(name, (*path, "layer"), "layer", help_, needed, None, category=kind.category),
             ]
         else:

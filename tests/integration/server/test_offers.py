@@ -73,6 +73,7 @@ def test_only_what_can_work_on_a_dataset_is_offered(site: Site):
     elsewhere = [
         "apply_mapping",
         "downsample_volume_annotation",
+        "evaluate_segmentation",
         "export_ome_zarr",
         "export_tiff",
         "make_segmented",
@@ -86,6 +87,7 @@ def test_only_what_can_work_on_a_dataset_is_offered(site: Site):
             "describe",
             "downsample",
             "downsample_volume_annotation",
+            "evaluate_segmentation",
             "export_ome_zarr",
             "export_tiff",
             "find_largest_segment_id",

@@ -115,6 +115,7 @@ CONVERT_FORM = {
     "action": "submit",
 }  # fmt: skip
 LAYER = {"layer": {"dataset": "{ref}", "layer": "color"}}
+JUDGED = {**LAYER, "truth": {"dataset": "{ref}", "layer": "truth"}}
 MAPPED = {"layer": {"dataset": "{ref}", "layer": "color"}, "mapping": "m", "target": "{new}-mapped"}
 SHRUNK = {"dataset": "{ref}", "annotation": "{annotation_id}"}
 ANNOTATED = {"dataset": "{ref}", "annotation": "{annotation_id}", "target": "{new}-made"}
@@ -130,6 +131,7 @@ API = {
     "POST /workflows/compute_segment_statistics/jobs": case(ALL, "dataset", json=LAYER, ok={201, 422}),
     "POST /workflows/downsample/jobs": case(ALL, "dataset", json=LAYER, ok={201, 422}),
     "POST /workflows/downsample_volume_annotation/jobs": case(ALL, "annotated_dataset", json=SHRUNK),
+    "POST /workflows/evaluate_segmentation/jobs": case(ALL, "dataset", json=JUDGED, ok={201, 422}),
     "POST /workflows/export_ome_zarr/jobs": case(ALL, "dataset", json=LAYER),
     "POST /workflows/export_tiff/jobs": case(ALL, "dataset", json=LAYER),
     "POST /workflows/materialize_volume_annotation/jobs": case(ALL, "annotated_dataset", json=ANNOTATED),
@@ -901,6 +903,7 @@ UNCHANGED = {
     "POST /workflows/find_largest_segment_id/jobs of /api/v1": 422,
     "POST /workflows/compute_segment_index_file/jobs of /api/v1": 422,
     "POST /workflows/compute_segment_statistics/jobs of /api/v1": 422,
+    "POST /workflows/evaluate_segmentation/jobs of /api/v1": 422,
     "POST /workflows/{name}/new of ": 422,  # shows the form again, as fields are missing
     "POST /account/organization of /api/v1": 422, "POST /account/organization of ": 422, "POST /logout of ": 303,
     "POST /userToken/generate of /api": 200,

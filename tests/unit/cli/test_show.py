@@ -19,8 +19,8 @@ def test_a_duration_is_written_as_people_say_it(seconds: float, text: str) -> No
 
 
 def test_values_lose_the_marks_of_json() -> None:
-    value = {"layers": ["color", "labels"], "pyramid": True, "mag": None}
-    assert plain(value) == "layers color, labels, pyramid yes, mag -"
+    value = {"layers": ["color", "labels"], "pyramid": True, "mag": None, "most_voxels": 7}
+    assert plain(value) == "layers color, labels; pyramid yes; mag -; most voxels 7"
 
 
 def test_a_line_keeps_the_time_when_its_job_began() -> None:
