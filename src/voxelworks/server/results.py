@@ -14,6 +14,7 @@ from voxelworks.server.context import Context
 from voxelworks.server.pictures import ShownLayer, shown_layers
 from voxelworks.server.rendering import bytes_text
 from voxelworks.server.segments import TableFile, tables_of
+from voxelworks.workflows import heading, words_of
 
 LAYERS_MAX = 3
 """Layers of which the page of a job shows pictures."""
@@ -27,6 +28,8 @@ class ResultView:
 
     values: tuple[tuple[str, str], ...]
     """Names and texts of what the workflow answered."""
+    groups: tuple[tuple[str, tuple[tuple[str, str], ...]], ...]
+    """Further ones, folded away: their name, and what is in each."""
     dataset: DatasetView | None
     """Where it can be opened; None if it is gone, or the job made no files."""
     size_bytes: int
@@ -39,10 +42,11 @@ def describe_result(context: Context, job: JobView) -> ResultView | None:
     if job.result is None or job.state != "succeeded":
         return None
     dataset = _dataset(context, job.result.place) if job.publication == "published" else None
-    values = tuple(
-        (key.replace("_", " ").capitalize(), _text(value)) for key, value in job.result.value.items()
-    )
-    return ResultView(values, dataset, job.result.size_bytes, view_of(job, dataset))
+    told = job.result.value
+    groups = {key: _facts(value) for key, value in told.items() if isinstance(value, Mapping) and value}
+    values = _facts({key: value for key, value in told.items() if key not in groups})
+    named = tuple((heading(key), group) for key, group in groups.items())
+    return ResultView(values, named, dataset, job.result.size_bytes, view_of(job, dataset))
 
 
 def result_pictures(result: ResultView | None, job: JobView, who: Principal) -> tuple[ShownLayer, ...]:
@@ -68,9 +72,9 @@ def result_tables(
 def result_line(result: SealedResult) -> str:
     """Say a result in one line, without the names that the job's title has already."""
     parts = [
-        f"{key.replace('_', ' ')} {_text(value)}"
+        f"{words_of(key)} {_text(value)}"
         for key, value in result.value.items()
-        if key not in ("dataset", "layer")
+        if key not in ("dataset", "layer") and not isinstance(value, Mapping)
     ]
     size = [bytes_text(result.size_bytes)] if result.size_bytes else []
     line = " · ".join(parts + size)
@@ -93,6 +97,10 @@ def _dataset(context: Context, place: str | None) -> DatasetView | None:
         return catalog.find_by_place(session, place)
 
 
+def _facts(values: Mapping[str, object]) -> tuple[tuple[str, str], ...]:
+    return tuple((heading(key), _text(value)) for key, value in values.items())
+
+
 def _text(value: object) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
@@ -101,6 +109,4 @@ def _text(value: object) -> str:
         return f"{value:,}".replace(",", "\u202f")
     if isinstance(value, list | tuple):
         return ", ".join(_text(item) for item in value) or "none"
-    if isinstance(value, Mapping):
-        return "; ".join(f"{key.replace('_', ' ')} {_text(item)}" for key, item in value.items()) or "none"
     return "–" if value is None else str(value)

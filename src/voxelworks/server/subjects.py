@@ -17,6 +17,7 @@ from voxelworks.workflows import (
     SourceRef,
     Workflow,
     get_workflow,
+    heading,
 )
 
 NOTHING = "–"
@@ -55,7 +56,7 @@ def find_workflow(name: str) -> Workflow | None:
 
 def workflow_title(name: str) -> str:
     workflow = find_workflow(name)
-    return workflow.title if workflow is not None else _label(name)
+    return workflow.title if workflow is not None else heading(name)
 
 
 def subject(workflow_name: str, raw: Json) -> str:
@@ -79,7 +80,7 @@ def describe_params(workflow_name: str, raw: Json) -> list[ParamGroup]:
     """List the params in their order of declaration, defaults marked; of an unknown workflow as they were stored."""
     workflow = find_workflow(workflow_name)
     if workflow is None:
-        unknown = (ParamView(_label(key), _text(value), False) for key, value in raw.items())
+        unknown = (ParamView(heading(key), _text(value), False) for key, value in raw.items())
         return [ParamGroup(None, tuple(unknown))]
     groups: list[ParamGroup] = []
     lists = dict.fromkeys(field.path[0] for field in workflow.fields if field.is_repeated)
@@ -87,7 +88,7 @@ def describe_params(workflow_name: str, raw: Json) -> list[ParamGroup]:
         items = raw.get(name) or []
         fields = [field for field in workflow.fields if field.path[0] == name]
         for number, item in enumerate(items, start=1):
-            title = _label(name.removesuffix("s")) + (f" {number}" if len(items) > 1 else "")
+            title = heading(name.removesuffix("s")) + (f" {number}" if len(items) > 1 else "")
             groups.append(
                 ParamGroup(title, tuple(_view(field, _at(item, field.path[1:])) for field in fields))
             )
@@ -117,10 +118,6 @@ def _at(raw: object, path: tuple[str, ...]) -> object:
     for part in path:
         raw = raw.get(part) if isinstance(raw, dict) else None
     return raw
-
-
-def _label(name: str) -> str:
-    return name.replace("_", " ").capitalize()
 
 
 def _text(value: object) -> str:

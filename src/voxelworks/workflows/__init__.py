@@ -26,9 +26,11 @@ from voxelworks.workflows._declare import (
     check_box,
     check_part,
     finest_mag,
+    heading,
     layer_parts,
     parse_model,
     raw_bytes,
+    words_of,
     workflow,
 )
 from voxelworks.workflows._job import Job, Reporter, StopFlag
@@ -96,6 +98,7 @@ __all__ = [
     "check_part",
     "find_foreign",
     "finest_mag",
+    "heading",
     "get_workflow",
     "layer_parts",
     "parse_model",
@@ -104,6 +107,7 @@ __all__ = [
     "run",
     "run_attempt",
     "run_locally",
+    "words_of",
     "workflow",
     "workflows",
 ]

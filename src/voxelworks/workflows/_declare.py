@@ -225,7 +225,15 @@ FieldKind = Literal[
     "voxel_size",
     "box",
 ]
-_PROPER = {"tiff": "TIFF", "ome": "OME", "zarr": "Zarr"}
+_PROPER = {
+    "tiff": "TIFF",
+    "ome": "OME",
+    "zarr": "Zarr",
+    "voi": "VOI",
+    "rand": "Rand",
+    "iou": "IoU",
+    "f1": "F1",
+}
 """Words of names that are not written small."""
 DATA_KINDS: frozenset[FieldKind] = frozenset(
     {"dataset", "layer", "source", "annotation", "new_dataset", "new_file", "box"}
@@ -238,9 +246,14 @@ _KINDS: dict[type, FieldKind] = {
 }  # fmt: skip
 
 
-def _heading(name: str) -> str:
-    """Write a name of code as people do."""
-    words = " ".join(_PROPER.get(word, word) for word in name.split("_"))
+def words_of(name: str) -> str:
+    """Write a name of code as people do, inside a sentence."""
+    return " ".join(_PROPER.get(word, word) for word in name.split("_"))
+
+
+def heading(name: str) -> str:
+    """Write a name of code as people do, by itself."""
+    words = words_of(name)
     return words[:1].upper() + words[1:]
 
 
@@ -277,7 +290,7 @@ class ParamField:
 
     @property
     def label(self) -> str:
-        return _heading(self.name)
+        return heading(self.name)
 
 
 @dataclass(frozen=True)
@@ -350,7 +363,7 @@ class Workflow:
 
     @property
     def title(self) -> str:
-        return _heading(self.name)
+        return heading(self.name)
 
     @property
     def fields(self) -> tuple[ParamField, ...]:

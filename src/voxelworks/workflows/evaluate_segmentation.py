@@ -68,12 +68,6 @@ class EvaluateSegmentationParams(Params):
 class Evaluation(Artifact):
     """A segmentation was compared with the truth. What is not defined, such as scores of nothing, is null."""
 
-    mag: str
-    """Magnification that was compared."""
-    voxels: int
-    """Voxels in which the truth has a segment."""
-    assigned_voxels: int
-    """Those of them that the segmentation gives to a segment."""
     voi: float | None
     """Variation of information in bits: the sum of the next two."""
     voi_split: float | None
@@ -108,6 +102,12 @@ class Evaluation(Artifact):
     """Harmonic mean of precision and recall."""
     panoptic_quality: float | None
     """F1, times the mean intersection over union of what matches."""
+    mag: str
+    """Magnification that was compared."""
+    voxels: int
+    """Voxels in which the truth has a segment."""
+    assigned_voxels: int
+    """Those of them that the segmentation gives to a segment."""
     f1_above: dict[str, float | None]
     """F1 for each threshold of the intersection over union, 0.5 to 0.95."""
     intervals: dict[str, tuple[float, float]]
