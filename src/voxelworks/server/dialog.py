@@ -113,7 +113,7 @@ class Dialog:
             if item.outcome_type.kind != "previews"
             and one_dataset_field(item) is not None
             # Nobody can have annotated what is not there yet.
-            and not any(field.kind == "annotation" for field in item.fields)
+            and not any(field.kind == "annotation" and field.is_required for field in item.fields)
             and _takes_one_of(item, self._layers_last)
         )
 

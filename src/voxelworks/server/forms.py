@@ -498,6 +498,8 @@ class Form:
         found.sort(key=lambda item: item.dataset_id is None)
         choices = tuple(Choice(item.id, _annotation_text(item)) for item in found)
         nothing = "Choose an annotation" if choices else "There is no annotation of this dataset"
+        if not shown.field.is_required:
+            nothing = "None"
         return replace(shown, choices=choices, nothing=nothing)
 
     def _with_mags(self, shown: Input, row: int) -> Input:

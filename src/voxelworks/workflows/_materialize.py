@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from voxelworks.errors import WrongCategory
+from voxelworks.errors import UnsupportedDtype, WrongCategory
 from voxelworks.geometry import Box, Mag
 from voxelworks.ops.relabelling import merged_ids, replace_labels
 from voxelworks.volumes.annotations import Buckets, Skeleton
@@ -49,6 +49,24 @@ def segmentation_below(dataset: Dataset, name: str) -> Layer:
             f"layer {name!r} is a {layer.category} layer; name a segmentation with fallback_layer"
         )
     return layer
+
+
+def dtype_of(below: Below | None, edits: Buckets | None) -> np.dtype[Any]:
+    """Give the type that holds the ids of a layer and of what is painted over it; one of them is there.
+
+    Raises
+    ------
+    UnsupportedDtype
+    """
+    types = [
+        array.dtype for array in (below, edits.array if edits is not None else None) if array is not None
+    ]
+    dtype = np.result_type(*types)
+    if dtype.kind not in "iu":
+        raise UnsupportedDtype(
+            f"no type holds the ids of both {types[0]}, of the layer below, and {types[1]}"
+        )
+    return dtype
 
 
 @dataclass(frozen=True)
@@ -100,6 +118,10 @@ class MergedVolume:
     fallback: Fallback | None = None
     edits: Buckets | None = None
     merges: LabelChange | None = None
+
+    @property
+    def channel_count(self) -> int:
+        return 1
 
     def read(self, box: Box) -> Voxels:
         """Read a box, given in voxels of `mag`, as (1, z, y, x)."""

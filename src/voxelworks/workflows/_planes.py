@@ -23,8 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from voxelworks.errors import StorageFailed, UnsupportedDtype
-from voxelworks.geometry import Box, Zyx
-from voxelworks.volumes.arrays import MagArray
+from voxelworks.geometry import Box, Mag, Zyx
 from voxelworks.volumes.metadata import Category
 from voxelworks.volumes.tiff_writer import PageForm, Segments
 from voxelworks.volumes.zip_writer import Entry, combine_crcs
@@ -89,11 +88,24 @@ class Readable(Protocol):
         """Read a box as (c, z, y, x)."""
 
 
+class LayerArray(Readable, Protocol):
+    """A layer at one mag, stored or put together while it is read; boxes are voxels of that mag. Picklable."""
+
+    @property
+    def mag(self) -> Mag: ...
+
+    @property
+    def dtype(self) -> np.dtype[Any]: ...
+
+    @property
+    def channel_count(self) -> int: ...
+
+
 @dataclass(frozen=True)
 class MovedArray:
     """A layer at one mag, of which a box begins at voxel 0 along x and y."""
 
-    array: MagArray
+    array: LayerArray
     box: Box
 
     def read(self, box: Box) -> NDArray[Any]:
@@ -348,7 +360,7 @@ class _Source:
 class Sections:
     """Sections of a layer that become the pages of a file."""
 
-    source: MagArray
+    source: LayerArray
     box: Box
     """In voxels of the source's mag."""
     category: Category
@@ -388,7 +400,7 @@ class Sections:
         item = [(str(slab), slab)]
         is_there = partial(is_placed, target)
         groups: tuple[tuple[Encoded, ...], ...] = ()
-        folder = job.folder.scratch
+        folder = job.folder.scratch / "pieces"
         if job.is_finished(phase, item, result_type=Placed, is_intact=is_there):
             job.skip(slab.voxel_count)
         else:

@@ -10,12 +10,14 @@ from xml.sax.saxutils import escape
 
 from pydantic import model_validator
 
-from voxelworks.errors import InvalidParams
+from voxelworks.errors import InvalidAnnotation, InvalidParams, MagNotFound
 from voxelworks.geometry import Box, VoxelSize
+from voxelworks.protocol.foreign import native_id
 from voxelworks.protocol.messages import Json
 from voxelworks.workflows import (
     ADVANCED,
     FREE,
+    AnnotationRef,
     Artifact,
     ForeignName,
     ForeignResult,
@@ -23,6 +25,7 @@ from voxelworks.workflows import (
     Job,
     LayerMag,
     LayerRef,
+    Mag,
     NewFileRef,
     Params,
     box_bytes,
@@ -32,11 +35,15 @@ from voxelworks.workflows import (
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from voxelworks.geometry import Zyx
+    from voxelworks.protocol.views import VolumeLayerSummary
+    from voxelworks.volumes.annotations import Annotation, PackedVolume, StoredMag
     from voxelworks.volumes.arrays import MagArray
     from voxelworks.volumes.dataset import Layer
     from voxelworks.volumes.tiff_writer import PageForm
     from voxelworks.volumes.zip_writer import Entry
-    from voxelworks.workflows._planes import Page, Sections
+    from voxelworks.workflows._materialize import MergedVolume
+    from voxelworks.workflows._planes import LayerArray, Page, Sections
 
 SUFFIXES = {"sections": (".zip",), "ome_tiff": (".tif", ".tiff")}
 """How the name of a file ends."""
@@ -48,7 +55,7 @@ class ExportTiffParams(Params):
     """What to export, and as what."""
 
     layer: LayerRef
-    """Layer to export."""
+    """Layer to export; of an annotation, the one below it."""
 
     box: Box | None = None
     """Box to export, `x,y,z,width,height,depth` in voxels of mag 1; by default the whole layer."""
@@ -59,6 +66,12 @@ class ExportTiffParams(Params):
     format: Literal["sections", "ome_tiff"] = "sections"
     """`sections` makes a zip with one TIFF for each section, `ome_tiff` one OME-TIFF with smaller sizes for viewers."""
 
+    annotation: Annotated[AnnotationRef | None, ADVANCED] = None
+    """Annotation whose volume data is put over the layer."""
+
+    volume_layer: Annotated[str | None, ADVANCED] = None
+    """Volume layer of the annotation, if it has several."""
+
     compression: Annotated[Literal["none", "deflate", "zstd"], ADVANCED] = "none"
     """Fiji opens `none` and `deflate` by itself, and `zstd` with a newer Bio-Formats."""
 
@@ -67,6 +80,8 @@ class ExportTiffParams(Params):
 
     @model_validator(mode="after")
     def _is_named_as_it_is(self) -> Self:
+        if self.volume_layer is not None and self.annotation is None:
+            raise InvalidParams(f"volume layer {self.volume_layer!r} is one of an annotation; name that too")
         wanted = SUFFIXES[self.format]
         if self.file is not None and not self.file.lower().endswith(wanted):
             raise InvalidParams(
@@ -97,6 +112,8 @@ def export_name(layer: LayerRef, mag: object, suffix: str) -> str:
 
 def _file_name(params: ExportTiffParams) -> str:
     suffix = ".zip" if params.format == "sections" else ".ome.tif"
+    if params.annotation is not None:
+        suffix = f"__annotated{suffix}"
     return params.file or export_name(params.layer, params.mag, suffix)
 
 
@@ -114,23 +131,25 @@ def _args_of(params: ExportTiffParams) -> Json:
             "additionalAxes": [], "axisOrder": {"c": 0, "x": 1, "y": 2, "z": 3},
         },
         "export_file_name": _file_name(params), "layer_name": params.layer.layer,
-        "mag": None if params.mag is None else str(params.mag), "annotation_layer_name": None, "annotation_id": None,
+        "mag": None if params.mag is None else str(params.mag), "annotation_layer_name": params.volume_layer,
+        "annotation_id": None if params.annotation is None else str(params.annotation),
     }  # fmt: skip
 
 
 def _params_of(args: Mapping[str, Any]) -> Json:
-    if args.get("annotation_id") or args.get("annotation_layer_name"):
-        raise InvalidParams(
-            "layers of annotations cannot be exported here yet; export a layer of the dataset"
-        )
     if args.get("additional_coordinates") not in (None, "", "[]", []):
         raise InvalidParams("layers with further axes cannot be exported")
     if not args.get("layer_name"):
-        raise InvalidParams("layerName is missing; name the layer to export")
+        raise InvalidParams(
+            "layerName is missing; name the layer to export, of an annotation the one below it"
+        )
+    annotation = args.get("annotation_id")
+    annotated = {"annotation": native_id(str(annotation)), "volume_layer": args.get("annotation_layer_name")}
     is_ome = str(args.get("as_ome_tiff", "")).lower() == "true"
     return {
         "layer": {"dataset": args["dataset_name"], "layer": args["layer_name"]}, "box": args["bbox"],
         "mag": args.get("mag") or None, "format": "ome_tiff" if is_ome else "sections",
+        **({name: value for name, value in annotated.items() if value} if annotation else {}),
     }  # fmt: skip
 
 
@@ -153,25 +172,34 @@ def export_tiff(params: ExportTiffParams, job: Job) -> ExportedTiff:
     Either a zip with one TIFF for each section, numbered as in the dataset, or one OME-TIFF with smaller sizes of each
     section for fast viewing. Voxel sizes are written into both. Values stay as they are; OME-TIFF has no whole numbers
     of 64 bits, so that ids are stored with 32, or the export is refused if they do not fit.
+
+    With an annotation its volume data is put over the layer, in the magnification that is exported; what was erased
+    stays erased. What was painted outside of the layer is left out.
     """
     from voxelworks.volumes import tiff_writer, zip_writer
 
     layer = job.open(params.layer)
-    source = layer.finest if params.mag is None else layer.mag(params.mag)
-    box = export_box(layer, params.box, source)
-    voxel_size = layer.voxel_size.in_mag(source.mag)
+    array = layer.finest if params.mag is None else layer.mag(params.mag)
+    box = export_box(layer, params.box, array)
+    annotation = None if params.annotation is None else job.open_annotation(params.annotation)
+    voxel_size = layer.voxel_size.in_mag(array.mag)
     is_archive = params.format == "sections"
-    sections = _sections(params, layer, source, box)
+    sections = _sections(params, layer, array, box, array.chunk_shape_zyx)
     path = job.start_artifact(
         media_type=zip_writer.MEDIA_TYPE if is_archive else tiff_writer.MEDIA_TYPE,
-        size_bytes=sections.file_bytes_max, inputs=[str(source)],
+        size_bytes=sections.file_bytes_max,
+        inputs=[str(array), *([annotation.fingerprint] if annotation is not None else [])],
     )  # fmt: skip
+    if annotation is not None:
+        shown = _annotated(params, layer, array, annotation, job)
+        sections = _sections(params, layer, shown, box, array.chunk_shape_zyx)
+        job.require_room(sections.file_bytes_max, remedy="choose a smaller box or a coarser mag")
     if is_archive:
         _write_archive(job, path, sections, layer.name, voxel_size)
     else:
         _write_ome_tiff(job, path, sections, layer, voxel_size)
     return ExportedTiff(
-        file=str(_file_name(params)), dataset=str(params.layer.dataset), layer=layer.name, mag=str(source.mag),
+        file=str(_file_name(params)), dataset=str(params.layer.dataset), layer=layer.name, mag=str(array.mag),
         size=",".join(map(str, box.size)),
     )  # fmt: skip
 
@@ -185,22 +213,87 @@ def export_box(layer: Layer, asked: Box | None, source: MagArray) -> Box:
     return box.in_mag(source.mag)
 
 
-def _sections(params: ExportTiffParams, layer: Layer, source: MagArray, box: Box) -> Sections:
+def _annotated(
+    params: ExportTiffParams, layer: Layer, array: MagArray, annotation: Annotation, job: Job
+) -> MergedVolume:
+    """Put the volume data of an annotation over a layer."""
+    from voxelworks.workflows._materialize import Fallback, MergedVolume, dtype_of
+
+    volume = annotation.volume_layer(params.volume_layer)
+    if volume is None:
+        raise InvalidAnnotation("the annotation has no volume layer; export the layer without it")
+    if volume.fallback_layer not in (None, layer.name):
+        raise InvalidParams(
+            f"volume layer {volume.name!r} lies over {volume.fallback_layer!r}, not over {layer.name!r}; export that "
+            "layer"
+        )
+    assert params.annotation is not None
+    if volume.has_editable_mapping:
+        return _proofread(params.annotation, volume, array, job)
+    if volume.location is None:
+        raise InvalidAnnotation(
+            f"the annotation was downloaded without the voxels of volume layer {volume.name!r}; download it with its "
+            "volume data"
+        )
+    scratch = job.folder.scratch
+    packed = annotation.open_volume(volume, scratch / "volume", job.check)
+    stored = None if packed is None or not packed.mags else _stored_mag(packed, array.mag)
+    edits = packed.unpack(stored, scratch / "edits", job.check) if packed is not None and stored else None
+    below = None if volume.fallback_layer is None else Fallback(array, layer.box)
+    if edits is None and below is None:
+        raise InvalidAnnotation(f"volume layer {volume.name!r} holds no voxels, and lies over no layer")
+    return MergedVolume(array.mag, dtype_of(array if below is not None else None, edits), below, edits)
+
+
+def _proofread(ref: AnnotationRef, volume: VolumeLayerSummary, array: MagArray, job: Job) -> MergedVolume:
+    from voxelworks.workflows._materialize import Fallback, MergedVolume
+
+    streamed = job.open_stream(ref, volume.name or "")
+    if streamed is None:
+        raise InvalidAnnotation(
+            f"volume layer {volume.name!r} was split and merged by proofreading, which only the WEBKNOSSOS that it "
+            "comes from can apply; add the annotation to a server by its address there"
+        )
+    if streamed.mag != array.mag:
+        raise MagNotFound(
+            f"volume layer {volume.name!r} was proofread, and is read in mag {streamed.mag} alone, not in {array.mag}"
+        )
+    job.log(f"{volume.name} was proofread: its voxels are read from {streamed.location}, as they are now")
+    return MergedVolume(streamed.mag, streamed.dtype, Fallback(streamed, streamed.box.from_mag(streamed.mag)))
+
+
+def _stored_mag(packed: PackedVolume, mag: Mag) -> StoredMag:
+    """Choose the painted voxels that are shown in a magnification: its own, or coarser ones where it has none."""
+    for stored in packed.mags:
+        if stored.mag == mag:
+            return stored
+    finest = packed.mags[0]
+    if all(own >= wanted for own, wanted in zip(finest.mag.xyz, mag.xyz, strict=True)):
+        return finest
+    have = ", ".join(str(stored.mag) for stored in packed.mags)
+    raise MagNotFound(
+        f"the annotation was painted in mag {have}, not in {mag}; choose one of them, or make coarser ones with "
+        "downsample_volume_annotation"
+    )
+
+
+def _sections(
+    params: ExportTiffParams, layer: Layer, source: LayerArray, box: Box, chunk_zyx: Zyx
+) -> Sections:
     from voxelworks.volumes.tiff_writer import ome_dtype
     from voxelworks.workflows._planes import Sections, cut_strips, cut_tiles
 
-    is_rgb = layer.properties.element_class == "uint24"
+    is_annotated = params.annotation is not None
+    is_rgb = layer.properties.element_class == "uint24" and not is_annotated
     count = source.channel_count
     channels = ((0, count),) if is_rgb else tuple((number, number + 1) for number in range(count))
     voxel_bytes = count * source.dtype.itemsize
     is_tiled = params.format == "ome_tiff"
-    if is_tiled:
-        cut = cut_tiles(source.chunk_shape_zyx, voxel_bytes)
-    else:
-        cut = cut_strips(box, source.chunk_shape_zyx, voxel_bytes)
+    cut = cut_tiles(chunk_zyx, voxel_bytes) if is_tiled else cut_strips(box, chunk_zyx, voxel_bytes)
     dtype = ome_dtype(source.dtype) if is_tiled else source.dtype
     forms = _forms(params, box, dtype.name, count if is_rgb else 1, cut.height, is_tiled=is_tiled)
-    return Sections(source, box, layer.category, forms, channels, cut)
+    category = "segmentation" if is_annotated else layer.category
+    return Sections(source, box, category, forms, channels, cut)
 
 
 def _forms(

@@ -13,7 +13,6 @@ from voxelworks.errors import (
     InvalidGeometry,
     InvalidParams,
     TargetExists,
-    UnsupportedDtype,
 )
 from voxelworks.geometry import Box, Mag
 from voxelworks.protocol.foreign import native_id
@@ -37,8 +36,6 @@ from voxelworks.workflows import (
 )
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from voxelworks.protocol.views import VolumeLayerSummary
     from voxelworks.volumes.annotations import Annotation, Buckets
     from voxelworks.volumes.dataset import Dataset, Layer, MagArray
@@ -183,7 +180,7 @@ def materialize_volume_annotation(params: MaterializeVolumeAnnotationParams, job
     A layer that was proofread is read from the WEBKNOSSOS of the annotation, with its token: leave it as it is there
     while the job runs.
     """
-    from voxelworks.workflows._materialize import Fallback, MergedVolume
+    from voxelworks.workflows._materialize import Fallback, MergedVolume, dtype_of
     from voxelworks.workflows._new_layers import LayerCopy, LayerPlan, other_layers
 
     job.check_new_dataset(params.target)
@@ -206,7 +203,7 @@ def materialize_volume_annotation(params: MaterializeVolumeAnnotationParams, job
         job.log(f"{len(edits)} buckets were changed in mag {edits.mag}")
     shown = streamed.box.from_mag(streamed.mag) if streamed else below.box if below else None
     fallback = None if shown is None or source is None else Fallback(source, shown)
-    merged = MergedVolume(_mag_of(source, edits), _dtype_of(source, edits), fallback, edits)
+    merged = MergedVolume(_mag_of(source, edits), dtype_of(source, edits), fallback, edits)
     box = _box_of(params, dataset, shown, edits, job)
     copies = [LayerCopy(made, layer, job) for layer in others]
     plan = LayerPlan(made, name, box, merged, job)
@@ -307,21 +304,6 @@ def _mag_of(below: MagArray | StreamedArray | None, edits: Buckets | None) -> Ma
         )
     x, y, z = (min(parts) for parts in zip(*(mag.xyz for mag in mags), strict=True))
     return Mag(x, y, z)
-
-
-def _dtype_of(below: MagArray | StreamedArray | None, edits: Buckets | None) -> np.dtype[Any]:
-    """Give the type that holds the ids of both."""
-    import numpy as np
-
-    types = [
-        array.dtype for array in (below, edits.array if edits is not None else None) if array is not None
-    ]
-    dtype = np.result_type(*types)
-    if dtype.kind not in "iu":
-        raise UnsupportedDtype(
-            f"no type holds the ids of both {types[0]}, of the layer below, and {types[1]}"
-        )
-    return dtype
 
 
 def _box_of(

@@ -27,6 +27,7 @@ from voxelworks.protocol.foreign import foreign_id
 from voxelworks.protocol.places import Places
 from voxelworks.server.api.artifacts import disposition
 from voxelworks.settings import Settings
+from voxelworks.testing.independent_volumes import VolumeLayer, write_annotation
 from voxelworks.testing.server import running_server
 from voxelworks.volumes.dataset import Dataset
 
@@ -193,7 +194,7 @@ def test_the_page_of_the_job_offers_and_shares_the_file(site):
     assert (refused.status_code, "name" in refused.text) == (422, True)
 
 
-def test_the_webknossos_face_leads_to_the_file(site):
+def test_the_webknossos_face_leads_to_the_file(site, tmp_path):
     foreign = foreign_id(site.job_id)
     headers = {"X-Auth-Token": site.info.token}
     with httpx.Client(base_url=site.info.url, headers=headers, trust_env=False) as client:
@@ -206,11 +207,21 @@ def test_the_webknossos_face_leads_to_the_file(site):
         run = client.post(f"/api/jobs/run/exportTiff/{dataset['id']}", params=query).json()
         assert run["args"]["nd_bbox"]["topLeft"] == [1, 2, 0]
         assert run["args"]["export_file_name"] == "cells__em__mag1.ome.tif"
-        answer = client.post(
-            f"/api/jobs/run/exportTiff/{dataset['id']}", params={**query, "annotationId": "a"}
-        )
-        assert (answer.status_code, "annotations cannot be exported" in answer.text) == (422, True)
-        client.patch(f"/api/jobs/{run['id']}/cancel")
+        layer = VolumeLayer({"1": {(0, 0, 0): np.ones((8, 8, 8), np.uint32)}}, name="Strokes", fallback="em")
+        annotation = site.client.upload_annotation(write_annotation(tmp_path / "strokes.zip", [layer]))
+        query |= {"annotationId": foreign_id(annotation.id), "annotationLayerName": "Strokes"}
+        painted = client.post(f"/api/jobs/run/exportTiff/{dataset['id']}", params=query).json()
+        assert (painted["args"]["annotation_id"], painted["args"]["annotation_layer_name"]) == (
+            annotation.id, "Strokes",
+        )  # fmt: skip
+        assert painted["args"]["export_file_name"] == "cells__em__mag1__annotated.ome.tif"
+        query["annotationId"] = foreign_id("0" * 16)
+        answer = client.post(f"/api/jobs/run/exportTiff/{dataset['id']}", params=query)
+        assert (answer.status_code, "no annotation" in answer.text) == (404, True)
+        for job in (run, painted):
+            client.patch(f"/api/jobs/{job['id']}/cancel")
+        site.client.trash_annotation(annotation.id)
+        site.client.delete_annotation(annotation.id)
 
 
 def test_a_file_whose_term_is_over_is_removed_and_can_be_made_again(site, tmp_path):
