@@ -15,7 +15,7 @@ Efron, B., Tibshirani, R. J. (1993). An introduction to the bootstrap. Chapman &
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,9 +26,11 @@ OVERLAP = np.dtype([("segment", "<u8"), ("truth", "<u8"), ("count", "<i8")])
 """A segment, a segment of the truth, and the voxels that they share."""
 THRESHOLDS = tuple(round(0.5 + 0.05 * step, 2) for step in range(10))
 """Intersection over union that a match must exceed: 0.5 to 0.95. From 0.5 on no object matches two others."""
-_RESAMPLES = 500
+RESAMPLES = 500
+"""How often parts or objects are drawn for an interval."""
 _IOU_BINS = 1000
-_CONFIDENCE = 0.95
+CONFIDENCE = 0.95
+"""Of all intervals."""
 _SEED = 20_260_101
 
 Floats = NDArray[np.float64]
@@ -103,7 +105,7 @@ class Matches:
 
 
 @dataclass(frozen=True)
-class Faults:
+class Fault:
     """What one segment, or one of the truth, adds to the variation of information, and what it overlaps with."""
 
     id: int
@@ -127,9 +129,9 @@ class Scores:
     """Objects, without the background."""
     truths: int
     matches: tuple[Matches, ...]
-    splits: tuple[Faults, ...]
+    splits: tuple[Fault, ...]
     """Segments of the truth that are split worst."""
-    merges: tuple[Faults, ...]
+    merges: tuple[Fault, ...]
     """Segments that merge most."""
 
 
@@ -140,7 +142,9 @@ VOXELWISE = (
 """Variation of information in bits; what begins with `assigned` is over the voxels that both give to a segment."""
 
 
-def score(samples: Sequence[Overlaps], *, faults_max: int = 10) -> Scores:
+def score(
+    samples: Sequence[Overlaps], *, faults_max: int = 10, check: Callable[[], None] = lambda: None
+) -> Scores:
     """Compute all scores.
 
     Parameters
@@ -151,17 +155,20 @@ def score(samples: Sequence[Overlaps], *, faults_max: int = 10) -> Scores:
         objects come from a bootstrap over objects.
     faults_max
         How many of the worst splits and merges to name.
+    check
+        Called now and then; may raise.
     """
     table, places = _index(samples)
     frame = _Frame.of(table)
     counts = np.zeros(len(table))
     for sample, place in zip(samples, places, strict=True):
         counts[place] += sample["count"]
-    dice = np.random.default_rng(_SEED)
+    random = np.random.default_rng(_SEED)
     drawn: list[Floats] = []
     if len(samples) > 1:
-        for _ in range(_RESAMPLES):
-            chosen = np.bincount(dice.integers(0, len(samples), len(samples)), minlength=len(samples))
+        for _ in range(RESAMPLES):
+            check()
+            chosen = np.bincount(random.integers(0, len(samples), len(samples)), minlength=len(samples))
             again = np.zeros(len(table))
             for number in np.flatnonzero(chosen).tolist():
                 again[places[number]] += chosen[number] * samples[number]["count"]
@@ -174,9 +181,9 @@ def score(samples: Sequence[Overlaps], *, faults_max: int = 10) -> Scores:
         voxelwise=dict(zip(VOXELWISE, intervals, strict=True)),
         segments=int(np.count_nonzero(frame.segment_ids)),
         truths=int(np.count_nonzero(frame.truth_ids)),
-        matches=_match(frame, counts, dice),
-        splits=frame.faults(counts, of_truth=True)[:faults_max],
-        merges=frame.faults(counts, of_truth=False)[:faults_max],
+        matches=_match(frame, counts, random),
+        splits=frame.faults(counts, faults_max, of_truth=True),
+        merges=frame.faults(counts, faults_max, of_truth=False),
     )
 
 
@@ -226,7 +233,7 @@ class _Frame:
         together = (counts**2).sum()
         precision = together / (np.bincount(self.segment, counts) ** 2).sum()
         recall = together / (np.bincount(self.truth, counts) ** 2).sum()
-        return 1 - 2 * precision * recall / (precision + recall), precision, recall
+        return max(0.0, 1 - 2 * precision * recall / (precision + recall)), precision, recall  # rounding
 
     def ious(self, counts: Floats) -> Floats:
         """Give the intersection over union of each pair of objects."""
@@ -235,7 +242,7 @@ class _Frame:
         union = sizes[self.segment[pairs]] + truth_sizes[self.truth[pairs]] - counts[pairs]
         return np.asarray(counts[pairs] / union)
 
-    def faults(self, counts: Floats, *, of_truth: bool) -> tuple[Faults, ...]:
+    def faults(self, counts: Floats, most: int, *, of_truth: bool) -> tuple[Fault, ...]:
         """Give what each object adds to the variation of information, worst first."""
         known = np.where(self.is_unknown, 0, counts)
         owner, part = (self.truth, self.segment) if of_truth else (self.segment, self.truth)
@@ -246,20 +253,23 @@ class _Frame:
         with np.errstate(divide="ignore", invalid="ignore"):
             bits = np.where(known > 0, -known / total * np.log2(known / sizes[owner]), 0)
         sums = np.bincount(owner, bits, len(ids))
-        found: list[Faults] = []
-        for number in np.argsort(-sums, kind="stable")[:100]:
-            if sums[number] <= 0 or ids[number] == 0:
-                continue
+        found: list[Fault] = []
+        sums[ids == 0] = 0
+        for number in np.argsort(-sums, kind="stable")[:most]:
+            if sums[number] <= 0:
+                break
             own = np.flatnonzero(owner == number)
             own = own[np.argsort(-known[own], kind="stable")][:5]
             overlaps = tuple((int(parts[part[pair]]), int(known[pair])) for pair in own if known[pair])
-            found.append(Faults(int(ids[number]), float(sums[number]), int(sizes[number]), overlaps))
+            found.append(Fault(int(ids[number]), float(sums[number]), int(sizes[number]), overlaps))
         return tuple(found)
 
 
 def _index(parts: Sequence[Overlaps]) -> tuple[Overlaps, list[NDArray[np.intp]]]:
     """Give a table of all pairs, and where those of each part stand in it."""
-    together = np.concatenate([np.empty(0, OVERLAP), *parts])
+    if not parts:
+        return np.empty(0, OVERLAP), []
+    together = np.concatenate(parts)
     order = np.lexsort((together["truth"], together["segment"]))
     ordered = together[order]
     is_new = np.ones(len(ordered), bool)
@@ -268,10 +278,8 @@ def _index(parts: Sequence[Overlaps]) -> tuple[Overlaps, list[NDArray[np.intp]]]
     )
     place = np.empty(len(ordered), np.intp)
     place[order] = np.cumsum(is_new) - 1
-    borders = np.cumsum([len(part) for part in parts])
-    return ordered[is_new].copy(), [
-        np.asarray(part) for part in np.split(place, borders[:-1])
-    ] if parts else []
+    borders = np.cumsum([len(part) for part in parts])[:-1]
+    return ordered[is_new].copy(), np.split(place, borders)
 
 
 def _entropy(counts: NDArray[Any]) -> float:
@@ -283,7 +291,7 @@ def _entropy(counts: NDArray[Any]) -> float:
 def _intervals(values: Floats, drawn: Floats | None) -> list[Interval]:
     if drawn is None:
         return [Interval(float(value), np.nan, np.nan) for value in values]
-    edge = (1 - _CONFIDENCE) / 2
+    edge = (1 - CONFIDENCE) / 2
     low, high = (_quantile(drawn, share) for share in (edge, 1 - edge))
     return [Interval(*map(float, row)) for row in zip(values, low, high, strict=True)]
 
@@ -294,7 +302,7 @@ def _quantile(drawn: Floats, share: float) -> Floats:
     return np.array([np.quantile(column, share) if len(column) else np.nan for column in columns])
 
 
-def _match(frame: _Frame, counts: Floats, dice: np.random.Generator) -> tuple[Matches, ...]:
+def _match(frame: _Frame, counts: Floats, random: np.random.Generator) -> tuple[Matches, ...]:
     ious = frame.ious(counts)
     segments, truths = np.count_nonzero(frame.segment_ids), np.count_nonzero(frame.truth_ids)
     found: list[Matches] = []
@@ -307,7 +315,7 @@ def _match(frame: _Frame, counts: Floats, dice: np.random.Generator) -> tuple[Ma
         amounts = np.append(np.bincount(bins, minlength=_IOU_BINS), [wrong, missed])
         quality = np.bincount(bins, matched, _IOU_BINS) / np.maximum(amounts[:_IOU_BINS], 1)
         total = int(amounts.sum())
-        drawn = dice.multinomial(total, amounts / total, _RESAMPLES) if total else None
+        drawn = random.multinomial(total, amounts / total, RESAMPLES) if total else None
         scores = [_object_scores(row, quality) for row in (amounts, *(drawn if drawn is not None else ()))]
         intervals = _intervals(scores[0], np.array(scores[1:]) if total > 1 else None)
         found.append(Matches(threshold, hits, wrong, missed, *intervals))

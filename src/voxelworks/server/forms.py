@@ -491,9 +491,9 @@ class Form:
         if dataset is None and self.earlier is None and self._dataset_field is not None:
             return replace(shown, choices=(), nothing="Choose a dataset first")
         of_dataset = (None, dataset.id) if dataset is not None else None
-        found = [
-            item for item in self.stock.annotations if of_dataset is None or item.dataset_id in of_dataset
-        ]
+        # Nobody can have annotated what is not there yet.
+        stock = () if self.earlier is not None else self.stock.annotations
+        found = [item for item in stock if of_dataset is None or item.dataset_id in of_dataset]
         # First those that are sure to fit.
         found.sort(key=lambda item: item.dataset_id is None)
         choices = tuple(Choice(item.id, _annotation_text(item)) for item in found)

@@ -22,6 +22,10 @@ MEASURES = "compute_segment_statistics"
 """The workflow that leaves a table."""
 
 
+_TOLD_MAX = 5
+"""Facts in the line of a result: the page of the job has all."""
+
+
 @dataclass(frozen=True)
 class ResultView:
     """The result of a job."""
@@ -43,9 +47,9 @@ def describe_result(context: Context, job: JobView) -> ResultView | None:
         return None
     dataset = _dataset(context, job.result.place) if job.publication == "published" else None
     told = job.result.value
-    groups = {key: _facts(value) for key, value in told.items() if isinstance(value, Mapping) and value}
+    groups = {key: _facts(value) for key, value in told.items() if isinstance(value, Mapping)}
     values = _facts({key: value for key, value in told.items() if key not in groups})
-    named = tuple((heading(key), group) for key, group in groups.items())
+    named = tuple((heading(key), group) for key, group in groups.items() if group)
     return ResultView(values, named, dataset, job.result.size_bytes, view_of(job, dataset))
 
 
@@ -77,7 +81,7 @@ def result_line(result: SealedResult) -> str:
         if key not in ("dataset", "layer") and not isinstance(value, Mapping)
     ]
     size = [bytes_text(result.size_bytes)] if result.size_bytes else []
-    line = " · ".join(parts + size)
+    line = " · ".join(parts[:_TOLD_MAX] + size)
     return line[:1].upper() + line[1:]
 
 

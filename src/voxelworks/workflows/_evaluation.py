@@ -11,10 +11,12 @@ from pathlib import Path
 
 import numpy as np
 
-from voxelworks.geometry import Box
+from voxelworks.geometry import Box, Vec3
 from voxelworks.ops.evaluation import (
+    CONFIDENCE,
     OVERLAP,
-    Faults,
+    RESAMPLES,
+    Fault,
     Interval,
     Overlaps,
     Scores,
@@ -26,7 +28,7 @@ from voxelworks.workflows._runs import Run, whole_chunks, write_run
 
 READ_EDGE = 128
 """Voxels that are read at a time, along each axis."""
-BLOCK_BYTES_PER_VOXEL = 64
+_BYTES_PER_VOXEL = 64
 """Memory of a read: labels of both layers, their numbers, and those of the pairs."""
 _PARTS_MAX, _PART_EDGE_MIN = 4, 16
 """A volume is cut into at most 4 x 4 x 4 parts to tell how scores vary, each 16 voxels along an axis or more."""
@@ -45,6 +47,16 @@ def parts_of(box: Box) -> list[Box]:
     ]  # fmt: skip
 
 
+def pieces_of(segments: MagArray, truth: MagArray, edge: int) -> Vec3:
+    """Give the smallest size (x, y, z) of at least `edge` that cuts no chunk of the one with the larger chunks."""
+    one, other = whole_chunks(segments, edge), whole_chunks(truth, edge)
+    return max(one[0], other[0]), max(one[1], other[1]), max(one[2], other[2])
+
+
+def block_bytes(segments: MagArray, truth: MagArray) -> int:
+    return math.prod(pieces_of(segments, truth, READ_EDGE)) * _BYTES_PER_VOXEL + 2**25
+
+
 @dataclass(frozen=True)
 class OverlapsIn:
     """Count the overlaps of a box. Runs in the processes of the executor."""
@@ -55,13 +67,11 @@ class OverlapsIn:
 
     def __call__(self, box: Box) -> Run:
         found = []
-        for piece in box.tiles(whole_chunks(self.segments, READ_EDGE)):
+        for piece in box.tiles(pieces_of(self.segments, self.truth, READ_EDGE)):
             if self.segments.is_missing(piece) and self.truth.is_missing(piece):
                 found.append(np.array([(0, 0, piece.voxel_count)], OVERLAP))
             else:
                 found.append(count_overlaps(self.segments.read(piece)[0], self.truth.read(piece)[0]))
-            if len(found) == 64:
-                found = [merge_overlaps(found)]
         return write_run(Path(self.folder), str(box), merge_overlaps(found))
 
 
@@ -137,8 +147,8 @@ def report(heading: Heading, scores: Scores) -> str:
 <h2>Voxels</h2>
 <p>{_count(scores.voxels)} voxels in which the truth has a segment were compared; the segmentation gives
 {_count(scores.assigned)} of them ({_percent(scores.assigned, scores.voxels)}) to a segment. What it leaves out counts
-as one segment more, except in the scores of assigned voxels. Ranges are those of 95 % of 500 draws from the parts of
-the volume.</p>
+as one segment more, except in the scores of assigned voxels. Ranges are those of {CONFIDENCE:.0%} of {RESAMPLES} draws
+from the parts of the volume.</p>
 {_voxelwise(scores)}
 <h2>Objects</h2>
 <p>{_count(scores.segments)} segments, {_count(scores.truths)} in the truth. Two match if what they share is more than
@@ -182,7 +192,7 @@ def _matches(scores: Scores) -> str:
     return _table(names, rows, numbers=set(range(len(names))))
 
 
-def _faults(faults: Sequence[Faults], one: str, parts: str) -> str:
+def _faults(faults: Sequence[Fault], one: str, parts: str) -> str:
     if not faults:
         return "<p>None.</p>"
     rows = [
@@ -212,11 +222,11 @@ def _table(names: Sequence[str], rows: Iterable[Sequence[str]], *, numbers: set[
 def _chart(scores: Scores) -> str:
     """Draw precision, recall and F1 over the threshold."""
     left, top, width, height = 40, 12, 500, 200
-    grid = "".join(
-        f'<line class="grid" x1="{left}" x2="{left + width}" y1="{y:.1f}" y2="{y:.1f}"/>'
-        f'<text x="{left - 8}" y="{y + 4:.1f}" text-anchor="end">{share:g}</text>'
-        for share in (0, 0.25, 0.5, 0.75, 1) if (y := top + height * (1 - share)) is not None
-    )  # fmt: skip
+    grid = ""
+    for share in (0, 0.25, 0.5, 0.75, 1):
+        y = top + height * (1 - share)
+        grid += f'<line class="grid" x1="{left}" x2="{left + width}" y1="{y:.1f}" y2="{y:.1f}"/>'
+        grid += f'<text x="{left - 8}" y="{y + 4:.1f}" text-anchor="end">{share:g}</text>'
     places = [left + width * number / (len(scores.matches) - 1) for number in range(len(scores.matches))]
     grid += "".join(
         f'<text x="{x:.1f}" y="{top + height + 20}" text-anchor="middle">{match.threshold:g}</text>'

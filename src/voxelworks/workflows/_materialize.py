@@ -64,7 +64,7 @@ def dtype_of(below: Below | None, edits: Buckets | None) -> np.dtype[Any]:
     dtype = np.result_type(*types)
     if dtype.kind not in "iu":
         raise UnsupportedDtype(
-            f"no type holds the ids of both {types[0]}, of the layer below, and {types[1]}"
+            f"no type holds the ids of both {types[0]}, of the layer below, and {types[-1]}"
         )
     return dtype
 

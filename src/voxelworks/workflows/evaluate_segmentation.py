@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Self
 
@@ -24,6 +23,7 @@ from voxelworks.workflows import (
     check_box,
     workflow,
 )
+from voxelworks.workflows.export_tiff import export_name
 
 if TYPE_CHECKING:
     from voxelworks.ops.evaluation import Scores
@@ -41,7 +41,7 @@ class EvaluateSegmentationParams(Params):
     """Segmentation layer to judge."""
 
     truth: SegmentationRef
-    """Segmentation layer that is taken for right. Where it is 0, nothing is known."""
+    """Segmentation layer that is taken for right; 0 is background."""
 
     box: Box | None = None
     """Box to compare, `x,y,z,width,height,depth` in voxels of mag 1; by default all that both layers cover."""
@@ -75,7 +75,11 @@ class Evaluation(Artifact):
     voi_merge: float | None
     """H(truth | segmentation)."""
     adapted_rand_error: float | None
-    """1 minus the F-score of pairs of voxels."""
+    """1 minus the F-score of pairs of voxels, whose precision and recall follow."""
+    rand_precision: float | None
+    """Share of the pairs of voxels in one segment that belong together."""
+    rand_recall: float | None
+    """Share of the pairs of voxels that belong together that are in one segment."""
     assigned_voi: float | None
     """Like `voi`, over the assigned voxels alone; so are the next three."""
     assigned_voi_split: float | None
@@ -115,10 +119,7 @@ class Evaluation(Artifact):
 
 
 def _file_name(params: EvaluateSegmentationParams) -> str:
-    dataset = re.sub("[^A-Za-z0-9._-]+", "-", params.layer.dataset.rstrip("/").rpartition("/")[2]).strip(
-        "-._"
-    )
-    return params.file or f"{dataset or 'dataset'}__{params.layer.layer}__evaluation.html"
+    return params.file or export_name(params.layer, params.mag, f"__against__{params.truth.layer}.html")
 
 
 def _result_bytes(_params: EvaluateSegmentationParams, _inputs: Inputs) -> int:
@@ -132,7 +133,7 @@ def _result_bytes(_params: EvaluateSegmentationParams, _inputs: Inputs) -> int:
     result_bytes=_result_bytes,
     file_name=_file_name,
     example={"layer": "result/segmentation", "truth": "demo/segmentation"},
-    preloads=["voxelworks.workflows._evaluation", "voxelworks.ops.warm_segments"],
+    preloads=["voxelworks.workflows._evaluation", "voxelworks.ops.warm_overlaps"],
 )
 def evaluate_segmentation(params: EvaluateSegmentationParams, job: Job) -> Evaluation:
     """Compare a segmentation with the truth: scores, and a report of where they differ.
@@ -142,8 +143,9 @@ def evaluate_segmentation(params: EvaluateSegmentationParams, job: Job) -> Evalu
     95 % confidence. The report is a page for the browser that shows them all, and which segments are split and merged
     worst.
 
-    Voxels where the truth is 0 count for nothing but the foreground and the sizes of objects. What the segmentation
-    leaves out counts as one segment more; scores of assigned voxels leave it out.
+    Variation of information and Rand error are those of the voxels in which the truth has a segment; what the
+    segmentation leaves out there counts as one segment more, except in the scores of assigned voxels. For the
+    foreground and for objects 0 is background in both: compare a part that was labelled as a whole.
     """
     from voxelworks.ops.evaluation import OVERLAP, score
     from voxelworks.workflows import _evaluation as work
@@ -160,7 +162,7 @@ def evaluate_segmentation(params: EvaluateSegmentationParams, job: Job) -> Evalu
     )
     scratch = job.folder.scratch
     parts = work.parts_of(box)
-    edge = files.whole_chunks(source, 2 * work.READ_EDGE)
+    edge = work.pieces_of(source, right, 2 * work.READ_EDGE)
     items = [(part, piece) for part in parts for piece in part.tiles(edge)]
     job.expect(box.voxel_count)
     runs = job.process(
@@ -168,7 +170,7 @@ def evaluate_segmentation(params: EvaluateSegmentationParams, job: Job) -> Evalu
         [(str(piece), piece) for _, piece in items],
         work.OverlapsIn(source, right, str(scratch)),
         units=box.voxel_count,
-        memory_bytes_per_item=_read_voxels(source) * work.BLOCK_BYTES_PER_VOXEL + 2**25,
+        memory_bytes_per_item=work.block_bytes(source, right),
         result_type=files.Run,
         is_intact=partial(files.is_intact, scratch, OVERLAP),
     )
@@ -180,7 +182,8 @@ def evaluate_segmentation(params: EvaluateSegmentationParams, job: Job) -> Evalu
     grouped: dict[Box, list[files.Run]] = {part: [] for part in parts}
     for (part, _), run in zip(items, runs, strict=True):
         grouped[part].append(run)
-    scores = score([work.overlaps_of(scratch, group) for group in grouped.values()])
+    job.log("computing scores and their intervals")
+    scores = score([work.overlaps_of(scratch, group) for group in grouped.values()], check=job.check)
     facts = [
         ("Segmentation", str(params.layer)), ("Truth", str(params.truth)),
         ("Box", f"{box.from_mag(source.mag)} (x, y, z, width, height, depth in voxels of mag 1)"),
@@ -225,13 +228,6 @@ def _box(params: EvaluateSegmentationParams, layer: Layer, truth: Layer) -> Box:
             "place"
         )
     return both
-
-
-def _read_voxels(source: MagArray) -> int:
-    from voxelworks.workflows._evaluation import READ_EDGE
-    from voxelworks.workflows._runs import whole_chunks
-
-    return math.prod(whole_chunks(source, READ_EDGE))
 
 
 def _outcome(params: EvaluateSegmentationParams, source: MagArray, scores: Scores) -> Evaluation:

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from voxelworks.volumes.annotations import Annotation, PackedVolume, StoredMag
     from voxelworks.volumes.arrays import MagArray
     from voxelworks.volumes.dataset import Layer
+    from voxelworks.volumes.streaming import StreamedArray
     from voxelworks.volumes.tiff_writer import PageForm
     from voxelworks.volumes.zip_writer import Entry
     from voxelworks.workflows._materialize import MergedVolume
@@ -104,7 +105,7 @@ class ExportedTiff(Artifact):
 
 
 def export_name(layer: LayerRef, mag: object, suffix: str) -> str:
-    """Name an export after what is in it."""
+    """Name a file after the layer that it was made of."""
     dataset = re.sub("[^A-Za-z0-9._-]+", "-", layer.dataset.rstrip("/").rpartition("/")[2]).strip("-._")
     mag_text = "" if mag is None else f"__mag{mag}"
     return f"{dataset or 'dataset'}__{layer.layer}{mag_text}{suffix}"
@@ -144,12 +145,15 @@ def _params_of(args: Mapping[str, Any]) -> Json:
             "layerName is missing; name the layer to export, of an annotation the one below it"
         )
     annotation = args.get("annotation_id")
-    annotated = {"annotation": native_id(str(annotation)), "volume_layer": args.get("annotation_layer_name")}
+    annotated = {
+        "annotation": native_id(str(annotation)) if annotation else None,
+        "volume_layer": args.get("annotation_layer_name"),
+    }
     is_ome = str(args.get("as_ome_tiff", "")).lower() == "true"
     return {
         "layer": {"dataset": args["dataset_name"], "layer": args["layer_name"]}, "box": args["bbox"],
         "mag": args.get("mag") or None, "format": "ome_tiff" if is_ome else "sections",
-        **({name: value for name, value in annotated.items() if value} if annotation else {}),
+        **{name: value for name, value in annotated.items() if value},
     }  # fmt: skip
 
 
@@ -181,19 +185,19 @@ def export_tiff(params: ExportTiffParams, job: Job) -> ExportedTiff:
     layer = job.open(params.layer)
     array = layer.finest if params.mag is None else layer.mag(params.mag)
     box = export_box(layer, params.box, array)
-    annotation = None if params.annotation is None else job.open_annotation(params.annotation)
+    painted = None if params.annotation is None else _Painted.open(params, layer, array, job)
     voxel_size = layer.voxel_size.in_mag(array.mag)
     is_archive = params.format == "sections"
     sections = _sections(params, layer, array, box, array.chunk_shape_zyx)
     path = job.start_artifact(
         media_type=zip_writer.MEDIA_TYPE if is_archive else tiff_writer.MEDIA_TYPE,
-        size_bytes=sections.file_bytes_max,
-        inputs=[str(array), *([annotation.fingerprint] if annotation is not None else [])],
+        size_bytes=sections.file_bytes_max, inputs=[str(array), *(painted.inputs if painted is not None else ())],
     )  # fmt: skip
-    if annotation is not None:
-        shown = _annotated(params, layer, array, annotation, job)
-        sections = _sections(params, layer, shown, box, array.chunk_shape_zyx)
-        job.require_room(sections.file_bytes_max, remedy="choose a smaller box or a coarser mag")
+    if painted is not None:
+        sections = _sections(params, layer, painted.over(array, job), box, array.chunk_shape_zyx)
+        # What was unpacked stays beside the file until that is there.
+        kept = sum(file.stat().st_size for file in job.folder.scratch.rglob("*") if file.is_file())
+        job.require_room(sections.file_bytes_max + kept, remedy="choose a smaller box or a coarser mag")
     if is_archive:
         _write_archive(job, path, sections, layer.name, voxel_size)
     else:
@@ -213,41 +217,75 @@ def export_box(layer: Layer, asked: Box | None, source: MagArray) -> Box:
     return box.in_mag(source.mag)
 
 
-def _annotated(
-    params: ExportTiffParams, layer: Layer, array: MagArray, annotation: Annotation, job: Job
-) -> MergedVolume:
-    """Put the volume data of an annotation over a layer."""
-    from voxelworks.workflows._materialize import Fallback, MergedVolume, dtype_of
+@dataclass(frozen=True)
+class _Painted:
+    """The volume layer of an annotation that is put over a layer."""
 
-    volume = annotation.volume_layer(params.volume_layer)
-    if volume is None:
-        raise InvalidAnnotation("the annotation has no volume layer; export the layer without it")
-    if volume.fallback_layer not in (None, layer.name):
-        raise InvalidParams(
-            f"volume layer {volume.name!r} lies over {volume.fallback_layer!r}, not over {layer.name!r}; export that "
-            "layer"
-        )
-    assert params.annotation is not None
-    if volume.has_editable_mapping:
-        return _proofread(params.annotation, volume, array, job)
-    if volume.location is None:
-        raise InvalidAnnotation(
-            f"the annotation was downloaded without the voxels of volume layer {volume.name!r}; download it with its "
-            "volume data"
-        )
-    scratch = job.folder.scratch
-    packed = annotation.open_volume(volume, scratch / "volume", job.check)
-    stored = None if packed is None or not packed.mags else _stored_mag(packed, array.mag)
-    edits = packed.unpack(stored, scratch / "edits", job.check) if packed is not None and stored else None
-    below = None if volume.fallback_layer is None else Fallback(array, layer.box)
-    if edits is None and below is None:
-        raise InvalidAnnotation(f"volume layer {volume.name!r} holds no voxels, and lies over no layer")
-    return MergedVolume(array.mag, dtype_of(array if below is not None else None, edits), below, edits)
+    annotation: Annotation
+    volume: VolumeLayerSummary
+    below: Layer | None
+    streamed: StreamedArray | None
+    """Where it was proofread: as its WEBKNOSSOS shows it, with the layer below."""
+
+    @classmethod
+    def open(cls, params: ExportTiffParams, layer: Layer, array: MagArray, job: Job) -> _Painted:
+        """Choose the volume layer, and refuse what cannot be shown."""
+        from voxelworks.workflows._materialize import segmentation_below
+
+        assert params.annotation is not None
+        annotation = job.open_annotation(params.annotation)
+        volume = annotation.volume_layer(params.volume_layer)
+        if volume is None:
+            raise InvalidAnnotation("the annotation has no volume layer; export the layer without it")
+        if volume.fallback_layer not in (None, layer.name):
+            raise InvalidParams(
+                f"volume layer {volume.name!r} lies over {volume.fallback_layer!r}, not over {layer.name!r}; export "
+                "that layer"
+            )
+        below = None if volume.fallback_layer is None else segmentation_below(layer.dataset, layer.name)
+        streamed = None
+        if volume.has_editable_mapping:
+            streamed = _open_proofread(params.annotation, volume, array, job)
+        elif volume.location is None:
+            raise InvalidAnnotation(
+                f"the annotation was downloaded without the voxels of volume layer {volume.name!r}; download it with "
+                "its volume data"
+            )
+        made_in = annotation.summary.dataset_name
+        if made_in not in (None, layer.dataset.name):
+            job.log(
+                f"the annotation was made in a dataset {made_in!r}, and is put over {layer.dataset.name!r}"
+            )
+        return cls(annotation, volume, below, streamed)
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        return (self.annotation.fingerprint, str(self.streamed))
+
+    def over(self, array: MagArray, job: Job) -> MergedVolume:
+        """Unpack what was painted, and put it over the layer."""
+        from voxelworks.workflows._materialize import Fallback, MergedVolume, dtype_of
+
+        if self.streamed is not None:
+            shown = Fallback(self.streamed, self.streamed.box.from_mag(array.mag))
+            return MergedVolume(array.mag, self.streamed.dtype, shown)
+        scratch = job.folder.scratch
+        packed = self.annotation.open_volume(self.volume, scratch / "volume", job.check)
+        edits = None
+        if packed is not None and packed.mags:
+            edits = packed.unpack(_stored_mag(packed, array.mag), scratch / "edits", job.check)
+            packed.path.unlink()
+        below = None if self.below is None else Fallback(array, self.below.box)
+        if edits is None and below is None:
+            raise InvalidAnnotation(
+                f"volume layer {self.volume.name!r} holds no voxels, and lies over no layer: nothing is to be exported"
+            )
+        return MergedVolume(array.mag, dtype_of(array if below is not None else None, edits), below, edits)
 
 
-def _proofread(ref: AnnotationRef, volume: VolumeLayerSummary, array: MagArray, job: Job) -> MergedVolume:
-    from voxelworks.workflows._materialize import Fallback, MergedVolume
-
+def _open_proofread(
+    ref: AnnotationRef, volume: VolumeLayerSummary, array: MagArray, job: Job
+) -> StreamedArray:
     streamed = job.open_stream(ref, volume.name or "")
     if streamed is None:
         raise InvalidAnnotation(
@@ -259,7 +297,7 @@ def _proofread(ref: AnnotationRef, volume: VolumeLayerSummary, array: MagArray, 
             f"volume layer {volume.name!r} was proofread, and is read in mag {streamed.mag} alone, not in {array.mag}"
         )
     job.log(f"{volume.name} was proofread: its voxels are read from {streamed.location}, as they are now")
-    return MergedVolume(streamed.mag, streamed.dtype, Fallback(streamed, streamed.box.from_mag(streamed.mag)))
+    return streamed
 
 
 def _stored_mag(packed: PackedVolume, mag: Mag) -> StoredMag:

@@ -194,7 +194,7 @@ def test_the_page_of_the_job_offers_and_shares_the_file(site):
     assert (refused.status_code, "name" in refused.text) == (422, True)
 
 
-def test_the_webknossos_face_leads_to_the_file(site, tmp_path):
+def test_the_webknossos_face_leads_to_the_file(site):
     foreign = foreign_id(site.job_id)
     headers = {"X-Auth-Token": site.info.token}
     with httpx.Client(base_url=site.info.url, headers=headers, trust_env=False) as client:
@@ -207,21 +207,7 @@ def test_the_webknossos_face_leads_to_the_file(site, tmp_path):
         run = client.post(f"/api/jobs/run/exportTiff/{dataset['id']}", params=query).json()
         assert run["args"]["nd_bbox"]["topLeft"] == [1, 2, 0]
         assert run["args"]["export_file_name"] == "cells__em__mag1.ome.tif"
-        layer = VolumeLayer({"1": {(0, 0, 0): np.ones((8, 8, 8), np.uint32)}}, name="Strokes", fallback="em")
-        annotation = site.client.upload_annotation(write_annotation(tmp_path / "strokes.zip", [layer]))
-        query |= {"annotationId": foreign_id(annotation.id), "annotationLayerName": "Strokes"}
-        painted = client.post(f"/api/jobs/run/exportTiff/{dataset['id']}", params=query).json()
-        assert (painted["args"]["annotation_id"], painted["args"]["annotation_layer_name"]) == (
-            annotation.id, "Strokes",
-        )  # fmt: skip
-        assert painted["args"]["export_file_name"] == "cells__em__mag1__annotated.ome.tif"
-        query["annotationId"] = foreign_id("0" * 16)
-        answer = client.post(f"/api/jobs/run/exportTiff/{dataset['id']}", params=query)
-        assert (answer.status_code, "no annotation" in answer.text) == (404, True)
-        for job in (run, painted):
-            client.patch(f"/api/jobs/{job['id']}/cancel")
-        site.client.trash_annotation(annotation.id)
-        site.client.delete_annotation(annotation.id)
+        client.patch(f"/api/jobs/{run['id']}/cancel")
 
 
 def test_a_file_whose_term_is_over_is_removed_and_can_be_made_again(site, tmp_path):
@@ -244,3 +230,23 @@ def test_a_file_whose_term_is_over_is_removed_and_can_be_made_again(site, tmp_pa
     with pytest.raises(NotFound, match="run it again"):
         site.client.download(site.job_id, tmp_path)
     assert site.browser.get("/api/v1/storage").json()["used_bytes"] == 0
+
+
+def test_the_webknossos_face_exports_volume_layers_of_annotations(site, tmp_path):
+    layer = VolumeLayer({"1": {(0, 0, 0): np.ones((8, 8, 8), np.uint32)}}, name="Strokes")
+    annotation = site.client.upload_annotation(write_annotation(tmp_path / "strokes.zip", [layer]))
+    query = {"bbox": "1,2,0,10,10,2", "layerName": "em", "mag": "1", "asOmeTiff": "true"}
+    query |= {"annotationId": foreign_id(annotation.id), "annotationLayerName": "Strokes"}
+    headers = {"X-Auth-Token": site.info.token}
+    with httpx.Client(base_url=site.info.url, headers=headers, trust_env=False) as client:
+        path = f"/api/jobs/run/exportTiff/{client.get('/api/datasets').json()[0]['id']}"
+        job = client.post(path, params=query).json()
+        assert job["args"]["annotation_id"] == annotation.id
+        assert job["args"]["annotation_layer_name"] == "Strokes"
+        assert job["args"]["export_file_name"] == "cells__em__mag1__annotated.ome.tif"
+        client.patch(f"/api/jobs/{job['id']}/cancel")
+        unknown = client.post(path, params={**query, "annotationId": foreign_id("0" * 16)})
+        assert (unknown.status_code, "no annotation" in unknown.text) == (404, True)
+        del query["annotationId"]
+        answer = client.post(path, params=query)
+        assert (answer.status_code, "'Strokes' is one of an annotation" in answer.text) == (422, True)

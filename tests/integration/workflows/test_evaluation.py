@@ -63,11 +63,24 @@ def slow_scores(segments, truth):
         both = entropy(segments[mask], truth[mask])
         return both - entropy(truth[mask]), both - entropy(segments[mask])
 
-    hits = 0
+    def rand(mask):
+        """Count pairs of voxels that are together in both, in the segmentation and in the truth."""
+        both, one, two = (
+            sum(int(count) ** 2 for count in np.unique(labels, axis=1, return_counts=True)[1])
+            for labels in (np.stack([segments[mask], truth[mask]]), segments[mask][None], truth[mask][None])
+        )
+        precision, recall = both / one, both / two
+        return 1 - 2 * precision * recall / (precision + recall), precision, recall
+
+    matched = []
     for segment in np.unique(segments[segments != 0]):
         for other in np.unique(truth[known]):
             one, two = segments == segment, truth == other
-            hits += (one & two).sum() / (one | two).sum() > 0.5
+            matched.append((one & two).sum() / (one | two).sum())
+    matched = [iou for iou in matched if iou > 0.5]
+    hits = len(matched)
+    wrong, missed = len(np.unique(segments[segments != 0])) - hits, len(np.unique(truth[known])) - hits
+    error, precision, recall = rand(known)
     split, merge = variation(known)
     assigned_split, assigned_merge = variation(known & (segments != 0))
     one, two = segments != 0, known
@@ -75,7 +88,12 @@ def slow_scores(segments, truth):
         "voi_split": split, "voi_merge": merge, "assigned_voi_split": assigned_split,
         "assigned_voi_merge": assigned_merge, "iou": (one & two).sum() / (one | two).sum(),
         "dice": 2 * (one & two).sum() / (one.sum() + two.sum()), "true_positives": hits,
-        "false_negatives": len(np.unique(truth[known])) - hits, "voxels": known.sum(),
+        "false_positives": wrong, "false_negatives": missed, "voxels": known.sum(),
+        "precision": hits / (hits + wrong), "recall": hits / (hits + missed),
+        "f1": 2 * hits / (2 * hits + wrong + missed),
+        "panoptic_quality": sum(matched) / (hits + (wrong + missed) / 2), "adapted_rand_error": error,
+        "rand_precision": precision, "rand_recall": recall, "voi": split + merge,
+        "assigned_adapted_rand_error": rand(known & (segments != 0))[0],
         "assigned_voxels": (known & one).sum(),
     }  # fmt: skip
 
@@ -187,6 +205,9 @@ def test_an_interrupted_comparison_goes_on_and_gives_the_same_bytes(pair, tmp_pa
     with pytest.raises(BrokenOff):
         voxelworks.run("evaluate_segmentation", settings=SETTINGS, on_progress=stop, **params)
     assert not (tmp_path / "report.html").exists()
-    evaluate(made, right, tmp_path)
+    again = []
+    params["on_progress"] = lambda progress: again.append(progress.done / progress.total)
+    voxelworks.run("evaluate_segmentation", settings=SETTINGS, **params)
+    assert min(again) > 0.4  # blocks that were done are not done again
     assert "going on where an earlier attempt stopped" in capsys.readouterr().err
     assert (tmp_path / "report.html").read_bytes() == whole

@@ -8,7 +8,7 @@ import pytest
 import tifffile
 
 import voxelworks
-from voxelworks.errors import InvalidAnnotation, InvalidParams, MagNotFound
+from voxelworks.errors import InvalidAnnotation, InvalidParams, MagNotFound, WrongCategory
 from voxelworks.geometry import MAG1, Box, Mag, VoxelSize
 from voxelworks.settings import Settings
 from voxelworks.testing.independent_volumes import VolumeLayer, write_annotation
@@ -150,6 +150,21 @@ def test_bad_input_is_refused_and_leaves_nothing(dataset, tmp_path, params, erro
     with pytest.raises(error, match=text):
         export(dataset, tmp_path, **{"annotation": annotation} | given)
     assert sorted(path.name for path in tmp_path.iterdir()) == before
+
+
+def test_an_annotation_over_an_image_is_refused(dataset, tmp_path):
+    annotation = annotate(tmp_path, {"1": {(2, 1, 1): painted(6)}}, fallback="em")
+    with pytest.raises(WrongCategory, match="'em' is a color layer"):
+        export(dataset, tmp_path, annotation, layer=f"{dataset}/em")
+    assert not (tmp_path / "out.tif").exists()
+
+
+def test_an_annotation_without_voxels_leaves_the_layer_as_it_is(dataset, tmp_path):
+    export(dataset, tmp_path, annotate(tmp_path, {}))
+    assert (sections(tmp_path / "out.tif") == below(MAG1)).all()
+    with pytest.raises(InvalidAnnotation, match="holds no voxels, and lies over no layer"):
+        export(dataset, tmp_path, annotate(tmp_path, {}, fallback=None), "nothing.tif")
+    assert not (tmp_path / "nothing.tif").exists()
 
 
 def test_a_skeleton_alone_is_refused(dataset, tmp_path):
