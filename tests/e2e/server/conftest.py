@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,6 +54,41 @@ class Site:
     def operator(self) -> httpx.Client:
         headers = {"Authorization": f"Bearer {self.info.token}"}
         return httpx.Client(base_url=self.info.url, headers=headers, trust_env=False)
+
+
+@dataclass
+class WorkingSite:
+    """A server with a worker that works."""
+
+    info: ServerInfo
+    settings: Settings
+    client: Client
+
+
+@pytest.fixture(scope="session")
+def serve_and_work() -> Callable[..., AbstractContextManager[WorkingSite]]:
+    """A function that serves datasets of a folder, with a worker that works."""
+    return _serve_and_work
+
+
+@contextmanager
+def _serve_and_work(folder: Path, *datasets: str) -> Iterator[WorkingSite]:
+    """Serve the datasets below `folder / "scope"`, with a worker of its own process."""
+    settings = Settings(home=folder / "home", port=0, import_roots={"scope": folder / "scope"})
+    settings.datasets_dir.mkdir(parents=True)
+    with running_server(settings) as info, Client(info.url, info.token) as client:
+        for name in datasets:
+            client.link_dataset(name, f"root:scope/{name}")
+        command = [sys.executable, "-m", "voxelworks", "worker", "--home", str(settings.home), "--embedded"]
+        roots = {"VOXELWORKS_IMPORT_ROOTS": json.dumps({"scope": str(folder / "scope")})}
+        with subprocess.Popen(command, stdin=subprocess.PIPE, env=os.environ | roots) as worker:
+            # Here a worker computes on the same machine.
+            playwright.expect.set_options(timeout=60_000)
+            try:
+                yield WorkingSite(info, settings, client)
+            finally:
+                playwright.expect.set_options(timeout=5_000)
+                worker.terminate()
 
 
 # Not for longer than a module: while it runs, this thread has an event loop that other tests would meet.

@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import os
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from voxelworks.client import Client, ServerInfo
 from voxelworks.geometry import MAG1, Box, VoxelSize
 from voxelworks.protocol.views import AnnotationSummary
-from voxelworks.settings import Settings
 from voxelworks.testing.independent_volumes import VolumeLayer, write_annotation
-from voxelworks.testing.server import running_server
 from voxelworks.volumes.annotations import Annotation, Limits
 from voxelworks.volumes.dataset import Dataset
 
@@ -36,39 +29,16 @@ VALUE = """() => {
 }"""
 
 
-@dataclass
-class WorkingSite:
-    """A server with a worker that works."""
-
-    info: ServerInfo
-    settings: Settings
-    client: Client
-
-
 @pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WorkingSite]:
+def site(tmp_path_factory: pytest.TempPathFactory, serve_and_work) -> Iterator[object]:
     folder = tmp_path_factory.mktemp("lab")
     dataset = Dataset.create(folder / "scope" / "neurons", VoxelSize(8, 8, 32))
     layer = dataset.add_layer("cells", "segmentation", "uint32", 1, BOX, BELOW)
     labels = np.full((1, *BOX.shape_zyx), BELOW, np.uint32)
     layer.add_mag(MAG1, shard_zyx=(64, 64, 64)).write(BOX, labels)
     dataset.write_metadata()
-    settings = Settings(home=folder / "home", port=0, import_roots={"scope": folder / "scope"})
-    with running_server(settings) as info, Client(info.url, info.token) as client:
-        client.link_dataset("neurons", "root:scope/neurons")
-        command = [sys.executable, "-m", "voxelworks", "worker", "--home", str(settings.home), "--embedded"]
-        roots = {"VOXELWORKS_IMPORT_ROOTS": json.dumps({"scope": str(folder / "scope")})}
-        with subprocess.Popen(command, stdin=subprocess.PIPE, env=os.environ | roots) as worker:
-            yield WorkingSite(info, settings, client)
-            worker.terminate()
-
-
-@pytest.fixture(autouse=True, scope="module")
-def patience() -> Iterator[None]:
-    """Wait longer: here a worker computes on the same machine."""
-    playwright.expect.set_options(timeout=60_000)
-    yield
-    playwright.expect.set_options(timeout=5_000)
+    with serve_and_work(folder, "neurons") as site:
+        yield site
 
 
 def test_a_person_uploads_an_annotation_and_sees_what_became_of_it(site, open_page, tmp_path: Path):
@@ -125,7 +95,7 @@ def test_a_person_downloads_an_annotation_with_coarser_magnifications(site, open
     assert (coarse.array.read(Box((0, 0, 8), (8, 8, 8)))[0] == expected).all()
 
 
-def upload(site: WorkingSite, page, file: Path) -> AnnotationSummary:
+def upload(site, page, file: Path) -> AnnotationSummary:
     """Upload an annotation by the page, and give what the server knows of it."""
     known = {annotation.id for annotation in site.client.list_annotations()}
     page.get_by_label("NML or zip").set_input_files(file)
