@@ -119,6 +119,21 @@ def test_the_token_of_an_operator_sees_all_organizations_only_if_it_may_operate(
         assert {job.user_id for job in queue.list_jobs(by=by).jobs} == seen
 
 
+@pytest.mark.parametrize("which", ["layer", "truth"])
+def test_a_second_dataset_of_a_job_must_be_readable_too(queue, which):
+    theirs = queue.call(
+        catalog.register, organization_id="other", user_id="eve", name="secret", place="data:other/secret", summary=DEMO
+    )  # fmt: skip
+    params = {"layer": "demo/segmentation", "truth": "demo/segmentation", which: f"{theirs.id}/segmentation"}
+    with pytest.raises(DatasetNotFound):
+        queue.submit(workflow="evaluate_segmentation", params=params)
+    twin = queue.call(
+        catalog.register, organization_id="local", user_id="ada", name="twin", place="data:local/twin", summary=DEMO
+    )  # fmt: skip
+    job = queue.submit(workflow="evaluate_segmentation", params=params | {which: f"{twin.id}/segmentation"})
+    assert queue.claim(queue.open_worker()).job_id == job.id
+
+
 def test_a_dataset_of_another_organization_is_not_there(queue):
     with pytest.raises(DatasetNotFound):
         queue.submit(by=queue.principal("eve"))
