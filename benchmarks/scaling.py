@@ -54,6 +54,7 @@ from voxelworks.testing.independent_volumes import VolumeLayer, write_annotation
 PROCESSES = 2
 FIGURES = table.SCALING_FIGURES
 BUCKET = 32
+COARSEST_MAG = "16"
 EDITED_EVERY = 2
 """Of each axis: an eighth of the buckets of an annotation is edited."""
 ID_OF_EDITS = 2**24 + 1
@@ -134,7 +135,9 @@ def command_of(case: Case, target: Path) -> list[str]:
             return [*voxelworks_command(case.work, PROCESSES), *names, "--merge-segments"]
         case _:
             names = ["--dataset", str(target), "--layer", case.volume.kind]
-            return [*voxelworks_command(case.work, PROCESSES), *names]
+            # The same mags for each size: the smallest would need none by itself.
+            coarsest = ["--coarsest-mag", COARSEST_MAG] if case.work == "downsample" else []
+            return [*voxelworks_command(case.work, PROCESSES), *names, *coarsest]
 
 
 def annotation_of(case: Case) -> Path:
