@@ -6,16 +6,22 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from voxelworks.errors import UnsupportedDtype, WrongCategory
+from voxelworks.errors import InvalidAnnotation, UnsupportedDtype, WrongCategory
 from voxelworks.geometry import Box, Mag
 from voxelworks.ops.relabelling import merged_ids, replace_labels
 from voxelworks.volumes.annotations import Buckets, Skeleton
 from voxelworks.volumes.dataset import Dataset, Layer
+
+if TYPE_CHECKING:
+    from voxelworks.protocol.views import VolumeLayerSummary
+    from voxelworks.volumes.streaming import StreamedArray
+    from voxelworks.workflows._job import Job
+    from voxelworks.workflows._refs import AnnotationRef
 
 PIECE = (128, 128, 128)
 """Voxels (x, y, z) that are looked at together: nodes of skeletons, and what is read in another mag."""
@@ -49,6 +55,24 @@ def segmentation_below(dataset: Dataset, name: str) -> Layer:
             f"layer {name!r} is a {layer.category} layer; name a segmentation with fallback_layer"
         )
     return layer
+
+
+def open_proofread(ref: AnnotationRef, volume: VolumeLayerSummary, job: Job) -> StreamedArray:
+    """Open a layer that was proofread where the mapping is applied: in its WEBKNOSSOS.
+
+    Raises
+    ------
+    InvalidAnnotation
+        If nothing is known of one.
+    """
+    streamed = job.open_stream(ref, volume.name or "")
+    if streamed is None:
+        raise InvalidAnnotation(
+            f"volume layer {volume.name!r} was split and merged by proofreading, which only the WEBKNOSSOS that it "
+            "comes from can apply; add the annotation to a server by its address there"
+        )
+    job.log(f"{volume.name} was proofread: its voxels are read from {streamed.location}, as they are now")
+    return streamed
 
 
 def dtype_of(below: Below | None, edits: Buckets | None) -> np.dtype[Any]:

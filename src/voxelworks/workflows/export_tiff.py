@@ -230,7 +230,7 @@ class _Painted:
     @classmethod
     def open(cls, params: ExportTiffParams, layer: Layer, array: MagArray, job: Job) -> _Painted:
         """Choose the volume layer, and refuse what cannot be shown."""
-        from voxelworks.workflows._materialize import segmentation_below
+        from voxelworks.workflows._materialize import open_proofread, segmentation_below
 
         assert params.annotation is not None
         annotation = job.open_annotation(params.annotation)
@@ -245,7 +245,12 @@ class _Painted:
         below = None if volume.fallback_layer is None else segmentation_below(layer.dataset, layer.name)
         streamed = None
         if volume.has_editable_mapping:
-            streamed = _open_proofread(params.annotation, volume, array, job)
+            streamed = open_proofread(params.annotation, volume, job)
+            if streamed.mag != array.mag:
+                raise MagNotFound(
+                    f"volume layer {volume.name!r} was proofread, and is read in mag {streamed.mag} alone, not in "
+                    f"{array.mag}"
+                )
         elif volume.location is None:
             raise InvalidAnnotation(
                 f"the annotation was downloaded without the voxels of volume layer {volume.name!r}; download it with "
@@ -281,23 +286,6 @@ class _Painted:
                 f"volume layer {self.volume.name!r} holds no voxels, and lies over no layer: nothing is to be exported"
             )
         return MergedVolume(array.mag, dtype_of(array if below is not None else None, edits), below, edits)
-
-
-def _open_proofread(
-    ref: AnnotationRef, volume: VolumeLayerSummary, array: MagArray, job: Job
-) -> StreamedArray:
-    streamed = job.open_stream(ref, volume.name or "")
-    if streamed is None:
-        raise InvalidAnnotation(
-            f"volume layer {volume.name!r} was split and merged by proofreading, which only the WEBKNOSSOS that it "
-            "comes from can apply; add the annotation to a server by its address there"
-        )
-    if streamed.mag != array.mag:
-        raise MagNotFound(
-            f"volume layer {volume.name!r} was proofread, and is read in mag {streamed.mag} alone, not in {array.mag}"
-        )
-    job.log(f"{volume.name} was proofread: its voxels are read from {streamed.location}, as they are now")
-    return streamed
 
 
 def _stored_mag(packed: PackedVolume, mag: Mag) -> StoredMag:

@@ -227,16 +227,11 @@ def materialize_volume_annotation(params: MaterializeVolumeAnnotationParams, job
 def _open_proofread(
     params: MaterializeVolumeAnnotationParams, volume: VolumeLayerSummary | None, job: Job
 ) -> StreamedArray | None:
-    """Open a layer that was proofread where the mapping is applied: in its WEBKNOSSOS. None if it was not."""
+    """Open a layer that was proofread; None if it was not."""
+    from voxelworks.workflows._materialize import open_proofread
+
     if volume is not None and volume.has_editable_mapping:
-        streamed = job.open_stream(params.annotation, volume.name or "")
-        if streamed is None:
-            raise InvalidAnnotation(
-                f"volume layer {volume.name!r} was split and merged by proofreading, which only the WEBKNOSSOS that it "
-                "comes from can apply; add the annotation to a server by its address there"
-            )
-        job.log(f"{volume.name} was proofread: its voxels are read from {streamed.location}, as they are now")
-        return streamed
+        return open_proofread(params.annotation, volume, job)
     if volume is not None and volume.location is None:
         raise InvalidAnnotation(
             f"the annotation was downloaded without the voxels of volume layer {volume.name!r}; download it with its "
