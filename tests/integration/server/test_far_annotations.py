@@ -5,12 +5,14 @@ Its token is found nowhere afterwards.
 
 from __future__ import annotations
 
+import io
 import json
 import time
 
 import httpx
 import numpy as np
 import pytest
+import tifffile
 from click.testing import CliRunner
 
 from reference import read_mag
@@ -85,19 +87,29 @@ def test_a_proofread_annotation_becomes_a_dataset_and_its_token_stays_secret(far
             "materialize_volume_annotation",
             {"dataset": "cortex", "annotation": made["id"], "target": "corrected"},
         )
+        layer = {"dataset": "cortex", "layer": "labels"}
+        export = client.submit(
+            "export_tiff", {"layer": layer, "annotation": made["id"], "format": "ome_tiff"}
+        )
         with pytest.raises(IllegalTransition, match="a job works with the annotation"):
             client.fetch_annotation(made["id"])
         with (tmp_path / "worker.log").open("wb") as log:
             worker = EmbeddedWorker(settings, log=log)
             worker.start()
             try:
-                ended = wait_for(
-                    lambda: client.show(job.id).job,
-                    lambda job: job.state in ("succeeded", "failed", "cancelled"),
-                )
+                ends = [
+                    wait_for(
+                        lambda submitted=submitted: client.show(submitted.id).job,
+                        lambda job: job.state in ("succeeded", "failed", "cancelled"),
+                    )
+                    for submitted in (job, export)
+                ]
+                wait_for(lambda: client.show(export.id).job, lambda job: job.publication == "published")
             finally:
                 worker.stop()
-        assert ended.state == "succeeded", client.read_log(job.id).text
+        for ended in ends:
+            assert ended.state == "succeeded", client.read_log(ended.id).text
+        exported = tifffile.imread(io.BytesIO(browser.get(f"/api/v1/jobs/{export.id}/file").content))
         assert (
             f"its voxels are read from {far.streams_at}/Volume/1, as they are now"
             in client.read_log(job.id).text
@@ -105,12 +117,16 @@ def test_a_proofread_annotation_becomes_a_dataset_and_its_token_stays_secret(far
         shown = [
             browser.get(path).text
             for path in (
-                "/annotations", f"/annotations/{made['id']}", f"/jobs/{job.id}", f"/api/v1/jobs/{job.id}",
-                "/api/v1/organization/audit",
+                "/annotations", f"/annotations/{made['id']}", f"/jobs/{job.id}", f"/jobs/{export.id}",
+                f"/api/v1/jobs/{job.id}", "/api/v1/organization/audit",
             )
         ]  # fmt: skip
     found = read_mag(settings.datasets_dir / "local" / "corrected", "labels_materialized", "1")[0]
     np.testing.assert_array_equal(found[tuple(slice(0, extent) for extent in far.voxels.shape)], far.voxels)
+    cut = tuple(slice(0, extent) for extent in far.voxels.shape)
+    np.testing.assert_array_equal(
+        np.squeeze(exported)[cut], far.voxels[tuple(map(slice, np.squeeze(exported).shape))]
+    )
     assert far.count(".zarray") >= 2
     assert TOKEN not in "".join([*shown, added.output, (tmp_path / "worker.log").read_text()])
     places = [path for path in settings.home.rglob("*") if path.is_file()]
