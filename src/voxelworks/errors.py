@@ -24,6 +24,8 @@
     │   ├── InvalidArchive           a zip that is broken or would harm whoever unpacks it
     │   ├── InvalidAnnotation        a file that is no annotation
     │   ├── AnnotationNotFound       no annotation has this id
+    │   ├── InvalidModel             a model package that cannot be used
+    │   ├── ModelNotFound            no model has this name or place
     │   ├── QuotaExceeded            the organization has no room left for it
     │   └── NetworkFileSystem        SQLite on a file system without working locks
     ├── ResourcesExceeded            memory or disk
@@ -176,6 +178,15 @@ class InvalidAnnotation(InvalidInput):
 
 class AnnotationNotFound(InvalidInput):
     code = "annotation-not-found"
+    http_status = 404
+
+
+class InvalidModel(InvalidInput, ValueError):
+    code = "invalid-model"
+
+
+class ModelNotFound(InvalidInput):
+    code = "model-not-found"
     http_status = 404
 
 

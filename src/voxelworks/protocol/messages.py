@@ -18,7 +18,7 @@ PROTOCOL_OLDEST = 1
 """Oldest version that this one can work with, on either side."""
 
 JobState = Literal["queued", "claimed", "running", "cancelling", "succeeded", "failed", "cancelled"]
-ResultKind = Literal["dataset", "addition", "previews", "artifact", "value"]
+ResultKind = Literal["dataset", "addition", "previews", "artifact", "model", "value"]
 """New dataset; addition to a dataset (mag, property); pictures of a dataset; a file for download; a plain value that
 leaves no files."""
 Json = dict[str, Any]

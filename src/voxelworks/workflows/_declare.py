@@ -32,8 +32,10 @@ from voxelworks.workflows._refs import (
     AnnotationRef,
     DatasetRef,
     LayerRef,
+    ModelRef,
     NewDatasetRef,
     NewFileRef,
+    NewModelRef,
     SourceRef,
 )
 
@@ -88,6 +90,14 @@ class Artifact(Outcome):
     kind = "artifact"
     file: str
     """Name of the file."""
+
+
+class NewModel(Outcome):
+    """The job made a model."""
+
+    kind = "model"
+    model: str
+    """Name of the new model."""
 
 
 class Mark:
@@ -214,8 +224,10 @@ FieldKind = Literal[
     "layer",
     "source",
     "annotation",
+    "model",
     "new_dataset",
     "new_file",
+    "new_model",
     "text",
     "choice",
     "flag",
@@ -236,12 +248,12 @@ _PROPER = {
 }
 """Words of names that are not written small."""
 DATA_KINDS: frozenset[FieldKind] = frozenset(
-    {"dataset", "layer", "source", "annotation", "new_dataset", "new_file", "box"}
+    {"dataset", "layer", "source", "annotation", "new_dataset", "new_file", "new_model", "box"}
 )
 """Fields that name what one job works on, or what it makes."""
 _KINDS: dict[type, FieldKind] = {
     DatasetRef: "dataset", NewDatasetRef: "new_dataset", NewFileRef: "new_file", SourceRef: "source",
-    AnnotationRef: "annotation",
+    AnnotationRef: "annotation", ModelRef: "model", NewModelRef: "new_model",
     bool: "flag", int: "int", float: "float", str: "text", Mag: "mag", VoxelSize: "voxel_size", Box: "box",
 }  # fmt: skip
 

@@ -34,6 +34,7 @@ from voxelworks.workflows._refs import (
     DatasetRef,
     LayerRef,
     NewDatasetRef,
+    NewModelRef,
     Resolver,
     SourceRef,
 )
@@ -253,6 +254,28 @@ class Job:
         # Left by an attempt that was stopped after its last file, but before its result was accepted.
         (self.folder.result / PROPERTIES_FILE).unlink(missing_ok=True)
         return Dataset.create(self.folder.result, voxel_size, name=Path(target).name)
+
+    def start_model(self, ref: NewModelRef, *, inputs: Sequence[object]) -> Path:
+        """Begin a new model; give the folder for its package. It gets its name only when the job is published.
+
+        Parameters
+        ----------
+        ref
+            Its name.
+        inputs
+            As for `start_dataset`.
+
+        Raises
+        ------
+        TargetExists, TargetNotWritable
+        """
+        target = self._resolver.locate(ref)
+        folder = AttemptFolder.for_target("model", target, self._work_key, self._attempt)
+        if Path(target).exists() or Path(target).is_symlink():
+            raise TargetExists(f"{ref} exists already; choose another name, or remove it first")
+        folder.require_writable()
+        self._begin("model", target, self._resolver.place(ref), None, inputs)
+        return self.folder.result
 
     def start_addition(self, ref: LayerRef, *, inputs: Sequence[object]) -> Path:
         """Begin an addition to a dataset; give the folder that stands for the dataset's folder until publication."""

@@ -1,8 +1,8 @@
 """References in params: what a workflow works on, without saying where it lies.
 
 The same params run on a laptop and on a server: *locally* a reference is a path or an address, on a *server* it is the
-name of a dataset, ``root:NAME/relative`` below an import root, ``upload:ID``, or the id of an annotation. Only a
-`Resolver` knows which.
+name of a dataset or a model, ``root:NAME/relative`` below an import root, ``upload:ID``, or the id of an annotation.
+Only a `Resolver` knows which.
 """
 
 from __future__ import annotations
@@ -89,6 +89,23 @@ class AnnotationRef(Ref):
 
     __slots__ = ()
     label = "Annotation"
+
+
+class ModelRef(Ref):
+    """A model: its name on a server, `NAME@2` for an earlier version; its folder, or the name of a shipped one, locally."""
+
+    __slots__ = ()
+    label = "Model"
+
+
+class NewModelRef(Ref):
+    """A model that the job makes: its name on a server, its folder locally.
+
+    On a server it becomes a new version if there is a model of this name; locally it must not exist yet.
+    """
+
+    __slots__ = ()
+    label = "New model"
 
 
 class LayerRef(BaseModel):
@@ -258,8 +275,10 @@ __all__ = [
     "DatasetRef",
     "LayerRef",
     "LocalResolver",
+    "ModelRef",
     "NewDatasetRef",
     "NewFileRef",
+    "NewModelRef",
     "PlacesResolver",
     "Ref",
     "Resolver",

@@ -13,7 +13,14 @@ from voxelworks.errors import StorageFailed, VoxelworksError
 from voxelworks.protocol.messages import Json, Progress, SealedResult
 from voxelworks.workflows._declare import Params, Workflow
 from voxelworks.workflows._job import Job, Reporter, StopFlag
-from voxelworks.workflows._refs import DatasetRef, LocalResolver, NewDatasetRef, Resolver, references
+from voxelworks.workflows._refs import (
+    DatasetRef,
+    LocalResolver,
+    NewDatasetRef,
+    NewModelRef,
+    Resolver,
+    references,
+)
 from voxelworks.workflows._registry import get_workflow
 from voxelworks.workflows.publishing import (
     AttemptFolder,
@@ -204,6 +211,8 @@ def _target(workflow: Workflow, params: Params) -> tuple[str, str | None]:
     refs = list(references(params))
     if kind == "dataset":
         return kind, next(str(ref) for ref in refs if isinstance(ref, NewDatasetRef))
+    if kind == "model":
+        return kind, next(str(ref) for ref in refs if isinstance(ref, NewModelRef))
     if kind == "artifact":
         assert workflow.file_name is not None
         return kind, workflow.file_name(params)

@@ -60,7 +60,7 @@ LOCK_FILE = "lock"
 """Beside the attempts, where no server keeps two of them apart."""
 _T = TypeVar("_T")
 _logger = logging.getLogger(__name__)
-FileKind = Literal["dataset", "addition", "previews", "artifact"]
+FileKind = Literal["dataset", "addition", "previews", "artifact", "model"]
 """Kinds of results that leave files."""
 FileFacts = dict[str, tuple[int, str]]
 """Path below the result -> size in bytes and SHA-256."""
@@ -133,7 +133,7 @@ class AttemptFolder:
 
     @classmethod
     def for_target(cls, kind: str, target: str, work_key: str, attempt: int) -> AttemptFolder:
-        """Find the folder for a new dataset, pictures or a file at `target`, or an addition to the dataset `target`.
+        """Find the folder for a new dataset, a model, pictures or a file at `target`, or an addition to the dataset `target`.
 
         Raises
         ------
@@ -412,7 +412,7 @@ def publish(result: SealedResult, target: str, *, work_key: str, attempt: int) -
     Raises
     ------
     TargetExists
-        If somebody else made the dataset or the magnification meanwhile.
+        If somebody else made the dataset, the model or the magnification meanwhile.
     StorageFailed
         If the sealed files are gone or are not those that were sealed.
     """
@@ -424,8 +424,8 @@ def publish(result: SealedResult, target: str, *, work_key: str, attempt: int) -
         raise StorageFailed(f"{folder.path} no longer holds the sealed result; run the job again")
     manifest = Manifest.model_validate_json(text)
     try:
-        if manifest.kind == "dataset":
-            _publish_dataset(folder, Path(target).absolute(), manifest)
+        if manifest.kind in ("dataset", "model"):
+            _publish_folder(folder, Path(target).absolute(), manifest)
         elif manifest.kind == "artifact":
             _publish_artifact(folder, Path(target).absolute(), manifest)
         elif manifest.kind == "addition":
@@ -453,7 +453,7 @@ def change_properties(dataset: Path, change: Callable[[DataSource], DataSource])
         save_datasource(dataset, change(load_datasource(dataset)))
 
 
-def _publish_dataset(folder: AttemptFolder, target: Path, manifest: Manifest) -> None:
+def _publish_folder(folder: AttemptFolder, target: Path, manifest: Manifest) -> None:
     if folder.result.exists():
         if target.exists():
             raise TargetExists(f"{target} was made by somebody else while the job ran; choose another target")

@@ -1,0 +1,147 @@
+"""What is known of a model: the facts that its package carries, and that servers, forms and workflows read.
+
+A package is a folder after the BioImage Model Zoo description (`rdf.yaml`, weights as ONNX). What that description has
+no fields for stands in its `config` under `voxelworks`, as a `ModelFacts`; the same is in the package as JSON, in
+`MODEL_FILE`, for programs that read no YAML.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from voxelworks.errors import InvalidModel
+from voxelworks.geometry import Vec3, VoxelSize
+
+MODEL_FILE = "voxelworks.json"
+"""In the folder of a package, beside `rdf.yaml`."""
+
+ModelTask = Literal["affinities", "instances", "semantic"]
+"""What a network gives for each voxel: whether it belongs together with others at fixed offsets, from which neurons are
+put together; whether it is inside of an object and how far from its surface, from which instances are; or only whether
+it is inside."""
+NormalizationMethod = Literal["standardize", "none"]
+
+
+class _Facts(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class Normalization(_Facts):
+    """How intensities are changed before they are given to the network, in the same way for all voxels of a job."""
+
+    method: NormalizationMethod = "standardize"
+    """`standardize`: subtract the mean of the layer and divide by its standard deviation, both without voxels of 0."""
+
+
+class ModelScore(_Facts):
+    """One measured score."""
+
+    data: str
+    """On which data."""
+    measure: str
+    """Such as `IoU`."""
+    value: float
+    low: float | None = None
+    """Lower end of the interval of 95 % confidence."""
+    high: float | None = None
+    count: int | None = None
+    """Of what was counted, such as objects."""
+    trained_on: bool = False
+    """Whether the network was trained on other parts of the same data set."""
+
+
+class PostProcessing(_Facts):
+    """How predictions become segments. Lengths in nm, so that they mean the same for all voxel sizes."""
+
+    threshold: float = Field(0.5, ge=0, le=1)
+    """Voxels with a smaller probability are background."""
+    seed_distance_nm: float | None = Field(None, ge=0)
+    """Instances: how far inside of an object its middle lies at least."""
+    min_depth_nm: float = Field(0.0, ge=0)
+    """Instances: two that touch are two if each is thicker than their neck by this."""
+    size_min_nm3: float = Field(0.0, ge=0)
+    """Smaller segments are dropped, or joined to their neighbours where every voxel belongs to one."""
+    size_max_nm3: float | None = Field(None, gt=0)
+    """Larger instances are dropped."""
+    agglomeration_threshold: float = Field(0.5, ge=0, le=1)
+    """Neurons: fragments whose mean affinity is at least this are joined."""
+
+
+class ModelFacts(_Facts):
+    """What is known of a model."""
+
+    title: str = Field(min_length=1, max_length=200)
+    description: str = ""
+    task: ModelTask
+    structure: str = Field(min_length=1, max_length=100)
+    """What it finds, such as `mitochondria`."""
+    modality: str = ""
+    """Kind of microscopy that it was trained for, such as `FIB-SEM`."""
+    tissue: str = ""
+    voxel_size: VoxelSize
+    """That of the images that the network sees, in nm: layers are resampled to it."""
+    voxel_size_min: VoxelSize
+    """Smallest voxels of layers that it is for."""
+    voxel_size_max: VoxelSize
+    input_channels: int = Field(1, ge=1, le=64)
+    outputs: tuple[str, ...] = Field(min_length=1)
+    """What each channel is: `foreground` and `distance`, or `affinity` for each offset."""
+    offsets: tuple[Vec3, ...] = ()
+    """Affinities: x,y,z in voxels of `voxel_size`, one for each channel."""
+    distance_scale_nm: float | None = Field(None, gt=0)
+    """Instances: the distance from the surface, in nm, for which the channel `distance` is 1."""
+    patch: Vec3
+    """x,y,z: voxels that are given to the network at once."""
+    border: Vec3
+    """x,y,z: voxels at each side of a patch whose results are not used."""
+    normalization: Normalization = Normalization()
+    post_processing: PostProcessing = PostProcessing()
+    training_data: tuple[str, ...] = ()
+    """Each data set, with its licence."""
+    licence: str = ""
+    """SPDX identifier, or a name."""
+    licence_text: str = ""
+    """What it allows, in one sentence."""
+    is_commercial_use_allowed: bool = True
+    citations: tuple[str, ...] = ()
+    scores: tuple[ModelScore, ...] = ()
+    limits: str = ""
+    """What it is not good for."""
+    started_from: str | None = None
+    """The model that training began with."""
+    weights_sha256: str = ""
+    weights_bytes: int = 0
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if self.task == "affinities" and len(self.offsets) != len(self.outputs):
+            raise InvalidModel(
+                f"the model has {len(self.outputs)} outputs but {len(self.offsets)} offsets; each affinity has one offset"
+            )
+        if self.task == "instances" and self.distance_scale_nm is None:
+            raise InvalidModel("a model of instances says how long the distance 1 is, in distance_scale_nm")
+        for length, border in zip(self.patch, self.border, strict=True):
+            if border < 0 or 2 * border >= length:
+                raise InvalidModel(
+                    f"a patch of {self.patch} with a border of {self.border} on each side leaves no voxels; "
+                    "the border is smaller than half the patch"
+                )
+        return self
+
+    def unfit(self, voxel_size: VoxelSize) -> str | None:
+        """Say why voxels of this size are outside of what the model is for; None if they are not."""
+        pairs = zip(voxel_size.xyz, self.voxel_size_min.xyz, self.voxel_size_max.xyz, strict=True)
+        if all(_at_most(low, size) and _at_most(size, high) for size, low, high in pairs):
+            return None
+        return (
+            f"the layer has voxels of {voxel_size} nm, and the model is for {self.voxel_size_min} to "
+            f"{self.voxel_size_max} nm: expect worse results"
+        )
+
+
+def _at_most(low: float, high: float) -> bool:
+    """Compare sizes that are rounded in many ways."""
+    return low <= high or math.isclose(low, high, rel_tol=0.01)
