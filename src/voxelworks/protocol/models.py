@@ -7,16 +7,20 @@ no fields for stands in its `config` under `voxelworks`, as a `ModelFacts`; the 
 
 from __future__ import annotations
 
+import json
 import math
-from typing import Literal, Self
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from voxelworks.errors import InvalidModel
+from voxelworks.errors import InvalidModel, StorageFailed
 from voxelworks.geometry import Vec3, VoxelSize
 
 MODEL_FILE = "voxelworks.json"
 """In the folder of a package, beside `rdf.yaml`."""
+FACTS_BYTES_MAX = 2**20
 
 ModelTask = Literal["affinities", "instances", "semantic"]
 """What a network gives for each voxel: whether it belongs together with others at fixed offsets, from which neurons are
@@ -119,7 +123,7 @@ class ModelFacts(_Facts):
     def _fits_together(self) -> Self:
         if self.task == "affinities" and len(self.offsets) != len(self.outputs):
             raise InvalidModel(
-                f"the model has {len(self.outputs)} outputs but {len(self.offsets)} offsets; each affinity has one offset"
+                f"the model has {len(self.outputs)} outputs but {len(self.offsets)} offsets; each affinity has one"
             )
         if self.task == "instances" and self.distance_scale_nm is None:
             raise InvalidModel("a model of instances says how long the distance 1 is, in distance_scale_nm")
@@ -130,6 +134,19 @@ class ModelFacts(_Facts):
                     "the border is smaller than half the patch"
                 )
         return self
+
+    @classmethod
+    def parse(cls, raw: Mapping[str, Any], *, what: str) -> Self:
+        """Read facts that anybody may have written; `InvalidModel` names each that is wrong, of the model `what`."""
+        try:
+            return cls.model_validate(dict(raw))
+        except ValidationError as error:
+            problems = [
+                f"{'.'.join(map(str, item['loc']))} {item['msg']}".strip()[:300]
+                for item in error.errors(include_url=False, include_input=False)
+            ]
+            more = f"; and {len(problems) - 5} more" if len(problems) > 5 else ""
+            raise InvalidModel(f"the facts of {what} are wrong: {'; '.join(problems[:5])}{more}") from error
 
     def unfit(self, voxel_size: VoxelSize) -> str | None:
         """Say why voxels of this size are outside of what the model is for; None if they are not."""
@@ -145,3 +162,33 @@ class ModelFacts(_Facts):
 def _at_most(low: float, high: float) -> bool:
     """Compare sizes that are rounded in many ways."""
     return low <= high or math.isclose(low, high, rel_tol=0.01)
+
+
+def read_facts(folder: Path) -> ModelFacts:
+    """Read the facts of a package.
+
+    Raises
+    ------
+    InvalidModel
+        If the file is none that can be understood.
+    StorageFailed
+        If it cannot be read.
+    """
+    return ModelFacts.parse(read_raw_facts(folder), what=folder.name)
+
+
+def read_raw_facts(folder: Path) -> dict[str, Any]:
+    """Read the facts of a package as they stand there; errors as of `read_facts`."""
+    path = folder / MODEL_FILE
+    try:
+        with path.open("rb") as stream:
+            content = stream.read(FACTS_BYTES_MAX + 1)
+    except OSError as error:
+        raise StorageFailed(f"{path} cannot be read: {error.strerror or error}") from error
+    try:
+        raw = json.loads(content) if len(content) <= FACTS_BYTES_MAX else None
+    except (ValueError, RecursionError) as error:
+        raise InvalidModel(f"{path} is no JSON; copy the model again") from error
+    if not isinstance(raw, dict):
+        raise InvalidModel(f"{path} holds no facts of a model; copy the model again")
+    return raw

@@ -1,0 +1,1 @@
+"""Networks: their packages, what they predict, how they are trained."""
