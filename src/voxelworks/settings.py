@@ -232,6 +232,8 @@ class Settings(BaseSettings):
     """Largest annotation file that is taken, in bytes, also after unpacking."""
     nml_bytes_max: int = Field(default=256 * 2**20, gt=0)
     """Largest skeleton file (NML) that is taken, in bytes."""
+    model_bytes_max: int = Field(default=2**30, gt=0, lt=2**31)
+    """Largest weights of a model that are taken, in bytes."""
 
     # Mail and webhooks
     public_url: str | None = None
@@ -288,6 +290,19 @@ class Settings(BaseSettings):
     def annotations_dir(self) -> Path:
         """With the datasets, so that workers on other machines find them too."""
         return self.datasets_dir / ANNOTATIONS_FOLDER
+
+    @cached_property
+    def models_dir(self) -> Path:
+        """Where `voxelworks models add` puts models for everybody who uses this installation or server."""
+        return self.home / "models"
+
+    @cached_property
+    def model_roots(self) -> tuple[Path, ...]:
+        """Folders whose sub-folders are installed models: added ones, those of a clone, those of the wheel."""
+        package = Path(__file__).parent
+        clone = package.parents[1]
+        of_clone = (clone / "models",) if (clone / "pyproject.toml").is_file() else ()
+        return (self.models_dir, *of_clone, package / "models_shipped")
 
     @cached_property
     def sqlite_path(self) -> Path:

@@ -31,6 +31,11 @@ class Action(StrEnum):
     MAKE_ANNOTATION = "make_annotation"
     DELETE_ANNOTATION = "delete_annotation"
     """Of others; everybody may delete their own."""
+    SEE_MODEL = "see_model"
+    MAKE_MODEL = "make_model"
+    """Also to rename and delete those that one made."""
+    MANAGE_MODEL = "manage_model"
+    """Rename and delete those of others, and share models with other organizations."""
     SUBMIT_JOB = "submit_job"
     SUBMIT_PAID_JOB = "submit_paid_job"
     SEE_OWN_JOBS = "see_own_jobs"
@@ -85,6 +90,9 @@ MATRIX: Mapping[Action, Rule] = MappingProxyType(
         Action.SHARE_DATASET: Rule(_EVERYBODY, "manage"),
         Action.MAKE_ANNOTATION: Rule(_EVERYBODY, "submit"),
         Action.DELETE_ANNOTATION: Rule(_MANAGERS, "manage"),
+        Action.SEE_MODEL: Rule(_EVERYBODY, "read"),
+        Action.MAKE_MODEL: Rule(_EVERYBODY, "submit"),
+        Action.MANAGE_MODEL: Rule(_MANAGERS, "manage"),
         Action.SUBMIT_JOB: Rule(_EVERYBODY, "submit"),
         Action.SUBMIT_PAID_JOB: Rule(_MANAGERS, "submit"),
         Action.SEE_OWN_JOBS: Rule(_EVERYBODY, "read"),

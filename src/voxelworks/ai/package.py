@@ -58,7 +58,7 @@ class ForeignPackage:
     weights: Path
     network: Network
     description: Description | None
-    """None of a folder that holds weights alone."""
+    """None of weights alone."""
     facts: Mapping[str, object]
     """Our facts, as they stand in it; empty if there are none."""
     left_out: tuple[str, ...]
@@ -160,8 +160,15 @@ def read_package(
     return ModelPackage(folder, facts, weights)
 
 
-def read_foreign(folder: Path, *, bytes_max: int = WEIGHTS_BYTES_MAX) -> ForeignPackage:
-    """Look into a package from anywhere, with or without our facts; or into a folder with one ONNX file.
+def read_foreign(location: Path, *, bytes_max: int = WEIGHTS_BYTES_MAX) -> ForeignPackage:
+    """Look into a package from anywhere, with or without our facts.
+
+    Parameters
+    ----------
+    location
+        Its folder, or one that holds an ONNX file alone, or such a file.
+    bytes_max
+        Largest weights that are taken.
 
     Raises
     ------
@@ -169,6 +176,10 @@ def read_foreign(folder: Path, *, bytes_max: int = WEIGHTS_BYTES_MAX) -> Foreign
         If it holds no weights as ONNX, naming the formats found, or ones that `read_network` refuses.
     StorageFailed
     """
+    if not location.is_dir():
+        network = read_network(location, bytes_max=bytes_max)
+        return ForeignPackage(location.parent, location, network, None, {}, ())
+    folder = location
     name = find_description(folder)
     description = None if name is None else read_description(folder, name)
     weights = _weights_of(folder, description)

@@ -10,6 +10,7 @@ from sqlalchemy import ColumnElement, and_, or_, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
+from voxelworks.catalog._models import require_model
 from voxelworks.catalog._previews import with_addresses
 from voxelworks.catalog._tables import AnnotationRow, DatasetRow, UploadRow
 from voxelworks.db import now
@@ -25,6 +26,7 @@ from voxelworks.errors import (
 from voxelworks.protocol.people import Principal
 from voxelworks.protocol.places import (
     DATASET_NAME,
+    MODEL,
     OWN_PLACES,
     Places,
     annotation_parts,
@@ -252,7 +254,7 @@ def require_readable(session: Session, place: str, *, organization_id: str, plac
 
     Raises
     ------
-    DatasetNotFound, NotFound, UnsafeReference
+    DatasetNotFound, ModelNotFound, NotFound, UnsafeReference
     """
     if place.startswith("upload:"):
         owner, upload_id, _ = upload_parts(place)
@@ -267,6 +269,9 @@ def require_readable(session: Session, place: str, *, organization_id: str, plac
             raise NotFound("the annotation is not there any more; upload it again")
         if annotation.trashed_ms is not None:
             raise NotFound(f"annotation {annotation.name!r} is in the trash; restore it first")
+        return
+    if place.startswith(MODEL):
+        require_model(session, place, organization_id=organization_id)
         return
     if not place.startswith("data:"):
         places.for_organization(organization_id).locate(place)

@@ -15,6 +15,7 @@ from sqlalchemy.orm import Session
 
 from voxelworks.catalog._annotations import PART_SUFFIX
 from voxelworks.catalog._artifacts import removal_ms as artifact_removal_ms
+from voxelworks.catalog._models import known_models
 from voxelworks.catalog._tables import AnnotationRow, ArtifactRow, DatasetRow, UploadRow
 from voxelworks.catalog._trash import DAY_MS
 from voxelworks.catalog._uploads import removal_ms
@@ -23,6 +24,7 @@ from voxelworks.protocol.people import Principal
 from voxelworks.protocol.places import (
     ARTIFACTS_FOLDER,
     DATASET_NAME,
+    MODELS_FOLDER,
     ORGANIZATION_ID,
     PREVIEW_FOLDER,
     UPLOADS_FOLDER,
@@ -61,6 +63,7 @@ def leftovers(
     found += _artifacts(session, settings, organization_id)
     found += [item.view for item in _files(session, places, settings, organization_id)]
     found += [item.view for item in _lost_artifacts(session, places, settings, organization_id)]
+    found += [item.view for item in _lost_models(session, places, settings, organization_id)]
     found += [item.view for item in _previews(session, places, settings, organization_id)]
     found += [item.view for item in _attempts(places, settings, work_keys_in_use, organization_id)]
     return tuple(sorted(found, key=lambda item: (item.removal_ms is None, item.removal_ms or 0, item.name)))
@@ -81,7 +84,7 @@ def remove_leftovers(
     with database.read_session() as session:
         found = [
             *_files(session, places, settings, None), *_lost_artifacts(session, places, settings, None),
-            *_previews(session, places, settings, None),
+            *_lost_models(session, places, settings, None), *_previews(session, places, settings, None),
             *_attempts(places, settings, work_keys_in_use, None),
         ]  # fmt: skip
     now_ms = time.time() * 1000
@@ -170,6 +173,21 @@ def _lost_artifacts(
             yield _lost(Path(entry.path), home.name, f"{home.name}/{ARTIFACTS_FOLDER}/{entry.name}", settings)
 
 
+def _lost_models(
+    session: Session, places: Places, settings: Settings, organization_id: str | None
+) -> Iterator[_Leftover]:
+    """Find versions of models that are not known: the server never heard of them."""
+    known = known_models(session)
+    for home in _organization_folders(places.data_dir, organization_id):
+        for model in _entries(home / MODELS_FOLDER):
+            for entry in _entries(Path(model.path)):
+                is_number = entry.name.isdecimal()
+                if not is_number or (home.name, model.name, int(entry.name)) in known:
+                    continue
+                name = f"{home.name}/{MODELS_FOLDER}/{model.name}/{entry.name}"
+                yield _lost(Path(entry.path), home.name, name, settings)
+
+
 def _previews(
     session: Session, places: Places, settings: Settings, organization_id: str | None
 ) -> Iterator[_Leftover]:
@@ -196,10 +214,11 @@ def _lost(path: Path, organization_id: str, name: str, settings: Settings) -> _L
 def _attempts(
     places: Places, settings: Settings, work_keys_in_use: Collection[str], organization_id: str | None
 ) -> Iterator[_Leftover]:
-    """Find what the attempts of jobs have written, beside the datasets and in them, and beside the artifacts."""
+    """Find what the attempts of jobs have written, beside the datasets and in them, and beside artifacts and models."""
     for home in _organization_folders(places.data_dir, organization_id):
         inside = [Path(entry.path) for entry in _entries(home) if DATASET_NAME.fullmatch(entry.name)]
-        parents = (home, home / ARTIFACTS_FOLDER, *inside)
+        models = [Path(entry.path) for entry in _entries(home / MODELS_FOLDER)]
+        parents = (home, home / ARTIFACTS_FOLDER, *models, *inside)
         for folder in (path for parent in parents for path in _work_folders(parent)):
             size, changed_ms = _measure(folder)
             is_in_use = folder.name in work_keys_in_use

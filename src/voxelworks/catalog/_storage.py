@@ -5,7 +5,7 @@ from __future__ import annotations
 from sqlalchemy import BigInteger, Text, column, func, select, table
 from sqlalchemy.orm import Session
 
-from voxelworks.catalog._tables import AnnotationRow, ArtifactRow, DatasetRow, UploadRow
+from voxelworks.catalog._tables import AnnotationRow, ArtifactRow, DatasetRow, ModelVersionRow, UploadRow
 from voxelworks.errors import QuotaExceeded
 from voxelworks.protocol.views import StorageView
 from voxelworks.settings import Settings
@@ -16,9 +16,9 @@ _organizations = table("organizations", column("id", Text), column("storage_byte
 
 
 def storage_usage(session: Session, organization_id: str, *, settings: Settings) -> StorageView:
-    """Tell what an organization stores: datasets, annotations, files for download, uploads; with the trash."""
+    """Tell what an organization stores: datasets, annotations, models, files for download, uploads; with the trash."""
     used = 0
-    for stored in (DatasetRow, AnnotationRow, ArtifactRow, UploadRow):
+    for stored in (DatasetRow, AnnotationRow, ModelVersionRow, ArtifactRow, UploadRow):
         total = select(func.coalesce(func.sum(stored.size_bytes), 0)).where(
             stored.organization_id == organization_id
         )

@@ -1,4 +1,4 @@
-"""The tables of datasets, annotations, artifacts and uploads.
+"""The tables of datasets, annotations, models, artifacts and uploads.
 
 No foreign keys lead to organizations, users and jobs: what is stored outlives the records of those who made it.
 """
@@ -94,6 +94,54 @@ class ArtifactRow(Base):
     """Its term counts from here."""
     is_doomed: Mapped[bool] = mapped_column(default=False)
     """Somebody has deleted it before its term was over."""
+
+
+class ModelRow(Base):
+    """A model of an organization."""
+
+    __tablename__ = "models"
+    __table_args__ = (
+        UniqueConstraint("organization_id", "name"),
+        UniqueConstraint("organization_id", "folder"),
+    )
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    organization_id: Mapped[str]
+    name: Mapped[str]
+    folder: Mapped[str]
+    """Its first name: below it lie its versions, whatever it is called later."""
+    comment: Mapped[str]
+    user_id: Mapped[str | None]
+    last_number: Mapped[int]
+    """Of its versions: the number of one that is deleted is not given again."""
+    created_ms: Mapped[int]
+    updated_ms: Mapped[int]
+
+
+class ModelVersionRow(Base):
+    """A version of a model: the folder of a package."""
+
+    __tablename__ = "model_versions"
+
+    model_id: Mapped[str] = mapped_column(ForeignKey("models.id"), primary_key=True)
+    number: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    organization_id: Mapped[str] = mapped_column(index=True)
+    facts: Mapped[dict[str, Any]]
+    size_bytes: Mapped[int]
+    user_id: Mapped[str | None]
+    made_by_job: Mapped[str | None]
+    created_ms: Mapped[int]
+    is_purging: Mapped[bool]
+    """Its files are being deleted: it is there no more."""
+
+
+class ModelShareRow(Base):
+    """Another organization may use a model."""
+
+    __tablename__ = "model_shares"
+
+    model_id: Mapped[str] = mapped_column(ForeignKey("models.id"), primary_key=True)
+    organization_id: Mapped[str] = mapped_column(primary_key=True, index=True)
 
 
 class UploadRow(Base):

@@ -34,6 +34,7 @@ STOPPED = 130
         "annotations": LazyCommand(
             "voxelworks.cli.annotations:annotation_commands", "Upload, link, download and delete annotations."
         ),
+        "models": LazyCommand("voxelworks.cli.models:models", "List, add, share and delete models."),
         "shares": LazyCommand(
             "voxelworks.cli.shares:shares", "Let anybody read a dataset for a while, without an account."
         ),

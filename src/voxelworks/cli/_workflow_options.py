@@ -11,9 +11,9 @@ from voxelworks.protocol.messages import Json
 from voxelworks.workflows import ParamField, Workflow, get_workflow, workflows
 
 _METAVARS = {
-    "dataset": "DATASET", "layer": "LAYER", "source": "SOURCE", "annotation": "ANNOTATION", "new_dataset": "DATASET",
-    "new_file": "FILE", "text": "TEXT", "int": "NUMBER", "float": "NUMBER", "mag": "MAG", "voxel_size": "X,Y,Z",
-    "box": "X,Y,Z,W,H,D",
+    "dataset": "DATASET", "layer": "LAYER", "source": "SOURCE", "annotation": "ANNOTATION", "model": "MODEL",
+    "new_dataset": "DATASET", "new_file": "FILE", "new_model": "MODEL", "text": "TEXT", "int": "NUMBER",
+    "float": "NUMBER", "mag": "MAG", "voxel_size": "X,Y,Z", "box": "X,Y,Z,W,H,D",
 }  # fmt: skip
 
 Handler = Callable[[Workflow, Json, dict[str, Any]], object]

@@ -21,6 +21,7 @@ from voxelworks.client._annotations import AnnotationCalls
 from voxelworks.client._datasets import DatasetCalls, EntryView, FolderView, RootView
 from voxelworks.client._found import ServerInfo, find_server, server_file, worker_key_file
 from voxelworks.client._jobs import JobCalls, is_settled
+from voxelworks.client._models import ModelCalls
 from voxelworks.client._organization import OrganizationCalls
 from voxelworks.client._params import ParamsCalls
 from voxelworks.client._uploads import UploadCalls
@@ -33,6 +34,7 @@ class Client(
     ParamsCalls,
     DatasetCalls,
     AnnotationCalls,
+    ModelCalls,
     UploadCalls,
     AccountCalls,
     OrganizationCalls,

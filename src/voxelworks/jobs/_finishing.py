@@ -19,7 +19,7 @@ from voxelworks.jobs._visibility import find_job, require_steering
 from voxelworks.jobs._workers import judge
 from voxelworks.protocol.messages import FinishAnswer, FinishRequest, RenewAnswer, SealedResult, SealRequest
 from voxelworks.protocol.people import Principal
-from voxelworks.protocol.places import ARTIFACT, OWN_PLACES, why_no_file_name
+from voxelworks.protocol.places import ARTIFACT, MODEL, OWN_PLACES, why_no_file_name
 from voxelworks.protocol.views import JobView
 from voxelworks.settings import Settings
 
@@ -203,6 +203,9 @@ def _refuse_foreign_place(job: JobRow, result: SealedResult) -> None:
     is_allowed = result.place in job.places.values() and (result.place or "").startswith(own)
     if result.place is not None and not is_allowed:
         raise NotAllowed(f"job {job.id} does not name {result.place!r}; its result cannot be there")
+    is_model = (result.place or "").startswith(MODEL)
+    if is_model != (result.kind == "model") or (is_model and result.place != job.reserved_place):
+        raise NotAllowed(f"the result of job {job.id} is no {result.kind} at {result.place!r}")
     is_artifact = (result.place or "").startswith(ARTIFACT)
     if is_artifact != (result.kind == "artifact") or is_artifact != (result.file is not None):
         raise NotAllowed(f"the result of job {job.id} is no {result.kind} at {result.place!r}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from pathlib import Path
 
 from sqlalchemy import ColumnElement, delete, or_, select, true
 from sqlalchemy.orm import Session
@@ -36,6 +37,7 @@ from voxelworks.protocol.messages import (
     PublishOrder,
     SealedResult,
 )
+from voxelworks.protocol.models import read_facts
 from voxelworks.protocol.people import WorkerKeyView
 from voxelworks.protocol.places import Places
 from voxelworks.protocol.uploads import UPLOAD_REF
@@ -260,6 +262,8 @@ def _enter_into_catalog(session: Session, job: JobRow, result: SealedResult, pla
         assert result.file is not None
         catalog.register_artifact(session, job.id, result.file, organization_id=job.organization_id)
         return ""
+    if result.kind == "model":
+        return _enter_model(session, job, result, places)
     known = catalog.find_by_place(session, result.place)
     if result.kind == "previews":
         return _enter_previews(session, known, result.place, places)
@@ -278,6 +282,20 @@ def _enter_into_catalog(session: Session, job: JobRow, result: SealedResult, pla
         made_by_job=job.id if result.kind == "dataset" else None,
     )  # fmt: skip
     return remark
+
+
+def _enter_model(session: Session, job: JobRow, result: SealedResult, places: Places) -> str:
+    """Enter a version of a model; gives a remark for the event if it cannot be read here."""
+    assert result.place is not None
+    try:
+        facts = read_facts(Path(places.locate(result.place)))
+    except VoxelworksError as error:
+        # Made by a worker that knows more of models than this server, or harmed since.
+        return f", but the server cannot read what the model is ({error})"
+    catalog.register_model(
+        session, result.place, facts, user_id=job.user_id, size_bytes=result.size_bytes, made_by_job=job.id
+    )
+    return ""
 
 
 def _enter_previews(session: Session, dataset: DatasetView | None, place: str, places: Places) -> str:

@@ -23,6 +23,7 @@ from voxelworks.jobs._visibility import find_job, is_outside, seen_by, sight
 from voxelworks.jobs._waiting import COUNTED_MAX, waits_of
 from voxelworks.protocol.messages import JobState, Progress, SealedResult
 from voxelworks.protocol.people import Principal
+from voxelworks.protocol.places import MODEL
 from voxelworks.protocol.views import (
     TERMINAL_STATES,
     AttemptView,
@@ -32,6 +33,7 @@ from voxelworks.protocol.views import (
     JobDetail,
     JobPage,
     JobView,
+    ModelView,
     WaitView,
     WorkerView,
 )
@@ -189,6 +191,34 @@ def is_annotation_in_use(session: Session, annotation_id: str) -> bool:
         cast(JobRow.places, Text).contains(f"/{annotation_id}.", autoescape=True),
     )
     return bool(session.scalar(select(taken)))
+
+
+def jobs_of_model(
+    session: Session, model: ModelView, *, by: Principal, settings: Settings, limit: int
+) -> tuple[JobView, ...]:
+    """Give the jobs that made a version of a model or took one, as far as somebody may see them, newest first."""
+    newest = (
+        select(*_SHOWN)
+        .where(_names_model(model.versions[0].place, is_any_version=True), seen_by(by))
+        .order_by(JobRow.created_ms.desc(), JobRow.id.desc())
+        .limit(limit)
+    )
+    return _views(session, session.execute(newest).all(), settings, counted_max=COUNTED_MAX)
+
+
+def is_model_in_use(session: Session, model: ModelView, *, number: int | None = None) -> bool:
+    """Whether a job of anybody that has not ended takes a version of a model, or makes one."""
+    version = model.version(number)
+    assert version is not None, "it is there"
+    is_open = JobRow.state.not_in(TERMINAL_STATES) | (JobRow.publication == "pending")
+    named = exists().where(is_open, _names_model(version.place, is_any_version=number is None))
+    return bool(session.scalar(select(named)))
+
+
+def _names_model(place: str, *, is_any_version: bool) -> ColumnElement[bool]:
+    is_version = is_any_version and place.startswith(MODEL)
+    text = json.dumps(place.rpartition("/")[0] + "/" if is_version else place).rstrip('"')
+    return cast(JobRow.places, Text).contains(text if is_version else f'{text}"', autoescape=True)
 
 
 def job_view(session: Session, job: JobRow, *, settings: Settings | None = None) -> JobView:

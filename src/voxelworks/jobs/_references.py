@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 
@@ -23,17 +24,34 @@ from voxelworks.errors import (
     UnsafeReference,
 )
 from voxelworks.jobs._tables import JobRow
-from voxelworks.protocol.messages import Claim
+from voxelworks.protocol.messages import Claim, Json
+from voxelworks.protocol.models import ModelFacts
 from voxelworks.protocol.people import Principal
-from voxelworks.protocol.places import OWN_PLACES, PREVIEWS_OF, STREAM_OF, Places, dataset_place, is_remote
+from voxelworks.protocol.places import (
+    MODEL,
+    OWN_PLACES,
+    PREVIEWS_OF,
+    STREAM_OF,
+    Places,
+    dataset_place,
+    is_remote,
+)
 from voxelworks.protocol.uploads import UPLOAD_REF
-from voxelworks.protocol.views import AnnotationView, DatasetSummary, DatasetView, LayerSummary
+from voxelworks.protocol.views import (
+    AnnotationView,
+    DatasetSummary,
+    DatasetView,
+    LayerSummary,
+    ModelVersionView,
+)
 from voxelworks.workflows import (
     AnnotationRef,
     DatasetRef,
     LayerRef,
+    ModelRef,
     NewDatasetRef,
     NewFileRef,
+    NewModelRef,
     Params,
     Ref,
     SourceRef,
@@ -58,6 +76,15 @@ JOB_REF = "job:"
 
 
 @dataclass(frozen=True)
+class FoundModel:
+    """A version of a model that params name."""
+
+    pinned: str
+    """What it is called in the params of the job: the same version also when there are newer ones."""
+    version: ModelVersionView
+
+
+@dataclass(frozen=True)
 class Resolved:
     """What the params of a job name."""
 
@@ -66,11 +93,13 @@ class Resolved:
     datasets: Mapping[str, DatasetView]
     """Reference -> dataset that is there."""
     new_place: str | None
-    """Of the dataset that the job makes."""
+    """Of the dataset or model that the job makes."""
     sources: Mapping[str, Path]
     """Reference -> file or folder of images on this machine."""
     annotations: Mapping[str, AnnotationView]
     """Reference -> annotation."""
+    models: Mapping[str, FoundModel] = field(default_factory=dict)
+    """Reference -> version of a model."""
 
     def layer(self, ref: LayerRef) -> LayerSummary:
         """Give what is known of a layer, for the price.
@@ -111,6 +140,31 @@ class Resolved:
         annotation = self.annotations.get(ref)
         return 0 if annotation is None else annotation.size_bytes
 
+    def model(self, ref: ModelRef) -> ModelFacts:
+        """Give what is known of a model.
+
+        Raises
+        ------
+        InvalidInput
+            If it was not looked up.
+        """
+        found = self.models.get(ref)
+        if found is None:
+            raise InvalidInput(f"nothing is known of the model {str(ref)!r} here")
+        return found.version.facts
+
+    def pinned(self, declared: Workflow, raw: Json) -> Json:
+        """Give raw params in which each model is named with its version."""
+        flat = declared.flatten_raw(raw)
+        names = {item.name for item in declared.fields if item.kind == "model"}
+        found = {name: self._pinned(flat[name]) for name in names & set(flat)}
+        return raw if not found else _with_values(declared, raw, found)
+
+    def _pinned(self, given: str | list[str]) -> str | list[str]:
+        if isinstance(given, list):
+            return [self.models[ref].pinned if ref in self.models else ref for ref in given]
+        return self.models[given].pinned if given in self.models else given
+
 
 def resolve(
     session: Session, declared: Workflow, params: Params, *, by: Principal, places: Places
@@ -131,6 +185,7 @@ def resolve(
     datasets: dict[str, DatasetView] = {}
     sources: dict[str, Path] = {}
     annotations: dict[str, AnnotationView] = {}
+    models: dict[str, FoundModel] = {}
     new_place = None
     for ref in references(params):
         if isinstance(ref, SourceRef):
@@ -149,6 +204,15 @@ def resolve(
         elif isinstance(ref, NewDatasetRef):
             _refuse_path(ref)
             found[ref] = new_place = _new_place(session, check_name("dataset", ref), by, own)
+        elif isinstance(ref, NewModelRef):
+            _refuse_path(ref)
+            found[ref] = new_place = _new_model_place(session, check_name("model", ref), by)
+        elif isinstance(ref, ModelRef):
+            _refuse_path(ref)
+            model, version = catalog.find_model_version(session, ref, by=by, places=own)
+            pinned = catalog.pinned_model(model, version, organization_id=by.organization_id)
+            models[ref] = FoundModel(pinned, version)
+            found[Ref(pinned)] = version.place
         elif isinstance(ref, NewFileRef):
             check_file_name(ref)  # where it lies is known by the job
         elif not ref.startswith(JOB_REF):
@@ -163,7 +227,7 @@ def resolve(
             found[ref] = dataset.place
     refuse_unfit_layers(params, datasets)
     places_found = {str(ref): place for ref, place in found.items()}
-    return Resolved(places_found, datasets, new_place, sources, annotations)
+    return Resolved(places_found, datasets, new_place, sources, annotations, models)
 
 
 def secrets_of(session: Session, claim: Claim, box: SecretBox) -> dict[str, str]:
@@ -308,6 +372,36 @@ def _new_place(session: Session, name: str, by: Principal, places: Places) -> st
     return place
 
 
+def _new_model_place(session: Session, name: str, by: Principal) -> str:
+    """Give the place of the next version of a model, which no other job is making."""
+    own = f"{MODEL}{by.organization_id}/"
+    reserved = session.scalars(
+        select(JobRow.reserved_place).where(JobRow.reserved_place.startswith(own, autoescape=True))
+    )
+    return catalog.new_model_place(
+        session, name, organization_id=by.organization_id, reserved=[place for place in reserved if place]
+    )
+
+
 def _refuse_path(ref: Ref) -> None:
     if any(part in ref for part in ("/", "\\", "~", ":")) or ref in (".", ".."):
-        raise UnsafeReference(f"{str(ref)!r} is a path or address; on a server give the name of the dataset")
+        what = "model" if isinstance(ref, ModelRef | NewModelRef) else "dataset"
+        raise UnsafeReference(f"{str(ref)!r} is a path or address; on a server give the name of the {what}")
+
+
+def _with_values(declared: Workflow, raw: Json, values: Mapping[str, str | list[str]]) -> Json:
+    """Give a copy of raw params with other values of some fields."""
+    copied: Json = json.loads(json.dumps(raw))
+    for item in declared.fields:
+        if item.name not in values:
+            continue
+        given = values[item.name]
+        if item.is_repeated:
+            for row, value in zip(copied[item.path[0]], given, strict=True):
+                row[item.path[1]] = value or None
+            continue
+        place = copied
+        for part in item.path[:-1]:
+            place = place[part]
+        place[item.path[-1]] = given
+    return copied

@@ -40,7 +40,7 @@ from voxelworks.jobs._visibility import find_job, is_outside, require_steering
 from voxelworks.protocol.credits import PriceView, QuoteView
 from voxelworks.protocol.messages import Json
 from voxelworks.protocol.people import Principal
-from voxelworks.protocol.places import ARTIFACT, Places, artifact_place
+from voxelworks.protocol.places import ARTIFACT, MODEL, Places, artifact_place
 from voxelworks.protocol.uploads import UPLOAD_REF
 from voxelworks.protocol.views import JobPrice, JobView
 from voxelworks.settings import Settings
@@ -411,7 +411,7 @@ def place(
     price = None if order.is_free else priced(declared, order.params, resolved)
     _require_permission(declared, by, resolved, is_paid=price is not None and settings.credits_enabled)
     check_room(session, declared, order.params, resolved, by.organization_id, settings)
-    params = order.params.model_dump(mode="json")
+    params = resolved.pinned(declared, order.params.model_dump(mode="json"))
     job = JobRow(
         id=job_id, user_id=by.user_id, organization_id=by.organization_id, workflow=declared.name,
         version=declared.version, params=params, places={**resolved.places, **_own_places(declared, by, job_id)},
@@ -500,7 +500,8 @@ def _require_permission(declared: Workflow, by: Principal, resolved: Resolved, *
     action = accounts.Action
     accounts.require(by, action.SUBMIT_PAID_JOB if is_paid else action.SUBMIT_JOB)
     if resolved.new_place is not None:
-        accounts.require(by, action.MAKE_DATASET)
+        is_model = declared.outcome_type.kind == "model"
+        accounts.require(by, action.MAKE_MODEL if is_model else action.MAKE_DATASET)
     elif declared.outcome_type.kind in ("addition", "previews"):
         accounts.require(by, action.ADD_TO_DATASET)
 
@@ -559,12 +560,16 @@ def _own_places(declared: Workflow, by: Principal, job_id: str) -> dict[str, str
 
 
 def _reserve(session: Session, job: JobRow, resolved: Resolved) -> None:
-    """Keep the name of the new dataset from all other jobs until this one has ended."""
+    """Keep the name of the new dataset, or the version of the model, from all other jobs until this one has ended."""
     if resolved.new_place is None:
         return
     job.reserved_place = resolved.new_place
     try:
         session.flush()
     except IntegrityError as error:
+        if resolved.new_place.startswith(MODEL):
+            raise TargetExists(
+                "another job for a version of this model was submitted in this moment; submit yours again"
+            ) from error
         name = resolved.new_place.rpartition("/")[2]
         raise TargetExists(f"the name {name!r} is taken (a job is making it); choose another name") from error

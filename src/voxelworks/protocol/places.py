@@ -2,7 +2,8 @@
 
 A place is a text: ``data:ORGANIZATION/NAME`` for a dataset in the folder of datasets, ``previews:ORGANIZATION/NAME``
 for its pictures, ``artifact:ORGANIZATION/JOB`` for the file that a job leaves, ``annotation:ORGANIZATION/FILE`` for an
-uploaded annotation, ``root:NAME/relative`` below an import root that the operator allowed,
+uploaded annotation, ``model:ORGANIZATION/NAME/VERSION`` for a version of a model, ``installed:NAME`` for a model that
+is installed on each machine, ``root:NAME/relative`` below an import root that the operator allowed,
 ``upload:ORGANIZATION/ID/relative`` for files that somebody sent, or an ``http(s)``, ``s3`` or ``gs`` address on an
 allowed host and port or in an allowed bucket. Each side finds it below its own folders, so mounts may differ, and
 nothing outside can ever be named.
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, Self
 
 from voxelworks.errors import UnsafeReference
 from voxelworks.origins import allowed_origin, origin_of
+from voxelworks.protocol.installed_models import INSTALLED, find_installed
 
 if TYPE_CHECKING:
     from voxelworks.settings import ImportRoot, Settings
@@ -32,7 +34,9 @@ STREAM_OF = "stream:"
 _ANNOTATION = "annotation:"
 ARTIFACT = "artifact:"
 """Among the places of a job: where the file goes that it leaves. Also the kind of such a place."""
-OWN_PLACES = ("data:", PREVIEWS_OF, _ANNOTATION, ARTIFACT)
+MODEL = "model:"
+"""How the places of models begin that organizations have."""
+OWN_PLACES = ("data:", PREVIEWS_OF, _ANNOTATION, ARTIFACT, MODEL, INSTALLED)
 """How places begin that the server alone gives out: nobody may name them."""
 DATASET_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 """A dataset or layer name: it becomes a folder name and part of addresses."""
@@ -45,6 +49,9 @@ UPLOADS_FOLDER = ".uploads"
 _ANNOTATION_FILE = re.compile(r"[0-9a-f]{16}\.(?:nml|zip)")
 ARTIFACTS_FOLDER = ".artifacts"
 """There too: files for download, each under the id of its job."""
+MODELS_FOLDER = ".models"
+"""There too: models, each with a folder for each version."""
+_VERSION = re.compile(r"[1-9][0-9]{0,8}")
 FILE_NAME_BYTES_MAX = 200
 _LINKED = re.compile(r"@[0-9a-f]{16}")
 """Id of a dataset that is only read, in the place of its pictures."""
@@ -80,6 +87,11 @@ def artifact_place(organization_id: str, job_id: str) -> str:
     return f"{ARTIFACT}{organization_id}/{job_id}"
 
 
+def model_place(organization_id: str, name: str, version: int) -> str:
+    """Give the place of a version of a model."""
+    return f"{MODEL}{organization_id}/{name}/{version}"
+
+
 def why_no_file_name(name: str) -> str | None:
     """Say why a text cannot be the name of a file that people download; None if it can, in any script."""
     if not name or name.startswith(".") or name != name.strip():
@@ -98,10 +110,12 @@ class Places:
     data_dir: Path
     import_roots: Mapping[str, ImportRoot] = field(default_factory=dict)
     remote_hosts: frozenset[str] = frozenset()
+    model_roots: tuple[Path, ...] = ()
+    """Folders of installed models."""
 
     @classmethod
     def of(cls, settings: Settings) -> Self:
-        return cls(settings.datasets_dir, settings.import_roots, settings.remote_hosts)
+        return cls(settings.datasets_dir, settings.import_roots, settings.remote_hosts, settings.model_roots)
 
     def for_organization(self, organization_id: str) -> Self:
         """Leave out the import roots that an organization may not read."""
@@ -138,6 +152,11 @@ class Places:
         if kind == "artifact":
             organization_id, job_id = _artifact_parts(place, rest)
             return str(_below(self.data_dir / organization_id / ARTIFACTS_FOLDER, job_id, place))
+        if kind == "model":
+            organization_id, name, version = model_parts(place)
+            return str(_below(self.data_dir / organization_id / MODELS_FOLDER / name, str(version), place))
+        if kind == "installed":
+            return str(find_installed(_installed_name(place, rest), self.model_roots))
         if kind == "root":
             name, _, relative = rest.partition("/")
             if name not in self.import_roots:
@@ -185,6 +204,11 @@ class Places:
                 self.data_dir / organization_id / ARTIFACTS_FOLDER,
             ):
                 folder.mkdir(exist_ok=True)
+        if kind == "model":
+            organization_id, name, _ = model_parts(place)
+            models = self.data_dir / organization_id / MODELS_FOLDER
+            for folder in (models.parent, models, models / name):
+                folder.mkdir(exist_ok=True)
 
     def _known_roots(self) -> str:
         return ", ".join(f"root:{name}/..." for name in sorted(self.import_roots)) or "none is set up"
@@ -231,6 +255,30 @@ def annotation_parts(place: str) -> tuple[str, str]:
             f"{place!r} is not the place of an annotation; it is written annotation:ORGANIZATION/FILE"
         )
     return organization_id, name
+
+
+def model_parts(place: str) -> tuple[str, str, int]:
+    """Give organization, folder and version of the place of a model.
+
+    Raises
+    ------
+    UnsafeReference
+        If it is none.
+    """
+    organization_id, _, rest = place.removeprefix(MODEL).partition("/")
+    name, _, version = rest.partition("/")
+    is_one = place.startswith(MODEL) and ORGANIZATION_ID.fullmatch(organization_id)
+    if not (is_one and DATASET_NAME.fullmatch(name) and _VERSION.fullmatch(version)):
+        raise UnsafeReference(
+            f"{place!r} is not the place of a model; it is written model:ORGANIZATION/NAME/VERSION"
+        )
+    return organization_id, name, int(version)
+
+
+def _installed_name(place: str, name: str) -> str:
+    if not DATASET_NAME.fullmatch(name):
+        raise UnsafeReference(f"{place!r} is not the place of an installed model")
+    return name
 
 
 def _dataset_parts(place: str, rest: str) -> tuple[str, str]:

@@ -13,6 +13,7 @@ from pydantic import Field
 from voxelworks.errors import FailureClass
 from voxelworks.protocol.credits import PriceView, QuoteView
 from voxelworks.protocol.messages import JobState, Json, Message, PriorityClass, Progress, SealedResult
+from voxelworks.protocol.models import ModelFacts
 
 JOB_STATES: tuple[JobState, ...] = (
     "queued", "claimed", "running", "cancelling", "succeeded", "failed", "cancelled",
@@ -627,12 +628,59 @@ class ArtifactView(Message):
     """When it is removed."""
 
 
+class ModelVersionView(Message):
+    """A version of a model."""
+
+    number: int
+    place: str
+    facts: ModelFacts
+    size_bytes: int
+    user_id: str | None
+    made_by_job: str | None
+    created_ms: int | None
+    """None for what is installed."""
+
+
+class ModelView(Message):
+    """A model, with its versions."""
+
+    id: str
+    name: str
+    organization_id: str | None
+    """None for what is installed on the server, for all organizations."""
+    comment: str
+    user_id: str | None
+    """Who made the first version."""
+    created_ms: int | None
+    updated_ms: int | None
+    shared_with: tuple[str, ...] = ()
+    """Other organizations that may use it, as far as its own asks."""
+    versions: tuple[ModelVersionView, ...]
+    """Newest first; never none."""
+
+    @property
+    def latest(self) -> ModelVersionView:
+        return self.versions[0]
+
+    @property
+    def facts(self) -> ModelFacts:
+        return self.latest.facts
+
+    @property
+    def is_installed(self) -> bool:
+        return self.organization_id is None
+
+    def version(self, number: int | None) -> ModelVersionView | None:
+        """Give a version, or the newest; None if it is not there."""
+        return next((item for item in self.versions if number in (None, item.number)), None)
+
+
 class StorageView(Message):
     """How much an organization stores."""
 
     used_bytes: int
-    """Datasets, annotations, files for download and uploads, with what is in the trash or still to come; linked
-    datasets take nothing."""
+    """Datasets, annotations, models, files for download and uploads, with what is in the trash or still to come;
+    linked datasets take nothing."""
     max_bytes: int | None
     """None if there is no limit."""
 

@@ -19,6 +19,7 @@ from voxelworks.server.api import artifacts as artifacts_api
 from voxelworks.server.api import datasets as datasets_api
 from voxelworks.server.api import files as files_api
 from voxelworks.server.api import jobs as jobs_api
+from voxelworks.server.api import models as models_api
 from voxelworks.server.api import operator as operator_api
 from voxelworks.server.api import organization as organization_api
 from voxelworks.server.api import params as params_api
@@ -57,7 +58,7 @@ from voxelworks.settings import Settings
 API_ROUTERS: tuple[APIRouter, ...] = (
     worker_api.router, files_api.router, jobs_api.router, jobs_api.group_router, service_api.router,
     artifacts_api.router, workflows_api.router, datasets_api.router, shares_api.router, annotations_api.router,
-    uploads_api.router,
+    uploads_api.router, models_api.router,
     params_api.router, account_api.router, organization_api.router, operator_api.router,
 )  # fmt: skip
 """In the order in which they are tried: first what workers, viewers and lists ask again and again."""

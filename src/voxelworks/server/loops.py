@@ -101,6 +101,7 @@ def purge(context: Context) -> None:
     catalog.remove_expired_uploads(
         context.database, places=context.places, settings=context.settings, uploads_in_use=uploads_in_use
     )
+    catalog.purge_models(context.database, places=context.places)
     catalog.remove_expired_artifacts(context.database, places=context.places, settings=context.settings)
     catalog.remove_leftovers(
         context.database, places=context.places, settings=context.settings, work_keys_in_use=in_use

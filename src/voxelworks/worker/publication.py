@@ -19,7 +19,7 @@ from voxelworks.protocol.messages import (
 )
 from voxelworks.protocol.places import ARTIFACT, PREVIEWS_OF, Places
 from voxelworks.worker.lease import may_pass, until_answered
-from voxelworks.workflows import NewDatasetRef, Params, Workflow, get_workflow, references
+from voxelworks.workflows import NewDatasetRef, NewModelRef, Params, Workflow, get_workflow, references
 from voxelworks.workflows.publishing import AttemptFolder, publish
 
 DATASET_WAIT_S = 2.0
@@ -96,7 +96,7 @@ class Publisher:
         if result.kind == "value" or result.place is None:
             return
         target = self._places.locate(result.place)
-        if result.kind in ("dataset", "artifact"):
+        if result.kind in ("dataset", "model", "artifact"):
             publish(result, target, work_key=order.work_key, attempt=order.attempt)
             return
         with self._dataset(order, result.place, may_go_on):
@@ -133,7 +133,7 @@ class Publisher:
         refs = list(references(_parse(workflow, order.params)))
         if kind == "value" or not refs:
             return None, None
-        ref = next((ref for ref in refs if isinstance(ref, NewDatasetRef)), refs[0])
+        ref = next((ref for ref in refs if isinstance(ref, NewDatasetRef | NewModelRef)), refs[0])
         if kind == "artifact":
             place = order.places[ARTIFACT]
         else:

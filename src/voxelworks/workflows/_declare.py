@@ -40,6 +40,7 @@ from voxelworks.workflows._refs import (
 )
 
 if TYPE_CHECKING:
+    from voxelworks.protocol.models import ModelFacts
     from voxelworks.protocol.views import DatasetSummary, LayerSummary
 
 
@@ -131,6 +132,9 @@ class Inputs(Protocol):
 
     def annotation_bytes(self, ref: AnnotationRef) -> int:
         """Tell how large the file of an annotation is, in bytes; 0 if that cannot be told."""
+
+    def model(self, ref: ModelRef) -> ModelFacts:
+        """Give what is known of a model; `InvalidInput` if it was not looked up."""
 
 
 Measure = Callable[[Any, Inputs], int]

@@ -33,6 +33,7 @@ from voxelworks.workflows._refs import (
     AnnotationRef,
     DatasetRef,
     LayerRef,
+    ModelRef,
     NewDatasetRef,
     NewModelRef,
     Resolver,
@@ -41,6 +42,7 @@ from voxelworks.workflows._refs import (
 from voxelworks.workflows.publishing import AttemptFolder, LayerChange, read_manifest, seal
 
 if TYPE_CHECKING:
+    from voxelworks.ai.package import ModelPackage
     from voxelworks.blocks.checkpoints import Checkpoints
     from voxelworks.blocks.executor import Executor
     from voxelworks.protocol.views import LayerPreview
@@ -125,8 +127,14 @@ class Job:
 
     # Reading
 
-    def locate(self, ref: SourceRef) -> str:
-        """Give the path or address of a source."""
+    def locate(self, ref: SourceRef | ModelRef) -> str:
+        """Give the path or address of a source, or the folder or zip of a model.
+
+        Raises
+        ------
+        ModelNotFound
+            If a model is named that is not installed here.
+        """
         return self._resolver.locate(ref)
 
     @property
@@ -134,46 +142,85 @@ class Job:
         """Whether what the user names may lead anywhere: yes for their own files, no on a server."""
         return self._resolver.is_trusting
 
-    def unpack(self, ref: SourceRef, target: NewDatasetRef) -> str:
+    def unpack(
+        self,
+        ref: SourceRef,
+        target: NewDatasetRef | NewModelRef,
+        *,
+        limits: ArchiveLimits = _ARCHIVE_LIMITS,
+        fetched_bytes_max: int | None = None,
+    ) -> str:
         """Give the path or address of a source; if it is an archive, that of what is in it, unpacked for this job.
 
         What an earlier attempt unpacked is used again.
+
+        Parameters
+        ----------
+        ref
+        target
+            What the job makes.
+        limits
+            What an archive may hold.
+        fetched_bytes_max
+            Fetch a file from another machine first, if it is no larger; by default its address is given.
 
         Raises
         ------
         InvalidArchive, UnsafeReference
             If the archive is broken or harmful.
+        InvalidInput, ForbiddenAddress
+            If the file on another machine cannot be had.
         DiskFull
             If the disk of the new dataset has no room for what it holds.
         StorageFailed
-            If the file system does not answer.
+            If the file system, or the other machine, does not answer.
         """
         from voxelworks import archives
 
         if ref in self._unpacked:
             return str(self._unpacked[ref])
         location = self.locate(ref)
-        archive = None if is_remote(location) else archives.find(location)
-        if archive is None:
+        is_far = is_remote(location)
+        if is_far and fetched_bytes_max is None:
+            return location
+        archive = None if is_far else archives.find(location)
+        if archive is None and not is_far:
             return location
         try:
+            home = self._open_unpacked(target)
+            if archive is None:
+                fetched = self._fetch(location, home, fetched_bytes_max or 0)
+                archive = archives.find(fetched)
+                if archive is None:
+                    self._unpacked[ref] = fetched
+                    return str(fetched)
             status = archive.stat()
             facts = (archive.name, status.st_size, status.st_mtime_ns)
-            folder = AttemptFolder.for_target(
-                "dataset", self._resolver.locate(target), self._work_key, self._attempt
-            )
-            self._folder = folder  # a refusal clears it up
-            place = folder.open_unpacked() / hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
+            place = home / hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
             self.log(f"unpacking {ref}")
-            found = archives.unpack(
-                archive, place, _ARCHIVE_LIMITS, check=self.check, report=self._report_unpacked
-            )
+            found = archives.unpack(archive, place, limits, check=self.check, report=self._report_unpacked)
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise DiskFull(f"cannot unpack {ref}: the disk is full; free some space") from error
             raise StorageFailed(f"cannot unpack {ref}: {error.strerror or error}") from error
         self._unpacked[ref] = found
         return str(found)
+
+    def _open_unpacked(self, target: NewDatasetRef | NewModelRef) -> Path:
+        located = self._resolver.locate(target)
+        folder = AttemptFolder.for_target("dataset", located, self._work_key, self._attempt)
+        self._folder = folder  # a refusal clears it up
+        return folder.open_unpacked()
+
+    def _fetch(self, address: str, home: Path, bytes_max: int) -> Path:
+        """Bring a file from another machine; one that an earlier attempt brought is used again."""
+        from voxelworks.workflows._fetching import fetch
+
+        self.log(f"fetching {address}")
+        return fetch(
+            address, home, bytes_max=bytes_max, settings=self.settings, is_trusting=self.is_trusting,
+            check=self.check, report=self._report_unpacked,
+        )  # fmt: skip
 
     def _report_unpacked(self, done: int, total: int) -> None:
         text = f"{done // 2**20:,} of {total // 2**20:,} MiB"
@@ -212,6 +259,15 @@ class Job:
 
         stream = self._resolver.stream(ref)
         return None if stream is None else open_stream(stream[0], layer, stream[1], self.settings)
+
+    def open_model(self, ref: ModelRef) -> ModelPackage:
+        """Open a model, with its weights looked through; errors as of `read_package` in `ai.package`."""
+        from voxelworks.ai.package import read_package
+
+        return read_package(
+            self.locate(ref), unpacked=self.settings.cache_dir / "models",
+            bytes_max=self.settings.model_bytes_max,
+        )  # fmt: skip
 
     def open_dataset(self, ref: DatasetRef) -> Dataset:
         from voxelworks.volumes.dataset import Dataset
@@ -255,6 +311,14 @@ class Job:
         (self.folder.result / PROPERTIES_FILE).unlink(missing_ok=True)
         return Dataset.create(self.folder.result, voxel_size, name=Path(target).name)
 
+    def check_new_model(self, ref: NewModelRef) -> None:
+        """Refuse a target that exists or cannot be written; for checks before a long look at the input."""
+        target = self._resolver.locate(ref)
+        folder = AttemptFolder.for_target("model", target, self._work_key, self._attempt)
+        if Path(target).exists() or Path(target).is_symlink():
+            raise TargetExists(f"{ref} exists already; choose another name, or remove it first")
+        folder.require_writable()
+
     def start_model(self, ref: NewModelRef, *, inputs: Sequence[object]) -> Path:
         """Begin a new model; give the folder for its package. It gets its name only when the job is published.
 
@@ -269,11 +333,8 @@ class Job:
         ------
         TargetExists, TargetNotWritable
         """
+        self.check_new_model(ref)
         target = self._resolver.locate(ref)
-        folder = AttemptFolder.for_target("model", target, self._work_key, self._attempt)
-        if Path(target).exists() or Path(target).is_symlink():
-            raise TargetExists(f"{ref} exists already; choose another name, or remove it first")
-        folder.require_writable()
         self._begin("model", target, self._resolver.place(ref), None, inputs)
         return self.folder.result
 

@@ -7,7 +7,8 @@ Only a `Resolver` knows which.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ClassVar, Literal, Protocol
 
@@ -22,6 +23,7 @@ from pydantic import (
 from pydantic_core import CoreSchema, core_schema
 
 from voxelworks.errors import InvalidParams, WrongCategory
+from voxelworks.protocol.installed_models import find_installed
 from voxelworks.protocol.places import (
     ARTIFACT,
     DATASET_NAME,
@@ -92,7 +94,7 @@ class AnnotationRef(Ref):
 
 
 class ModelRef(Ref):
-    """A model: its name on a server, `NAME@2` for an earlier version; its folder, or the name of a shipped one, locally."""
+    """A model: its name on a server, `NAME@2` for an earlier version; locally its folder, zip or installed name."""
 
     __slots__ = ()
     label = "Model"
@@ -215,12 +217,22 @@ class Resolver(Protocol):
 
 
 class LocalResolver:
-    """On the command line and in Python a reference is a path or an address."""
+    """On the command line and in Python a reference is a path or an address, or the name of an installed model.
+
+    Parameters
+    ----------
+    model_roots
+        Folders of installed models.
+    """
 
     is_trusting = True
 
+    def __init__(self, model_roots: Sequence[Path] = ()) -> None:
+        self._model_roots = model_roots
+
     def locate(self, ref: Ref) -> str:
-        return str(ref)
+        is_name = isinstance(ref, ModelRef) and DATASET_NAME.fullmatch(ref) and not Path(ref).exists()
+        return str(find_installed(ref, self._model_roots)) if is_name else str(ref)
 
     def place(self, ref: Ref) -> str:
         return str(ref)

@@ -88,8 +88,8 @@ def run_locally(
     kind, target = _target(workflow, params)
     if target is None:
         return run_attempt(
-            workflow, params, resolver=LocalResolver(), work_key=work_key, attempt=1, settings=settings,
-            cluster=cluster, reporter=reporter, stop=stop or StopFlag(),
+            workflow, params, resolver=LocalResolver(settings.model_roots), work_key=work_key, attempt=1,
+            settings=settings, cluster=cluster, reporter=reporter, stop=stop or StopFlag(),
         )  # fmt: skip
     home = AttemptFolder.for_target(kind, target, work_key, 1).home
     if not home.is_dir():
@@ -180,8 +180,8 @@ def _attempt_and_publish(
     target: str,
 ) -> SealedResult:
     sealed = run_attempt(
-        workflow, params, resolver=LocalResolver(), work_key=work_key, attempt=attempt, settings=settings,
-        cluster=cluster, reporter=reporter, stop=stop or StopFlag(),
+        workflow, params, resolver=LocalResolver(settings.model_roots), work_key=work_key, attempt=attempt,
+        settings=settings, cluster=cluster, reporter=reporter, stop=stop or StopFlag(),
     )  # fmt: skip
     if sealed.kind != "value":
         accept(sealed, AttemptFolder.for_target(sealed.kind, target, work_key, attempt))

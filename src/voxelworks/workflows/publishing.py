@@ -133,7 +133,7 @@ class AttemptFolder:
 
     @classmethod
     def for_target(cls, kind: str, target: str, work_key: str, attempt: int) -> AttemptFolder:
-        """Find the folder for a new dataset, a model, pictures or a file at `target`, or an addition to the dataset `target`.
+        """Find the folder for a new dataset, model, file or pictures at `target`, or an addition to the dataset there.
 
         Raises
         ------

@@ -19,6 +19,7 @@ import pytest
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from small_networks import small_facts
 from voxelworks import __version__, accounts, catalog, credits, jobs
 from voxelworks import notify as notifications
 from voxelworks.accounts import Shared
@@ -26,7 +27,7 @@ from voxelworks.db import Database, SecretBox, open_database
 from voxelworks.jobs._tables import JobRow, WorkerSessionRow
 from voxelworks.protocol.messages import ArtifactFile, SessionRequest
 from voxelworks.protocol.people import Principal
-from voxelworks.protocol.places import PREVIEW_FOLDER, Places, artifact_place, dataset_place
+from voxelworks.protocol.places import PREVIEW_FOLDER, Places, artifact_place, dataset_place, model_place
 from voxelworks.protocol.uploads import NewFile, NewUpload, Piece, pack
 from voxelworks.protocol.views import DatasetSummary, LayerPreview, LayerSummary, SliceView
 from voxelworks.server.app import PAGE_ROUTERS
@@ -135,6 +136,7 @@ API = {
     "POST /workflows/export_ome_zarr/jobs": case(ALL, "dataset", json=LAYER),
     "POST /workflows/export_tiff/jobs": case(ALL, "dataset", json=LAYER),
     "POST /workflows/materialize_volume_annotation/jobs": case(ALL, "annotated_dataset", json=ANNOTATED),
+    "POST /workflows/import_model/jobs": case(ALL, "new", json={"source": "root:scope/run1", "target": "{new}"}),
     "POST /workflows/find_largest_segment_id/jobs": case(ALL, "dataset", json=LAYER, ok={201, 422}),
     "POST /jobs": case(ALL, "new", json=JOB),
     "POST /jobs/quote": case(ALL, "new", json=JOB),
@@ -184,6 +186,11 @@ API = {
     "DELETE /annotations/{annotation_id}": case(ALL, "annotation", colleague=MANAGERS),
     "POST /annotations/{annotation_id}/restore": case(ALL, "trashed_annotation", colleague=MANAGERS),
     "POST /annotations/{annotation_id}/delete-now": case(ALL, "trashed_annotation", colleague=MANAGERS),
+    "GET /models": case(ALL, query="?task=instances"),
+    "GET /models/{ref}": case(ALL, "model"),
+    "PATCH /models/{ref}": case(ALL, "model", json={"comment": "good"}, colleague=MANAGERS),
+    "DELETE /models/{ref}": case(ALL, "model", colleague=MANAGERS),
+    "DELETE /models/{ref}/versions/{number}": case(ALL, "model", colleague=MANAGERS),
     "GET /uploads": case(ALL),
     "POST /uploads": case(ALL, json={"files": [{"path": "s1.tif", "size_bytes": 1}]}),
     "GET /uploads/{upload_id}": case(ALL, "upload", colleague=NOBODY),
@@ -516,6 +523,7 @@ def make(world: World, session: Session, kind: str, by: Principal, *, prefix: st
         "trashed_annotation": lambda: {
             "annotation_id": _annotation(world, session, by, new, is_trashed=True)
         },
+        "model": lambda: _model(session, by, new),
         "upload": lambda: {"upload_id": _upload(world, session, by, new)},
         "member": lambda: {"user_id": make_member(session, new, by.organization_id).user_id},
         "invitation": lambda: {"invitation_id": _invite(world, session, by, new)[1]},
@@ -679,6 +687,14 @@ def _far_annotation(world: World, session: Session, by: Principal, new: str) -> 
     ).id
 
 
+def _model(session: Session, by: Principal, new: str) -> dict[str, str]:
+    view = catalog.register_model(
+        session, model_place(by.organization_id, new, 1), small_facts(title=new), user_id=by.user_id, size_bytes=5,
+        made_by_job=None,
+    )  # fmt: skip
+    return {"ref": view.id, "model_id": view.id, "number": "1"}
+
+
 def _upload(world: World, session: Session, by: Principal, new: str) -> str:
     files = NewUpload(files=(NewFile(path=f"{new}.tif", size_bytes=3),))
     return catalog.begin_upload(session, files, by=by, places=world.places, settings=world.settings).id
@@ -812,7 +828,7 @@ def _cast(world: World, session: Session, *, is_kept: bool) -> tuple[dict[str, P
         return world.kept
     people = _people(world, session)
     cookies = {role: world.cookie(session, who) for role, who in people.items()}
-    for kind in ("dataset", "job", "annotation", "upload", "member", "webhook", "order", "token"):
+    for kind in ("dataset", "job", "annotation", "model", "upload", "member", "webhook", "order", "token"):
         make(world, session, kind, people["stranger"], prefix=SECRET)
     if is_kept:
         world.kept = people, cookies
@@ -848,8 +864,9 @@ def _allowed(expected: Case, role: str, relation: str) -> frozenset[int]:
             return expected.ok
         return frozenset({expected.foreign})
     if role not in may:
-        # Jobs, sessions and tokens of others do not exist for whoever may not see them; annotations, shares do.
-        return frozenset({403 if "annotation" in expected.things or expected.things == "share" else 404})
+        # Jobs, sessions and tokens of others do not exist for whoever may not see them; others do.
+        is_seen = "annotation" in expected.things or expected.things in ("share", "model")
+        return frozenset({403 if is_seen else 404})
     return expected.ok
 
 

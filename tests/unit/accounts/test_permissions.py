@@ -9,10 +9,11 @@ from voxelworks.protocol.people import ROLES, SCOPES, Principal
 # Written down a second time, by hand: a change of the matrix has to be meant.
 EVERYBODY = {
     "see_dataset", "make_dataset", "add_to_dataset", "make_annotation", "submit_job", "see_own_jobs", "steer_own_jobs",
-    "see_members", "see_balance", "manage_tokens_own", "manage_account_own", "share_dataset",
+    "see_members", "see_balance", "manage_tokens_own", "manage_account_own", "share_dataset", "see_model",
+    "make_model",
 }  # fmt: skip
 MANAGERS = {
-    "change_dataset", "delete_dataset", "publish_dataset", "delete_annotation", "submit_paid_job",
+    "change_dataset", "delete_dataset", "publish_dataset", "delete_annotation", "submit_paid_job", "manage_model",
 }  # fmt: skip
 ADMINS = {
     "see_all_jobs", "steer_all_jobs", "manage_members", "manage_organization", "see_credit_activity", "manage_webhooks",
@@ -21,12 +22,12 @@ ADMINS = {
 OWNER = {"manage_owner", "order_credits"}
 OPERATORS = {"operate", "see_all_jobs", "steer_all_jobs"}
 SCOPES_NEEDED = {
-    "read": {"see_dataset", "see_own_jobs", "see_all_jobs", "see_members", "see_balance", "see_credit_activity"},
+    "read": {"see_dataset", "see_model", "see_own_jobs", "see_all_jobs", "see_members", "see_balance", "see_credit_activity"},
     "submit": {
         "make_dataset", "add_to_dataset", "make_annotation", "submit_job", "submit_paid_job", "steer_own_jobs",
-        "steer_all_jobs",
+        "steer_all_jobs", "make_model",
     },
-    "manage": {"change_dataset", "delete_dataset", "publish_dataset", "share_dataset", "delete_annotation"},
+    "manage": {"manage_model", "change_dataset", "delete_dataset", "publish_dataset", "share_dataset", "delete_annotation"},
     "admin": {
         "manage_members", "manage_owner", "manage_organization", "order_credits", "manage_webhooks", "see_audit",
         "manage_tokens_own", "manage_account_own", "operate",

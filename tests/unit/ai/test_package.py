@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper
 
-from small_networks import PATCH, small_facts, small_network
+from small_networks import OLD_ZOO, PATCH, ZOO, small_facts, small_network, zoo_package
 from voxelworks.ai.package import check_weights, read_foreign, read_package, write_package
 from voxelworks.ai.trial import try_network
 from voxelworks.errors import InvalidArchive, InvalidModel, ModelNotFound
@@ -280,55 +280,9 @@ def test_a_network_that_gives_another_shape_fails_its_trial(tmp_path):
 
 # Descriptions of others
 
-ZOO = """
-format_version: 0.5.4
-type: model
-name: Zoo network
-description: Of the zoo.
-license: MIT
-cite: [{text: Somebody, doi: 10.1/x}]
-inputs:
-- id: raw
-  axes:
-  - {type: batch}
-  - {type: channel, channel_names: [raw]}
-  - {type: space, id: z, size: {min: 4, step: 4}, unit: nanometer, scale: 30}
-  - {type: space, id: y, size: 8, unit: micrometer, scale: 0.008}
-  - {type: space, id: x, size: 8, unit: nanometer, scale: 8}
-  preprocessing: [{id: ensure_dtype, kwargs: {dtype: float32}}, {id: zero_mean_unit_variance}]
-outputs:
-- id: probability
-  axes:
-  - {type: batch}
-  - {type: channel, channel_names: [inside, edge]}
-  - {type: space, id: z, size: {tensor_id: raw, axis_id: z}, halo: 1}
-  - {type: space, id: y, size: {tensor_id: raw, axis_id: y}, halo: 2}
-  - {type: space, id: x, size: {tensor_id: raw, axis_id: x}, halo: 3}
-weights:
-  torchscript: {source: weights.pt, pytorch_version: 2.0.0}
-  onnx: {source: net/weights.onnx, opset_version: 17}
-"""
-OLD_ZOO = """
-format_version: 0.4.9
-type: model
-name: Old network
-inputs: [{name: raw, axes: bczyx, data_type: float32, shape: {min: [1, 1, 4, 8, 8], step: [0, 0, 4, 8, 8]},
-          preprocessing: [{name: zero_mean_unit_variance}]}]
-outputs: [{name: out, axes: bczyx, data_type: float32, halo: [0, 0, 1, 2, 3]}]
-weights: {onnx: {source: ./net/weights.onnx, opset_version: 17}}
-"""
-
-
-def zoo(folder, text):
-    (folder / "net").mkdir()
-    (folder / "net" / "weights.onnx").write_bytes(small_network(patch=None))
-    (folder / "weights.pt").write_bytes(b"PK\x03\x04")
-    (folder / "rdf.yaml").write_text(text)
-    return folder
-
 
 def test_a_description_of_the_zoo_tells_what_it_can(tmp_path):
-    found = read_foreign(zoo(tmp_path, ZOO))
+    found = read_foreign(zoo_package(tmp_path, ZOO))
     told = found.description
     assert (told.title, told.licence, told.citations) == ("Zoo network", "MIT", ("Somebody 10.1/x",))
     assert (told.patch, told.border, told.input_channels, told.outputs) == (
@@ -343,7 +297,7 @@ def test_a_description_of_the_zoo_tells_what_it_can(tmp_path):
 
 
 def test_a_description_of_the_older_format_is_read(tmp_path):
-    told = read_foreign(zoo(tmp_path, OLD_ZOO)).description
+    told = read_foreign(zoo_package(tmp_path, OLD_ZOO)).description
     assert (told.patch, told.border, told.input_channels, told.voxel_size) == (PATCH, (3, 2, 1), 1, None)
 
 
@@ -369,7 +323,7 @@ BAD_ZOO = {
 def test_a_description_that_cannot_be_used_is_refused(tmp_path, what):
     text, reason = BAD_ZOO[what]
     with pytest.raises(InvalidModel, match=reason):
-        read_foreign(zoo(tmp_path, text))
+        read_foreign(zoo_package(tmp_path, text))
 
 
 def test_weights_are_not_read_through_a_link(tmp_path):
