@@ -34,7 +34,7 @@ def number_labels(labels: Array, numbers: Array) -> Array:
         number = 0
         if label != 0:
             key = np.uint64(label)
-            slot = _slot(key, size)
+            slot = slot_of(key, size)
             while values[slot] != 0 and keys[slot] != key:
                 slot = (slot + 1) & (size - 1)
             number = values[slot]
@@ -50,7 +50,7 @@ def number_labels(labels: Array, numbers: Array) -> Array:
 
 
 @inlined
-def _slot(key: Any, size: int) -> Any:
+def slot_of(key: Any, size: int) -> Any:
     """Choose a slot by the upper bits of a product with 2^64 over the golden ratio (Fibonacci hashing)."""
     return np.int64((key * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(32)) & (size - 1)
 
@@ -62,7 +62,7 @@ def _grown(ids: Array, size: int) -> tuple[Array, Array, Array]:
     more = np.zeros(size // 2, np.uint64)
     more[: ids.size] = ids
     for number in range(1, ids.size):
-        slot = _slot(ids[number], size)
+        slot = slot_of(ids[number], size)
         while values[slot] != 0:
             slot = (slot + 1) & (size - 1)
         keys[slot], values[slot] = ids[number], number
@@ -103,7 +103,7 @@ def find_in_buckets(labels: Array, edge: int, shift: Array) -> tuple[Array, Arra
                             if label == 0:
                                 continue
                             key = np.uint64(label)
-                            slot = _slot(key, size)
+                            slot = slot_of(key, size)
                             while stamps[slot] == stamp and keys[slot] != key:
                                 slot = (slot + 1) & (size - 1)
                             if stamps[slot] == stamp:

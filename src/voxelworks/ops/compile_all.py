@@ -45,6 +45,7 @@ def compile_all(*, may_go_on: Callable[[], bool] = lambda: True) -> None:
         )  # fmt: skip
         if np.dtype(dtype).kind in "iu":
             replace_labels(np.zeros(1, dtype), np.ones(1, dtype), np.ones(1, dtype))
+    import voxelworks.ops.warm_fragments  # noqa: F401  # of one type each
 
 
 if __name__ == "__main__":
