@@ -7,12 +7,12 @@ refused at the first sight of it: nothing is expanded, nothing is fetched.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sized
+from collections.abc import Iterable, Mapping, Sized
 from xml.parsers import expat
 
 from voxelworks.archives.zips import Entry
 from voxelworks.errors import InvalidAnnotation, InvalidGeometry
-from voxelworks.geometry import Box
+from voxelworks.geometry import Box, VoxelSize
 from voxelworks.protocol.views import (
     AnnotationContents,
     AnnotationSummary,
@@ -38,14 +38,30 @@ TREES_MAX = 500
 """Trees that are described one by one; of more, only how many there are."""
 
 Attributes = Mapping[str, str]
-NodeTaker = Callable[[int, tuple[float, float, float]], None]
-"""Gets the number of a tree in the file, from 0 on, and where a node of it lies: x, y, z in voxels of mag 1."""
 
 
-def _let_go(_tree: int, _position: tuple[float, float, float]) -> None: ...
+class SkeletonTaker:
+    """Is told of a skeleton while it is read, in the order of the file; what it does not keep is let go."""
+
+    def take_voxel_size(self, size: VoxelSize) -> None:
+        """Take the size of a voxel of mag 1, if the file states one that can be used."""
+
+    def take_tree(self, name: str | None, group: int | None) -> None:
+        """Take the next tree, and the number of the group that it is in; its nodes and edges follow."""
+
+    def take_group(self, group: int, name: str) -> None:
+        """Take the name of a group."""
+
+    def take_node(self, id_: int, position: tuple[float, float, float]) -> None:
+        """Take a node of the latest tree: x, y, z in voxels of mag 1."""
+
+    def take_edge(self, source: int, target: int) -> None:
+        """Take an edge of the latest tree, by the ids of its nodes, which the file may lack."""
 
 
-def read_nml(pieces: Iterable[bytes], bytes_max: int, *, take_node: NodeTaker = _let_go) -> AnnotationSummary:
+def read_nml(
+    pieces: Iterable[bytes], bytes_max: int, *, taker: SkeletonTaker | None = None
+) -> AnnotationSummary:
     """Check a skeleton file and count what it holds.
 
     Parameters
@@ -54,15 +70,15 @@ def read_nml(pieces: Iterable[bytes], bytes_max: int, *, take_node: NodeTaker = 
         Its bytes, in order.
     bytes_max
         Largest file that is read.
-    take_node
-        Called for every node, in the order of the file.
+    taker
+        Is told of all trees, nodes and edges.
 
     Raises
     ------
     InvalidAnnotation
         Naming the line.
     """
-    return _Reader(bytes_max, take_node).read(pieces)
+    return _Reader(bytes_max, taker).read(pieces)
 
 
 def find_skeleton(entries: Mapping[str, Entry]) -> Entry:
@@ -89,9 +105,9 @@ def read_contents(pieces: Iterable[bytes], bytes_max: int) -> AnnotationContents
 
 
 class _Reader:
-    def __init__(self, bytes_max: int, take_node: NodeTaker = _let_go) -> None:
+    def __init__(self, bytes_max: int, taker: SkeletonTaker | None = None) -> None:
         self._bytes_max = bytes_max
-        self._hand_over = take_node
+        self._taker = taker or SkeletonTaker()
         self._path: list[str] = []
         self._tree_count = 0
         self._node_count = 0
@@ -155,11 +171,16 @@ class _Reader:
             case ["things", "thing", "nodes", "node"]:
                 self._take_node(attributes)
             case ["things", "thing", "edges", "edge"]:
-                self._edge_count += 1
+                self._take_edge(attributes)
             case ["things", "thing"]:
                 self._number(attributes, "thing", "id")
                 self._tree_count += 1
                 self._begin_tree(attributes)
+                group = int(self._number(attributes, "thing", "groupId")) if attributes.get("groupId") else -1
+                self._taker.take_tree(_short(attributes.get("name")), group if group >= 0 else None)
+            case ["things", "groups", *_] if name == "group" and attributes.get("name"):
+                group = int(self._number(attributes, "group", "id"))
+                self._taker.take_group(group, _short(attributes.get("name")) or "")
             case ["things", "volume"]:
                 self._take_volume(attributes)
                 self._formats.append(_short(attributes.get("format")))
@@ -167,6 +188,9 @@ class _Reader:
                 self._take_box(attributes)
             case ["things", "parameters", "experiment"]:
                 self._dataset_name = _short(attributes.get("name"))
+            case ["things", "parameters", "scale"]:
+                if (size := _voxel_size(attributes)) is not None:
+                    self._taker.take_voxel_size(size)
 
     def _end(self, name: str) -> None:
         if name == "thing" and len(self._path) == 2 and self._tree_count == len(self._trees):
@@ -187,10 +211,15 @@ class _Reader:
         self._trees[-1] = self._trees[-1].model_copy(update=counts)
 
     def _take_node(self, attributes: Attributes) -> None:
-        self._number(attributes, "node", "id")
+        id_ = self._number(attributes, "node", "id")
         x, y, z = (self._number(attributes, "node", key) for key in "xyz")
         self._node_count += 1
-        self._hand_over(self._tree_count - 1, (x, y, z))
+        self._taker.take_node(int(id_), (x, y, z))
+
+    def _take_edge(self, attributes: Attributes) -> None:
+        source, target = (self._number(attributes, "edge", key) for key in ("source", "target"))
+        self._edge_count += 1
+        self._taker.take_edge(int(source), int(target))
 
     def _take_volume(self, attributes: Attributes) -> None:
         self._refuse_too_many(self._layers, "volume layers")
@@ -244,6 +273,15 @@ def _color(attributes: Attributes) -> str | None:
     if not all(0 <= part <= 1 for part in parts):
         return None
     return "#" + "".join(f"{round(part * 255):02x}" for part in parts)
+
+
+def _voxel_size(attributes: Attributes) -> VoxelSize | None:
+    """Give the size of a voxel; None if the file states none that can be used."""
+    try:
+        x, y, z = (float(attributes[key]) for key in "xyz")
+        return VoxelSize.in_unit(x, y, z, attributes.get("unit", "nanometer"))
+    except (KeyError, ValueError):
+        return None
 
 
 def _short(name: str | None) -> str | None:

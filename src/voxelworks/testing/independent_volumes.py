@@ -16,7 +16,7 @@ import struct
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import count, product
+from itertools import count, pairwise, product
 from pathlib import Path
 from typing import Any, Literal
 
@@ -197,6 +197,51 @@ def nml_text(
         written.append(f'<thing id="{number}" name="tree {number}"><nodes>{inside}</nodes><edges/></thing>')
     head = f'<parameters><experiment name="{dataset}"/><scale x="4" y="4" z="40"/></parameters>'
     return f'<?xml version="1.0" encoding="utf-8"?><things>{head}{"".join(written)}{volume_tags}</things>'
+
+
+@dataclass(frozen=True)
+class Tree:
+    """A tree of a skeleton file."""
+
+    nodes: Sequence[tuple[float, float, float]]
+    """x, y, z in voxels of mag 1."""
+    edges: Sequence[tuple[int, int]] | None = None
+    """Nodes of the tree at both ends, counted from 0; by default each node and the next."""
+    name: str = ""
+    group: int | None = None
+
+
+def skeleton_text(
+    trees: Sequence[Tree],
+    *,
+    dataset: str | None = "demo",
+    scale: tuple[float, float, float] | None = (4, 4, 40),
+    groups: Mapping[int, str] | None = None,
+) -> str:
+    """Give a skeleton file with edges; nodes are numbered over all trees, from 10 on."""
+    numbers = count(10)
+    written = []
+    for number, tree in enumerate(trees, start=1):
+        ids = [next(numbers) for _ in tree.nodes]
+        edges = tree.edges if tree.edges is not None else [*pairwise(range(len(ids)))]
+        nodes = "".join(
+            f'<node id="{id_}" x="{x}" y="{y}" z="{z}"/>'
+            for id_, (x, y, z) in zip(ids, tree.nodes, strict=True)
+        )
+        lines = "".join(f'<edge source="{ids[one]}" target="{ids[other]}"/>' for one, other in edges)
+        group = "" if tree.group is None else f' groupId="{tree.group}"'
+        written.append(
+            f'<thing id="{number}" name="{tree.name}"{group}><nodes>{nodes}</nodes><edges>{lines}</edges></thing>'
+        )
+    head = f'<experiment name="{dataset}"/>' if dataset else ""
+    if scale:
+        x, y, z = scale
+        head += f'<scale x="{x}" y="{y}" z="{z}" unit="nanometer"/>'
+    named = "".join(f'<group id="{id_}" name="{name}"/>' for id_, name in (groups or {}).items())
+    return (
+        f'<?xml version="1.0" encoding="utf-8"?><things><parameters>{head}</parameters>{"".join(written)}'
+        f"<groups>{named}</groups></things>"
+    )
 
 
 @dataclass(frozen=True)

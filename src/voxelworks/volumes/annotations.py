@@ -39,9 +39,9 @@ from voxelworks.errors import (
     StorageFailed,
     UnsupportedFormat,
 )
-from voxelworks.geometry import Box, Mag, Vec3
+from voxelworks.geometry import Box, Mag, Vec3, VoxelSize
 from voxelworks.protocol.messages import Json
-from voxelworks.protocol.nml import BUCKETS_MAX, ENTRIES_MAX, find_skeleton, read_nml
+from voxelworks.protocol.nml import BUCKETS_MAX, ENTRIES_MAX, SkeletonTaker, find_skeleton, read_nml
 from voxelworks.protocol.views import AnnotationSummary, VolumeLayerSummary
 from voxelworks.volumes import wkw
 from voxelworks.volumes.arrays import MagArray
@@ -72,12 +72,109 @@ class Limits:
 
 @dataclass(frozen=True)
 class Skeleton:
-    """The nodes of all trees, in the order of the file."""
+    """The nodes and edges of all trees, in the order of the file."""
 
     trees: NDArray[np.int64]
     """Number of the tree of each node, (n,)."""
     positions_xyz: NDArray[np.float64]
     """In voxels of mag 1, (n, 3)."""
+    node_ids: NDArray[np.int64]
+    """What the file calls each node, (n,)."""
+    edge_trees: NDArray[np.int64]
+    """Number of the tree of each edge, (m,)."""
+    edge_ids: NDArray[np.int64]
+    """What the file calls the nodes at both ends of each edge, (m, 2)."""
+    names: tuple[str | None, ...]
+    """Of all trees, those without nodes too."""
+    groups: NDArray[np.int64]
+    """Number of the group of each tree; -1 for a tree in none."""
+    group_names: Mapping[int, str]
+    """By number of the group."""
+    voxel_size: VoxelSize | None
+    """Of mag 1, if the file states it."""
+
+    def edges(self) -> NDArray[np.int64]:
+        """Give the nodes at both ends of each edge, (m, 2): each edge once, without those from a node to itself.
+
+        Raises
+        ------
+        InvalidAnnotation
+            If a tree has two nodes of the same id, or an edge to one that it does not have.
+        """
+        ids, numbers = np.unique(self.node_ids, return_inverse=True)
+        # Ids may be unique in each tree alone.
+        keys = self.trees * len(ids) + numbers
+        order = np.argsort(keys, kind="stable")
+        keys = keys[order]
+        twice = np.flatnonzero(keys[1:] == keys[:-1])
+        if len(twice):
+            node = int(order[twice[0]])
+            raise InvalidAnnotation(
+                f"tree {self._name(int(self.trees[node]))} has two nodes of id {self.node_ids[node]}; export it again"
+            )
+        places, is_known = _find(self.edge_ids, ids)
+        found, is_there = _find(self.edge_trees[:, np.newaxis] * len(ids) + places, keys)
+        missing = np.argwhere(~(is_there & is_known))
+        if len(missing):
+            edge, end = missing[0].tolist()
+            name, node = self._name(int(self.edge_trees[edge])), self.edge_ids[edge, end]
+            raise InvalidAnnotation(
+                f"tree {name} has an edge to a node {node}, which it does not have; export it again"
+            )
+        both = np.sort(order[found], axis=1)
+        return np.unique(both[both[:, 0] != both[:, 1]], axis=0)
+
+    def _name(self, tree: int) -> str:
+        return repr(self.names[tree]) if self.names[tree] else str(tree + 1)
+
+
+def _find(wanted: NDArray[np.int64], known: NDArray[np.int64]) -> tuple[NDArray[np.intp], NDArray[np.bool_]]:
+    """Give where numbers stand among sorted ones, and which of them are there."""
+    places = np.searchsorted(known, wanted)
+    is_there = places < len(known)
+    is_there[is_there] = known[places[is_there]] == wanted[is_there]
+    return places, is_there
+
+
+class _Collected(SkeletonTaker):
+    """Keeps a skeleton, in arrays that take about as much as the file."""
+
+    def __init__(self) -> None:
+        self.names: list[str | None] = []
+        self.group_names: dict[int, str] = {}
+        self.voxel_size: VoxelSize | None = None
+        self.groups, self.trees, self.ids = array("q"), array("q"), array("q")
+        self.edge_trees, self.edges = array("q"), array("q")
+        self.positions = array("d")
+
+    def take_voxel_size(self, size: VoxelSize) -> None:
+        self.voxel_size = size
+
+    def take_tree(self, name: str | None, group: int | None) -> None:
+        self.names.append(name)
+        self.groups.append(-1 if group is None else group)
+
+    def take_group(self, group: int, name: str) -> None:
+        self.group_names[group] = name
+
+    def take_node(self, id_: int, position: tuple[float, float, float]) -> None:
+        self.trees.append(len(self.names) - 1)
+        self.ids.append(id_)
+        self.positions.extend(position)
+
+    def take_edge(self, source: int, target: int) -> None:
+        self.edge_trees.append(len(self.names) - 1)
+        self.edges.extend((source, target))
+
+    def skeleton(self) -> Skeleton:
+        return Skeleton(
+            trees=np.array(self.trees, np.int64), node_ids=np.array(self.ids, np.int64),
+            positions_xyz=np.array(self.positions, np.float64).reshape(-1, 3),
+            edge_trees=np.array(self.edge_trees, np.int64),
+            edge_ids=np.array(self.edges, np.int64).reshape(-1, 2),
+            names=tuple(self.names), groups=np.array(self.groups, np.int64), group_names=self.group_names,
+            voxel_size=self.voxel_size,
+        )  # fmt: skip
 
 
 class Annotation:
@@ -106,24 +203,17 @@ class Annotation:
         InvalidAnnotation, InvalidArchive
             Saying what is wrong with it.
         """
-        file = Path(path)
-        trees, positions = array("q"), array("d")
-
-        def take_node(tree: int, position: tuple[float, float, float]) -> None:
-            trees.append(tree)
-            positions.extend(position)
-
+        file, collected = Path(path), _Collected()
         try:
             with file.open("rb") as stream:
-                summary = read_nml(_skeleton_of(stream, limits), limits.nml_bytes_max, take_node=take_node)
+                summary = read_nml(_skeleton_of(stream, limits), limits.nml_bytes_max, taker=collected)
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
             raise SourceNotFound(
                 f"there is no file {file}; name an NML or the zip of an annotation"
             ) from error
         except OSError as error:
             raise StorageFailed(f"cannot read {file}: {error.strerror}") from error
-        skeleton = Skeleton(np.array(trees, np.int64), np.array(positions, np.float64).reshape(-1, 3))
-        return cls(file, summary, skeleton, limits)
+        return cls(file, summary, collected.skeleton(), limits)
 
     @property
     def fingerprint(self) -> str:

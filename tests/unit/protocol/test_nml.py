@@ -3,7 +3,8 @@ import time
 import pytest
 
 from voxelworks.errors import InvalidAnnotation
-from voxelworks.protocol.nml import read_nml
+from voxelworks.geometry import VoxelSize
+from voxelworks.protocol.nml import SkeletonTaker, read_nml
 from voxelworks.protocol.views import AnnotationSummary, VolumeLayerSummary
 
 BYTES_MAX = 2**24
@@ -21,8 +22,9 @@ WHOLE = """<?xml version="1.0" encoding="utf-8"?>
     <nodes><node id="1" x="1.5" y="2" z="3"/><node id="2" x="4" y="5" z="6"/></nodes>
     <edges><edge source="1" target="2"/></edges>
   </thing>
-  <thing id="2"><nodes><node id="3" x="1" y="1" z="1"/></nodes></thing>
+  <thing id="2" groupId="7"><nodes><node id="3" x="1" y="1" z="1"/></nodes></thing>
   <comments><comment node="1" content="node"/></comments>
+  <groups><group id="3" name="left"><group id="7" name="axons"/></group></groups>
   <volume id="0" location="data_0_Volume.zip" fallbackLayer="segmentation" name="Volume" format="zarr3"/>
   <volume id="1"/>
 </things>
@@ -58,10 +60,37 @@ def test_an_encoding_that_cannot_be_read_is_named(encoding):
     )
 
 
-def test_nodes_are_handed_over_with_the_number_of_their_tree():
-    found = []
-    read_nml([WHOLE.encode()], BYTES_MAX, take_node=lambda tree, position: found.append((tree, position)))
-    assert found == [(0, (1.5, 2, 3)), (0, (4, 5, 6)), (1, (1, 1, 1))]
+class Told(SkeletonTaker):
+    """Notes what it is told."""
+
+    def __init__(self):
+        self.found = []
+
+    def __getattribute__(self, name):
+        if not name.startswith("take_"):
+            return super().__getattribute__(name)
+        return lambda *told: self.found.append((name.removeprefix("take_"), *told))
+
+
+def test_a_skeleton_is_handed_over_in_the_order_of_the_file():
+    told = Told()
+    read_nml([WHOLE.encode()], BYTES_MAX, taker=told)
+    assert told.found == [
+        ("voxel_size", VoxelSize(4, 4, 40)),
+        ("tree", "tree & more", None), ("node", 1, (1.5, 2, 3)), ("node", 2, (4, 5, 6)), ("edge", 1, 2),
+        ("tree", None, 7), ("node", 3, (1, 1, 1)),
+        ("group", 3, "left"), ("group", 7, "axons"),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "scale", ["x='4' y='4'", "x='4' y='4' z='0'", "x='4' y='4' z='4' unit='mile'", "x='a'"]
+)
+def test_a_voxel_size_that_cannot_be_used_is_none(scale):
+    told = Told()
+    text = f"<things><parameters><scale {scale}/></parameters></things>"
+    read_nml([text.encode()], BYTES_MAX, taker=told)
+    assert told.found == []
 
 
 def test_proofread_volume_layers_are_known_by_their_mapping():
@@ -102,6 +131,8 @@ def test_declarations_of_types_and_entities_are_refused(declaration):
         ("<svg/>", "the first element is <svg> instead of <things>: this is no NML (line 1)"),
         ("<things><thing id='x'/></things>", "id of a <thing> = 'x' is no usable number"),
         ("<things><thing/></things>", "id of a <thing> is missing"),
+        ("<things><thing id='1' groupId='x'/></things>", "groupId of a <thing> = 'x' is no usable number"),
+        ("<things><thing id='1'><edges><edge source='1'/></edges></thing></things>", "target of a <edge> is missing"),
         (NODE.replace("Y", "nan"), "y of a <node> = 'nan' is no usable number"),
         (NODE.replace("Y", "1e300"), "y of a <node> = '1e300' is no usable number"),
         ("<things><parameters><userBoundingBox topLeftX='1'/>", "topLeftY of a <userBoundingBox> is missing"),

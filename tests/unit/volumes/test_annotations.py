@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 
 from voxelworks.errors import InvalidAnnotation, InvalidArchive, SourceNotFound
-from voxelworks.geometry import MAG1, Box, Mag
+from voxelworks.geometry import MAG1, Box, Mag, VoxelSize
 from voxelworks.testing.independent_volumes import (
+    Tree,
     VolumeLayer,
     nml_text,
+    skeleton_text,
     wkw_cube,
     wkw_header,
     write_annotation,
@@ -41,6 +43,56 @@ def test_nodes_are_read_in_the_order_of_the_file(tmp_path):
         assert annotation.skeleton.trees.tolist() == [0, 0, 2]
         assert annotation.skeleton.positions_xyz.tolist() == [[1, 2, 3], [4.5, 5.9, 6], [-1, 0, 7]]
         assert (annotation.summary.tree_count, annotation.volume_layer(None)) == (3, None)
+
+
+def test_edges_are_read_each_once_with_names_groups_and_voxel_size(tmp_path):
+    trees = [
+        Tree([(0, 0, 0), (1, 0, 0), (2, 0, 0)], [(0, 1), (2, 0), (1, 0), (1, 1)], "axon", group=4),
+        Tree([]),
+        Tree([(5, 5, 5), (6, 6, 6)]),
+    ]
+    (tmp_path / "a.nml").write_text(skeleton_text(trees, groups={4: "left"}, scale=(11, 11, 25)))
+    skeleton = Annotation.open(tmp_path / "a.nml", LIMITS).skeleton
+    assert skeleton.edges().tolist() == [[0, 1], [0, 2], [3, 4]]
+    assert (skeleton.names, skeleton.groups.tolist()) == (("axon", None, None), [4, -1, -1])
+    assert (skeleton.group_names, skeleton.voxel_size) == ({4: "left"}, VoxelSize(11, 11, 25))
+    (tmp_path / "b.nml").write_text(nml_text(TREES))
+    assert Annotation.open(tmp_path / "b.nml", LIMITS).skeleton.edges().shape == (0, 2)
+
+
+def test_ids_of_nodes_may_be_unique_in_each_tree_alone(tmp_path):
+    node, tree = (
+        "<node id='{}' x='0' y='0' z='0'/>",
+        "<thing id='{}'><nodes>{}</nodes><edges>{}</edges></thing>",
+    )
+    nodes = "".join(map(node.format, (7, 2**53 - 1)))
+    edge = f"<edge source='7' target='{2**53 - 1}'/>"
+    file = tmp_path / "a.nml"
+    file.write_text(f"<things>{tree.format(1, nodes, edge)}{tree.format(2, nodes, edge)}</things>")
+    assert Annotation.open(file, LIMITS).skeleton.edges().tolist() == [[0, 1], [2, 3]]
+
+
+@pytest.mark.parametrize(
+    ("nodes", "edge", "message"),
+    [
+        ((1, 1), (1, 1), "tree 'axon' has two nodes of id 1; export it again"),
+        ((1, 2), (1, 9), "tree 'axon' has an edge to a node 9, which it does not have; export it again"),
+        ((1, 2), (0, 2), "tree 'axon' has an edge to a node 0"),
+        ((1, 2), (2, 3), "tree 'axon' has an edge to a node 3"),  # of another tree
+        ((), (1, 2), "tree 'axon' has an edge to a node 1"),
+    ],
+)
+def test_edges_to_what_is_not_there_are_refused_when_they_are_asked_for(tmp_path, nodes, edge, message):
+    written = "".join(f"<node id='{id_}' x='0' y='0' z='0'/>" for id_ in nodes)
+    line = "<edge source='{}' target='{}'/>".format(*edge)
+    (tmp_path / "a.nml").write_text(
+        f"<things><thing id='1' name='axon'><nodes>{written}</nodes><edges>{line}</edges></thing>"
+        "<thing id='2'><nodes><node id='3' x='0' y='0' z='0'/></nodes></thing></things>"
+    )
+    skeleton = Annotation.open(tmp_path / "a.nml", LIMITS).skeleton
+    with pytest.raises(InvalidAnnotation) as refused:
+        skeleton.edges()
+    assert message in str(refused.value)
 
 
 @pytest.mark.parametrize("data_format", ["wkw", "zarr3"])
