@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -25,7 +24,6 @@ if TYPE_CHECKING:
 
 PIECE = (128, 128, 128)
 """Voxels (x, y, z) that are looked at together: nodes of skeletons, and what is read in another mag."""
-_PIECES_PER_BLOCK = 64
 Voxels = NDArray[Any]
 
 
@@ -216,59 +214,7 @@ def beyond(edits: Buckets, whole: Box, check: Callable[[], None]) -> Box:
     return found
 
 
-@dataclass(frozen=True)
-class Nodes:
-    """The nodes of all trees, sorted by the piece of space in which they lie, in files."""
-
-    file: str
-    """Of an array (n, 3): voxels of the volume's mag, x, y, z."""
-    order: NDArray[np.int64]
-    """Which node of the skeleton each of them is, (n,)."""
-    ranges: tuple[tuple[int, int], ...]
-    """First and last + 1 of the nodes in each piece."""
-
-    @classmethod
-    def save(cls, skeleton: Skeleton, mag: Mag, file: Path) -> Nodes:
-        voxels = np.floor(skeleton.positions_xyz / np.array(mag.xyz)).astype(np.int64)
-        pieces = voxels // np.array(PIECE)
-        order = np.lexsort(pieces.T)
-        pieces = pieces[order]
-        starts = np.flatnonzero((np.diff(pieces, axis=0) != 0).any(axis=1)) + 1
-        np.save(file, voxels[order])
-        borders = [0, *starts.tolist(), len(order)]
-        ranges = tuple((a, b) for a, b in pairwise(borders) if b > a)
-        return cls(str(file), order, ranges)
-
-    @property
-    def batches(self) -> list[tuple[tuple[int, int], ...]]:
-        """Pieces that are looked at in one block: one file for each would be many for a large skeleton."""
-        starts = range(0, len(self.ranges), _PIECES_PER_BLOCK)
-        return [self.ranges[start : start + _PIECES_PER_BLOCK] for start in starts]
-
-
-@dataclass(frozen=True)
-class IdsUnder:
-    """Look up the segments under the nodes of some pieces. Runs in the processes of the executor."""
-
-    volume: MergedVolume
-    file: str
-
-    def __call__(self, pieces: Sequence[tuple[int, int]]) -> list[int]:
-        return [label for first, stop in pieces for label in self._under(first, stop)]
-
-    def _under(self, first: int, stop: int) -> list[int]:
-        positions = np.load(self.file, mmap_mode="r")[first:stop]
-        low, high = positions.min(axis=0).tolist(), positions.max(axis=0).tolist()
-        box = Box((low[0], low[1], low[2]), tuple(b - a + 1 for a, b in zip(low, high, strict=True)))
-        x, y, z = (positions - np.array(low)).T
-        ids: list[int] = self.volume.read(box)[0, z, y, x].tolist()
-        return ids
-
-
-def merges_of(skeleton: Skeleton, nodes: Nodes, ids: Iterable[list[int]]) -> dict[int, int]:
-    """Merge what lies under the nodes of each tree; `ids` are those under the nodes, block by block."""
-    under = np.array([label for part in ids for label in part], object)
-    in_order = np.empty(len(under), object)
-    in_order[nodes.order] = under
+def merges_of(skeleton: Skeleton, labels: Voxels) -> dict[int, int]:
+    """Merge what lies under the nodes of each tree; `labels` are those under the nodes, in their order."""
     borders = np.flatnonzero(np.diff(skeleton.trees)) + 1
-    return merged_ids(tree.tolist() for tree in np.split(in_order, borders))
+    return merged_ids(tree.tolist() for tree in np.split(labels, borders))

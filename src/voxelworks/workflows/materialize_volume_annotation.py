@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import field_validator
@@ -331,18 +332,23 @@ def _box_of(
 
 def _find_merges(annotation: Annotation, merged: MergedVolume, job: Job) -> dict[int, int]:
     """Look up the segments under the nodes of all trees, and merge those of each."""
-    from voxelworks.workflows._materialize import PIECE, IdsUnder, Nodes, merges_of
+    from voxelworks.workflows._materialize import PIECE, merges_of
+    from voxelworks.workflows._points import LabelsUnder, Points, voxels_under
+    from voxelworks.workflows._runs import Run, is_intact
 
-    job.folder.scratch.mkdir(exist_ok=True)
-    nodes = Nodes.save(annotation.skeleton, merged.mag, job.folder.scratch / "nodes.npy")
-    ids = job.process(
+    scratch = job.folder.scratch
+    voxels = voxels_under(annotation.skeleton.positions_xyz, merged.mag)
+    points = Points.save(voxels, scratch / "nodes.npy", piece=PIECE)
+    runs = job.process(
         "segments under nodes",
-        [(f"nodes {batch[0][0]} to {batch[-1][1] - 1}", batch) for batch in nodes.batches],
-        IdsUnder(merged, nodes.file),
-        units=len(nodes.order),
+        points.items,
+        LabelsUnder(merged, points.file, str(scratch)),
+        units=len(points.order),
         memory_bytes_per_item=3 * math.prod(PIECE) * merged.dtype.itemsize,
+        result_type=Run,
+        is_intact=partial(is_intact, scratch, merged.dtype),
     )
-    found = merges_of(annotation.skeleton, nodes, ids)
+    found = merges_of(annotation.skeleton, points.labels(scratch, runs, merged.dtype))
     job.log(f"{len(found)} segments become part of another one")
     return found
 

@@ -196,7 +196,7 @@ def test_edits_replace_whole_buckets_and_the_pyramid_and_other_layers_follow(tmp
 
 @pytest.mark.parametrize("data_format", ["wkw", "zarr3"])
 def test_trees_merge_what_lies_under_their_nodes(tmp_path, data_format, monkeypatch):
-    monkeypatch.setattr("voxelworks.workflows._materialize._PIECES_PER_BLOCK", 1)
+    monkeypatch.setattr("voxelworks.workflows._points._PIECES_PER_BLOCK", 1)
     trees = [
         [(6, 4, 3), (15.9, 4, 3), (9e15, 4, 3), (-4, -4, -4)],
         [(15, 5, 3), (40, 40, 15), (9, 9, 4)],
