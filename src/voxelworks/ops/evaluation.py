@@ -217,23 +217,10 @@ class _Frame:
         return np.array([*one, *self._rand(known), *other, self._rand(assigned)[0], iou, 2 * iou / (1 + iou)])
 
     def _variation(self, counts: Floats) -> tuple[float, float, float]:
-        """Split, merge and their sum: H(segments | truth), H(truth | segments), in bits."""
-        if not counts.sum():
-            return (np.nan,) * 3
-        joint = _entropy(counts)
-        split = joint - _entropy(np.bincount(self.truth, counts))
-        merge = joint - _entropy(np.bincount(self.segment, counts))
-        split, merge = max(split, 0.0), max(merge, 0.0)  # rounding
-        return split, merge, split + merge
+        return variation_of_information(self.segment, self.truth, counts)
 
     def _rand(self, counts: Floats) -> tuple[float, float, float]:
-        """Adapted Rand error, precision and recall: of pairs of voxels in the same segment."""
-        if not counts.sum():
-            return (np.nan,) * 3
-        together = (counts**2).sum()
-        precision = together / (np.bincount(self.segment, counts) ** 2).sum()
-        recall = together / (np.bincount(self.truth, counts) ** 2).sum()
-        return max(0.0, 1 - 2 * precision * recall / (precision + recall)), precision, recall  # rounding
+        return adapted_rand(self.segment, self.truth, counts)
 
     def ious(self, counts: Floats) -> Floats:
         """Give the intersection over union of each pair of objects."""
@@ -280,6 +267,39 @@ def _index(parts: Sequence[Overlaps]) -> tuple[Overlaps, list[NDArray[np.intp]]]
     place[order] = np.cumsum(is_new) - 1
     borders = np.cumsum([len(part) for part in parts])[:-1]
     return ordered[is_new].copy(), np.split(place, borders)
+
+
+def variation_of_information(
+    segment: NDArray[np.int64], truth: NDArray[np.int64], weights: Floats
+) -> tuple[float, float, float]:
+    """Give split, merge and their sum: H(segments | truth), H(truth | segments), in bits.
+
+    Parameters
+    ----------
+    segment, truth : (n,)
+        Numbers of the segments of each pair, each pair once.
+    weights : (n,)
+        How much they share.
+    """
+    if not weights.sum():
+        return (np.nan,) * 3
+    joint = _entropy(weights)
+    split = joint - _entropy(np.bincount(truth, weights))
+    merge = joint - _entropy(np.bincount(segment, weights))
+    split, merge = max(split, 0.0), max(merge, 0.0)  # rounding
+    return split, merge, split + merge
+
+
+def adapted_rand(
+    segment: NDArray[np.int64], truth: NDArray[np.int64], counts: Floats
+) -> tuple[float, float, float]:
+    """Give the adapted Rand error, precision and recall of pairs of voxels in the same segment; arguments as above."""
+    if not counts.sum():
+        return (np.nan,) * 3
+    together = (counts**2).sum()
+    precision = together / (np.bincount(segment, counts) ** 2).sum()
+    recall = together / (np.bincount(truth, counts) ** 2).sum()
+    return max(0.0, 1 - 2 * precision * recall / (precision + recall)), precision, recall  # rounding
 
 
 def _entropy(counts: NDArray[Any]) -> float:

@@ -486,21 +486,32 @@ class Form:
         return replace(shown, choices=choices, nothing=nothing)
 
     def _with_annotations(self, shown: Input, row: int) -> Input:
-        """Offer the annotations of the chosen dataset, and those of which nobody has said what they belong to."""
+        """Offer the annotations of the chosen dataset, and those of which nobody has said what they belong to.
+
+        Where those of other datasets may be given, they come last.
+        """
         dataset = None if self.earlier else self.dataset_of(row)
         if dataset is None and self.earlier is None and self._dataset_field is not None:
             return replace(shown, choices=(), nothing="Choose a dataset first")
-        of_dataset = (None, dataset.id) if dataset is not None else None
         # Nobody can have annotated what is not there yet.
         stock = () if self.earlier is not None else self.stock.annotations
-        found = [item for item in stock if of_dataset is None or item.dataset_id in of_dataset]
+        loose = [item for item in stock if item.dataset_id is None]
+        given = [item for item in stock if item.dataset_id is not None]
+        fitting = [item for item in given if dataset is None or item.dataset_id == dataset.id]
         # First those that are sure to fit.
-        found.sort(key=lambda item: item.dataset_id is None)
-        choices = tuple(Choice(item.id, _annotation_text(item)) for item in found)
+        choices = tuple(Choice(item.id, _annotation_text(item)) for item in (*fitting, *loose))
+        if shown.field.is_of_any_dataset:
+            others = [item for item in given if dataset is not None and item.dataset_id != dataset.id]
+            choices += tuple(Choice(item.id, self._other_annotation_text(item)) for item in others)
         nothing = "Choose an annotation" if choices else "There is no annotation of this dataset"
         if not shown.field.is_required:
             nothing = "None"
         return replace(shown, choices=choices, nothing=nothing)
+
+    def _other_annotation_text(self, annotation: AnnotationView) -> str:
+        dataset = self.stock.find(annotation.dataset_id or "")
+        name = dataset.name if dataset is not None else "another dataset"
+        return f"{_annotation_text(annotation)}, of {name}"
 
     def _with_mags(self, shown: Input, row: int) -> Input:
         found = self._layer_beside(shown.field, row)

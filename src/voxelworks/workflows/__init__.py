@@ -3,6 +3,7 @@
 from voxelworks.geometry import Box, Mag, VoxelSize
 from voxelworks.workflows._declare import (
     ADVANCED,
+    ANY_DATASET,
     DATA_KINDS,
     FREE,
     Artifact,
@@ -58,6 +59,7 @@ from voxelworks.workflows._run import run, run_attempt, run_locally
 
 __all__ = [
     "ADVANCED",
+    "ANY_DATASET",
     "DATA_KINDS",
     "FREE",
     "AnnotationRef",

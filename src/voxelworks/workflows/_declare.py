@@ -113,6 +113,8 @@ class Mark:
 
 ADVANCED = Mark("ADVANCED")
 """Of a param with a default: forms fold it away."""
+ANY_DATASET = Mark("ANY_DATASET")
+"""Of an annotation: forms offer those of other datasets, too."""
 _OF_LAYER = Mark("OF_LAYER")
 LayerMag = Annotated[Mag, _OF_LAYER]
 """A mag that the layer beside it has: forms offer no others, and servers refuse them at once."""
@@ -249,6 +251,7 @@ _PROPER = {
     "rand": "Rand",
     "iou": "IoU",
     "f1": "F1",
+    "erl": "ERL",
 }
 """Words of names that are not written small."""
 DATA_KINDS: frozenset[FieldKind] = frozenset(
@@ -299,6 +302,8 @@ class ParamField:
     """Of a box, or a mag that must be there: name of the layer field that it is a part of."""
     is_advanced: bool = False
     """Few people need it; it has a default."""
+    is_of_any_dataset: bool = False
+    """Of an annotation: it may be one of another dataset than the first."""
 
     @property
     def option(self) -> str:
@@ -568,6 +573,7 @@ def _fields(
                     choices,
                     is_repeated,
                     is_advanced=ADVANCED in info.metadata,
+                    is_of_any_dataset=ANY_DATASET in info.metadata,
                 )
             )
     layers = [field.name for field in found if field.kind == "layer" and field.path[:-2] == prefix]

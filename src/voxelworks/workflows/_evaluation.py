@@ -1,4 +1,7 @@
-"""What `evaluate_segmentation` computes of a volume, and the report that people read."""
+"""What `evaluate_segmentation` computes of a volume, and the report that people read.
+
+Of skeletons in place of a layer, see `_skeleton_evaluation`.
+"""
 
 from __future__ import annotations
 
@@ -17,13 +20,21 @@ from voxelworks.ops.evaluation import (
     OVERLAP,
     RESAMPLES,
     Fault,
-    Interval,
     Overlaps,
     Scores,
     count_overlaps,
     merge_overlaps,
 )
 from voxelworks.volumes.dataset import MagArray
+from voxelworks.workflows._report import (
+    Heading,
+    count_text,
+    html_table,
+    number_text,
+    page,
+    percent_text,
+    range_text,
+)
 from voxelworks.workflows._runs import Run, whole_chunks, write_run
 
 READ_EDGE = 128
@@ -75,24 +86,6 @@ class OverlapsIn:
         return write_run(Path(self.folder), str(box), merge_overlaps(found))
 
 
-def rounded(value: float) -> float | None:
-    """Give a score with the digits that are worth telling; None for one that is not defined."""
-    return None if math.isnan(value) else round(value, 5)
-
-
-def rounded_interval(interval: Interval) -> tuple[float, float] | None:
-    low, high = rounded(interval.low), rounded(interval.high)
-    return None if low is None or high is None else (low, high)
-
-
-@dataclass(frozen=True)
-class Heading:
-    """What was compared."""
-
-    title: str
-    facts: tuple[tuple[str, str], ...]
-
-
 _EXPLAINED = {
     "voi_split": ("VOI split", "bits, lower is better: how far segments of the truth are cut into pieces"),
     "voi_merge": ("VOI merge", "bits, lower is better: how far segments join what is separate"),
@@ -108,52 +101,23 @@ _EXPLAINED = {
     "dice": ("Dice of the foreground", "0 to 1, higher is better"),
 }  # fmt: skip
 
-_STYLE = """
-:root { color-scheme: light dark; --text: #1c2026; --muted: #5b6470; --line: #d9dde3; --page: #fff; --one: #3451d1;
-  --two: #b4540a; --three: #157f4c; }
-@media (prefers-color-scheme: dark) { :root { --text: #e6e9ee; --muted: #a2abb8; --line: #333a45; --page: #14171c;
-  --one: #93a6ff; --two: #ffb268; --three: #6fd6a2; } }
-body { margin: 0 auto; padding: 2rem 1.25rem 4rem; max-width: 60rem; background: var(--page); color: var(--text);
-  font: 1rem/1.5 system-ui, sans-serif; }
-h1 { font-size: 1.6rem; line-height: 1.25; margin: 0 0 .75rem; overflow-wrap: anywhere; }
-h2 { font-size: 1.15rem; margin: 2.25rem 0 .5rem; }
-p, figcaption { color: var(--muted); margin: 0 0 .75rem; }
-dl { display: grid; grid-template-columns: max-content 1fr; gap: .2rem 1.25rem; margin: 0; }
-dt { color: var(--muted); } dd { margin: 0; overflow-wrap: anywhere; }
-.wide { overflow-x: auto; }
-table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
-th, td { padding: .35rem .9rem .35rem 0; border-top: 1px solid var(--line); text-align: left; vertical-align: top; }
-td:first-child { min-width: 5rem; } .words td:last-child { min-width: 18rem; }
-thead th { border-top: 0; color: var(--muted); font-weight: 500; }
-.number { text-align: right; white-space: nowrap; } small { color: var(--muted); }
-figure { margin: 0; } svg { display: block; width: 100%; max-width: 40rem; height: auto; }
-svg text { fill: var(--muted); font-size: 13px; } .grid { stroke: var(--line); }
-.f1 { --ink: var(--one); } .precision { --ink: var(--two); } .recall { --ink: var(--three); }
-polyline { fill: none; stroke: var(--ink); stroke-width: 2.5; } circle { fill: var(--ink); }
-.recall polyline { stroke-dasharray: 2 4; } .precision polyline { stroke-dasharray: 8 4; }
-svg .name { fill: var(--ink); }
-"""
-
 
 def report(heading: Heading, scores: Scores) -> str:
-    """Write everything as one HTML page that needs nothing else, and no scripts."""
-    facts = "".join(f"<dt>{escape(name)}</dt><dd>{escape(text)}</dd>" for name, text in heading.facts)
+    """Write everything as one page."""
     best = scores.matches[0]
-    return f"""<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{escape(heading.title)}</title><style>{_STYLE}</style></head><body>
-<h1>{escape(heading.title)}</h1>
-<dl>{facts}</dl>
-<h2>Voxels</h2>
-<p>{_count(scores.voxels)} voxels in which the truth has a segment were compared; the segmentation gives
-{_count(scores.assigned)} of them ({_percent(scores.assigned, scores.voxels)}) to a segment. What it leaves out counts
-as one segment more, except in the scores of assigned voxels. Ranges are those of {CONFIDENCE:.0%} of {RESAMPLES} draws
-from the parts of the volume.</p>
+    return page(
+        heading,
+        f"""<h2>Voxels</h2>
+<p>{count_text(scores.voxels)} voxels in which the truth has a segment were compared; the segmentation gives
+{count_text(scores.assigned)} of them ({percent_text(scores.assigned, scores.voxels)}) to a segment. What it leaves out
+counts as one segment more, except in the scores of assigned voxels. Ranges are those of {CONFIDENCE:.0%} of {RESAMPLES}
+draws from the parts of the volume.</p>
 {_voxelwise(scores)}
 <h2>Objects</h2>
-<p>{_count(scores.segments)} segments, {_count(scores.truths)} in the truth. Two match if what they share is more than
-the threshold of what they cover together (IoU). With more than 0.5, {_count(best.true_positives)} match,
-{_count(best.false_positives)} segments match nothing, and {_count(best.false_negatives)} of the truth are missed.</p>
+<p>{count_text(scores.segments)} segments, {count_text(scores.truths)} in the truth. Two match if what they share is
+more than the threshold of what they cover together (IoU). With more than 0.5, {count_text(best.true_positives)} match,
+{count_text(best.false_positives)} segments match nothing, and {count_text(best.false_negatives)} of the truth are
+missed.</p>
 {_chart(scores)}
 {_matches(scores)}
 <h2>Worst splits</h2>
@@ -161,35 +125,35 @@ the threshold of what they cover together (IoU). With more than 0.5, {_count(bes
 {_faults(scores.splits, "In the truth", "Segments, with the voxels that they share")}
 <h2>Worst merges</h2>
 <p>Segments that join several of the truth, by what they add to VOI merge.</p>
-{_faults(scores.merges, "Segment", "In the truth, with the voxels that they share")}
-</body></html>
-"""
+{_faults(scores.merges, "Segment", "In the truth, with the voxels that they share")}""",
+    )
 
 
 def _voxelwise(scores: Scores) -> str:
     rows = [
         [
             f"{escape(_EXPLAINED[name][0])}<br><small>{escape(_EXPLAINED[name][1])}</small>",
-            _number(interval.value), _range(interval),
+            number_text(interval.value), range_text(interval),
         ]
         for name, interval in scores.voxelwise.items()
     ]  # fmt: skip
-    return _table(["Score", "Value", "95 %"], rows, numbers={1, 2})
+    return html_table(["Score", "Value", "95 %"], rows, numbers={1, 2})
 
 
 def _matches(scores: Scores) -> str:
     rows = [
         [
-            f"{match.threshold:.2f}", _count(match.true_positives), _count(match.false_positives),
-            _count(match.false_negatives), _number(match.precision.value), _number(match.recall.value),
-            f"{_number(match.f1.value)}<br><small>{_range(match.f1)}</small>", _number(match.panoptic_quality.value),
+            f"{match.threshold:.2f}", count_text(match.true_positives), count_text(match.false_positives),
+            count_text(match.false_negatives), number_text(match.precision.value), number_text(match.recall.value),
+            f"{number_text(match.f1.value)}<br><small>{range_text(match.f1)}</small>",
+            number_text(match.panoptic_quality.value),
         ]
         for match in scores.matches
     ]  # fmt: skip
     names = [
         "IoU above", "Matches", "Too many", "Not found", "Precision", "Recall", "F1, 95 %", "Panoptic quality",
     ]  # fmt: skip
-    return _table(names, rows, numbers=set(range(len(names))))
+    return html_table(names, rows, numbers=set(range(len(names))))
 
 
 def _faults(faults: Sequence[Fault], one: str, parts: str) -> str:
@@ -197,26 +161,12 @@ def _faults(faults: Sequence[Fault], one: str, parts: str) -> str:
         return "<p>None.</p>"
     rows = [
         [
-            str(fault.id), _count(fault.voxels), f"{fault.bits:.4f}",
-            ", ".join(f"{'nothing' if id_ == 0 else id_} ({_count(voxels)})" for id_, voxels in fault.parts),
+            str(fault.id), count_text(fault.voxels), f"{fault.bits:.4f}",
+            ", ".join(f"{'nothing' if id_ == 0 else id_} ({count_text(voxels)})" for id_, voxels in fault.parts),
         ]
         for fault in faults
     ]  # fmt: skip
-    return _table([one, "Voxels", "Bits", parts], rows, numbers={1, 2}, kind="words")
-
-
-def _table(names: Sequence[str], rows: Iterable[Sequence[str]], *, numbers: set[int], kind: str = "") -> str:
-    def cells(texts: Sequence[str], tag: str) -> str:
-        return "".join(
-            f"<{tag}{' class=number' if column in numbers else ''}>{text}</{tag}>"
-            for column, text in enumerate(texts)
-        )
-
-    body = "".join(f"<tr>{cells(row, 'td')}</tr>" for row in rows)
-    head = cells([escape(name) for name in names], "th")
-    return (
-        f'<div class="wide {kind}"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
-    )
+    return html_table([one, "Voxels", "Bits", parts], rows, numbers={1, 2}, kind="words")
 
 
 def _chart(scores: Scores) -> str:
@@ -246,22 +196,6 @@ def _chart(scores: Scores) -> str:
         f'<figure><svg viewBox="0 0 640 {top + height + 32}" role="img" aria-label="F1, precision and recall over the '
         f'threshold of the intersection over union">{grid}{lines}</svg></figure>'
     )
-
-
-def _number(value: float) -> str:
-    return "–" if math.isnan(value) else f"{value:.4f}"
-
-
-def _range(interval: Interval) -> str:
-    return "–" if math.isnan(interval.low) else f"{interval.low:.4f} to {interval.high:.4f}"
-
-
-def _count(number: int) -> str:
-    return f"{number:,}".replace(",", "\N{NARROW NO-BREAK SPACE}")
-
-
-def _percent(part: int, whole: int) -> str:
-    return f"{100 * part / whole:.1f} %" if whole else "–"
 
 
 def memory_bytes(rows: int) -> int:

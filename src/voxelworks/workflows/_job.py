@@ -589,7 +589,8 @@ class Job:
     def seal(self, outcome: Outcome) -> SealedResult:
         """Write the manifest; from here on the result is complete, and still visible to nobody."""
         self.check()
-        value = outcome.model_dump(mode="json")
+        # What was not looked at is no part of the answer.
+        value = outcome.model_dump(mode="json", exclude_unset=True)
         if outcome.kind == "value":
             return SealedResult(kind="value", value=value)
         assert self._target is not None

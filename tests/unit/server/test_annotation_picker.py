@@ -75,6 +75,28 @@ def test_one_of_another_dataset_is_not_kept(apply):
     assert Form.fill(apply, values, STOCK).settled().values["annotation"] == ["a2"]
 
 
+def test_where_those_of_other_datasets_may_be_given_they_come_last():
+    evaluate = workflows()["evaluate_segmentation"]
+    shown = Form.fill(evaluate, {"dataset": ["cortex"]}, STOCK).input_named("truth_annotation")
+    assert (shown.choices, shown.nothing) == (
+        (
+            Choice("a2", "axons – 2 trees, 1 volume layer"),
+            Choice("a1", "loose – 1 tree, made in roi"),
+            Choice("a3", "cones – empty, of retina"),
+        ),
+        "None",
+    )
+    values = {"dataset": ["cortex"], "truth_annotation": ["a3"]}
+    assert Form.fill(evaluate, values, STOCK).settled().values["truth_annotation"] == ["a3"]
+    alone = Stock((CORTEX,), annotations=STOCK.annotations)
+    assert (
+        Form.fill(evaluate, values, alone)
+        .input_named("truth_annotation")
+        .choices[-1]
+        .text.endswith("of another dataset")
+    )
+
+
 def test_a_missing_one_is_asked_for(apply):
     form = Form.fill(apply, {"dataset": ["cortex"], "target": ["new"]}, STOCK)
     with pytest.raises(InvalidParams) as error:
