@@ -107,10 +107,11 @@ class MagProperties(_Properties):
         return tuple(sorted(self.axis_order, key=self.axis_order.__getitem__))
 
     @classmethod
-    def of(cls, layer_name: str, mag: Mag, axes: Axes = CZYX) -> Self:
-        """Describe a mag that lies in its usual place, `<layer>/<mag>`."""
+    def of(cls, layer_name: str, mag: Mag, axes: Axes = CZYX, *, within: str = "") -> Self:
+        """Describe a mag that lies in its usual place, `<layer>/<mag>`, or below a folder `within` the layer."""
         order = {axis: position for position, axis in enumerate(axes)}
-        return cls(mag=mag, path=f"./{layer_name}/{mag}", axis_order=order)
+        folder = f"{layer_name}/{within}" if within else layer_name
+        return cls(mag=mag, path=f"./{folder}/{mag}", axis_order=order)
 
 
 class AttachmentProperties(_Properties):
@@ -142,6 +143,8 @@ class LayerProperties(_Properties):
     additional_axes: tuple[dict[str, Any], ...] | None = None
     segment_table: str | None = None
     """Folder with our table of the statistics of segments; WEBKNOSSOS does not know of it."""
+    labelled_boxes: tuple[JsonBox, ...] | None = None
+    """Of ground truth the boxes, in mag 1, that were labelled as a whole; WEBKNOSSOS does not know of them."""
 
     @model_validator(mode="before")
     @classmethod
@@ -390,6 +393,8 @@ def ome_image(
     voxel_size: VoxelSize,
     levels: Iterable[tuple[Mag, str, tuple[int, int, int]]],
     version: OmeVersion = "0.5",
+    *,
+    is_label: bool = False,
 ) -> dict[str, dict[str, Any]]:
     """Describe an image that was cut out of a dataset, whose place in the dataset it keeps.
 
@@ -402,6 +407,8 @@ def ome_image(
         Mag, folder, and first voxel of the cut-out (x, y, z, in voxels of the mag); arrays are c, z, y, x.
     version
         0.5 stands on Zarr v3, 0.4 on Zarr v2.
+    is_label
+        Whether it holds the labels of the image in whose folder `labels` it lies.
 
     Returns
     -------
@@ -410,12 +417,19 @@ def ome_image(
     """
     datasets = [_ome_dataset(voxel_size, mag, folder, CZYX, start) for mag, folder, start in levels]
     multiscale = {"name": name, "axes": [_ome_axis(axis) for axis in CZYX], "datasets": datasets}
+    label: dict[str, Any] = {"source": {"image": "../../"}}
     if version == "0.4":
-        return {
-            ".zgroup": {"zarr_format": 2},
-            ".zattrs": {"multiscales": [{"version": "0.4"} | multiscale]},
-        }
-    return {GROUP_FILE: _group({"ome": {"version": "0.5", "multiscales": [multiscale]}})}
+        old = {"multiscales": [{"version": "0.4"} | multiscale]}
+        return _old_group(old | ({"image-label": {"version": "0.4"} | label} if is_label else {}))
+    new = {"version": "0.5", "multiscales": [multiscale]}
+    return {GROUP_FILE: _group({"ome": new | ({"image-label": label} if is_label else {})})}
+
+
+def ome_labels(names: Iterable[str], version: OmeVersion = "0.5") -> dict[str, dict[str, Any]]:
+    """Describe the folder `labels` of an image: the files of the group, by their names."""
+    if version == "0.4":
+        return _old_group({"labels": list(names)})
+    return {GROUP_FILE: _group({"ome": {"version": "0.5", "labels": list(names)}})}
 
 
 def root_group() -> dict[str, Any]:
@@ -519,6 +533,10 @@ def _ome_dataset(
             {"type": "translation", "translation": [shift.get(axis, 0.0) for axis in axes]},
         ],
     }
+
+
+def _old_group(attributes: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    return {".zgroup": {"zarr_format": 2}, ".zattrs": attributes}
 
 
 def _group(attributes: dict[str, Any]) -> dict[str, Any]:

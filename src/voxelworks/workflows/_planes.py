@@ -126,6 +126,12 @@ class RawPlanes:
     def of(cls, path: Path, slab: Box, channel_count: int, dtype: str) -> RawPlanes:
         return cls(str(path), channel_count, slab.topleft[2], slab.shape_zyx, dtype)
 
+    @property
+    def is_allocated(self) -> bool:
+        """Whether the file is there, of full size."""
+        path = Path(self.path)
+        return path.is_file() and path.stat().st_size == self._offset(self.channel_count, 0, 0, 0)
+
     def allocate(self) -> None:
         """Make the file, of full size; its disk is used as blocks are written."""
         with open(self.path, "wb") as stream:
@@ -368,6 +374,13 @@ class Sections:
     """Of a page and its smaller sizes."""
     channels: tuple[tuple[int, int], ...]
     cut: Cut
+    title: str = ""
+    """Stands before the names of the phases, where a job writes several files."""
+
+    @property
+    def units(self) -> int:
+        """The work of writing them all, as `Job.expect` counts it."""
+        return self.box.voxel_count + len(self._slabs)
 
     @property
     def voxel_bytes(self) -> int:
@@ -381,11 +394,12 @@ class Sections:
         return pages * sum(form.bytes_max + 4096 for form in self.forms) + 2 * slab
 
     def write(self, job: Job, target: Path, container: Container, *, start: int) -> Placed:
-        """Write all sections into a file from offset `start` on; give where they end, and all entries."""
+        """Write all sections into a file from offset `start` on; give where they end, and all entries.
+
+        The job expects their `units` already.
+        """
         memory = 3 * self.cut.width * self.cut.height * self.cut.depth * self.voxel_bytes
         job.require_memory(memory, remedy=_REMEDY)
-        voxel_count = self.box.voxel_count
-        job.expect(voxel_count + len(self._slabs))
         entries: list[Entry] = []
         for slab in self._slabs:
             [placed] = self._write_slab(job, slab, target, container, start, memory)
@@ -396,7 +410,7 @@ class Sections:
     def _write_slab(
         self, job: Job, slab: Box, target: Path, container: Container, start: int, memory: int
     ) -> list[Placed]:
-        phase = f"writing {_words(slab)}"
+        phase = f"{self.title}writing {_words(slab)}"
         item = [(str(slab), slab)]
         is_there = partial(is_placed, target)
         groups: tuple[tuple[Encoded, ...], ...] = ()
@@ -437,7 +451,7 @@ class Sections:
                 source, self.forms[0].dtype, self.forms[first:last], self.channels, method, is_first, rest, str(part),
             )  # fmt: skip
             tiles = level_box.tiles((self.cut.width, self.cut.height, self.cut.depth))
-            phase = _words(slab) if is_first else f"{_words(slab)}, size {first + 1} to {last}"
+            phase = self.title + _words(slab) + ("" if is_first else f", size {first + 1} to {last}")
             yield tuple(
                 job.process(
                     phase,

@@ -40,8 +40,9 @@ if TYPE_CHECKING:
     from voxelworks.volumes.annotations import Annotation, PackedVolume, StoredMag
     from voxelworks.volumes.arrays import MagArray
     from voxelworks.volumes.dataset import Layer
+    from voxelworks.volumes.metadata import Category
     from voxelworks.volumes.streaming import StreamedArray
-    from voxelworks.volumes.tiff_writer import PageForm
+    from voxelworks.volumes.tiff_writer import Compression, PageForm
     from voxelworks.volumes.zip_writer import Entry
     from voxelworks.workflows._materialize import MergedVolume
     from voxelworks.workflows._planes import LayerArray, Page, Sections
@@ -198,10 +199,11 @@ def export_tiff(params: ExportTiffParams, job: Job) -> ExportedTiff:
         # What was unpacked stays beside the file until that is there.
         kept = sum(file.stat().st_size for file in job.folder.scratch.rglob("*") if file.is_file())
         job.require_room(sections.file_bytes_max + kept, remedy="choose a smaller box or a coarser mag")
+    job.expect(sections.units)
     if is_archive:
         _write_archive(job, path, sections, layer.name, voxel_size)
     else:
-        _write_ome_tiff(job, path, sections, layer, voxel_size)
+        write_ome_tiff(job, path, sections, layer.name, voxel_size, _description(layer, sections))
     return ExportedTiff(
         file=str(_file_name(params)), dataset=str(params.layer.dataset), layer=layer.name, mag=str(array.mag),
         size=",".join(map(str, box.size)),
@@ -322,6 +324,28 @@ def _sections(
     return Sections(source, box, category, forms, channels, cut)
 
 
+def plain_sections(
+    source: LayerArray,
+    box: Box,
+    category: Category,
+    *,
+    chunk_zyx: Zyx,
+    compression: Compression,
+    is_rgb: bool = False,
+    title: str = "",
+) -> Sections:
+    """Make each section of a box, in voxels of its mag, a page in one size, as all programs open them."""
+    from voxelworks.volumes.tiff_writer import PageForm
+    from voxelworks.workflows._planes import Sections, cut_strips
+
+    count, (width, height, _) = source.channel_count, box.size
+    channels = ((0, count),) if is_rgb else tuple((number, number + 1) for number in range(count))
+    cut = cut_strips(box, chunk_zyx, count * source.dtype.itemsize)
+    samples = count if is_rgb else 1
+    form = PageForm(width, height, source.dtype.name, samples, compression, width, cut.height, False)
+    return Sections(source, box, category, (form,), channels, cut, title)
+
+
 def _forms(
     params: ExportTiffParams, box: Box, dtype: str, samples: int, strip_height: int, *, is_tiled: bool
 ) -> tuple[PageForm, ...]:
@@ -353,18 +377,23 @@ def _write_archive(job: Job, path: Path, sections: Sections, layer_name: str, vo
         write_at(stream.fileno(), zip_writer.directory(placed.entries, placed.end), placed.end)
 
 
-def _write_ome_tiff(job: Job, path: Path, sections: Sections, layer: Layer, voxel_size: VoxelSize) -> None:
+def write_ome_tiff(
+    job: Job, path: Path, sections: Sections, name: str, voxel_size: VoxelSize, description: str
+) -> None:
+    """Write one TIFF with all pages. Ids of 64 bits, which OME does not know, are described in words alone."""
     import numpy as np
 
     from voxelworks.volumes import tiff_writer
 
-    xml = tiff_writer.ome_xml(
-        layer.name, box=sections.box, dtype=np.dtype(sections.forms[0].dtype),
-        channel_count=sections.source.channel_count, is_rgb=sections.forms[0].samples == 3, voxel_size=voxel_size,
-        description=escape(_description(layer, sections)),
-    )  # fmt: skip
+    dtype = np.dtype(sections.forms[0].dtype)
+    text = description
+    if dtype == tiff_writer.ome_dtype(dtype):
+        text = tiff_writer.ome_xml(
+            name, box=sections.box, dtype=dtype, channel_count=sections.source.channel_count,
+            is_rgb=sections.forms[0].samples == 3, voxel_size=voxel_size, description=escape(description),
+        )  # fmt: skip
     is_big = sections.file_bytes_max > tiff_writer.CLASSIC_BYTES_MAX
-    book = OmeBook(sections.forms, sections.box, len(sections.channels), xml, is_big)
+    book = OmeBook(sections.forms, sections.box, len(sections.channels), text, is_big)
     begin = tiff_writer.header(is_big=is_big)
     placed = sections.write(job, path, book, start=len(begin))
     with path.open("r+b") as stream:
@@ -414,7 +443,7 @@ class OmeBook:
     forms: tuple[PageForm, ...]
     box: Box
     channel_count: int
-    xml: str
+    text: str
     """Stands in the first page."""
     is_big: bool
     alignment: int = 8
@@ -425,7 +454,7 @@ class OmeBook:
         is_first = (page.z, page.number) == (self.box.topleft[2], 0)
         is_last = (page.z, page.number) == (self.box.bottomright[2] - 1, self.channel_count - 1)
         before = page_directory(
-            self.forms, page.segments, PageText(self.xml) if is_first else PageText(), offset=page.offset,
+            self.forms, page.segments, PageText(self.text) if is_first else PageText(), offset=page.offset,
             data_size=page.data_size, has_next=not is_last, is_big=self.is_big,
         )  # fmt: skip
         return before, None

@@ -27,7 +27,7 @@ from voxelworks.settings import Settings
 from voxelworks.testing.rounds import rounds
 from voxelworks.volumes.dataset import Dataset
 from voxelworks.volumes.metadata import LayerProperties
-from voxelworks.workflows import _planes, export_ome_zarr
+from voxelworks.workflows import _ome_zarr, _planes
 
 COLOR = ("uint8", "int8", "uint16", "int16", "uint32", "int32", "float32", "rgb")
 LABELS = ("uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64", "int64")
@@ -281,7 +281,7 @@ def test_an_export_that_was_stopped_goes_on_and_gives_the_same_bytes(
     tmp_path, monkeypatch, workflow, file, params
 ):
     monkeypatch.setattr(_planes, "SLAB_BYTES", 1)
-    monkeypatch.setattr(export_ome_zarr, "BATCH_BYTES", 1)
+    monkeypatch.setattr(_ome_zarr, "BATCH_BYTES", 1)
     make(tmp_path, "color", "uint8", Box((0, 0, 0), (70, 70, 200)))
     params |= {"settings": Settings(shard_bytes_max=2**18)}
     whole = export(tmp_path, f"whole.{file}", workflow, **params).read_bytes()
