@@ -289,8 +289,8 @@ class Layer:
         known = ", ".join(map(str, self.mags)) or "none"
         raise MagNotFound(f"layer {self.name!r} has no mag {wanted}; it has: {known}")
 
-    def add_mag(self, mag: Mag, *, shard_zyx: Zyx) -> MagArray:
-        """Create the array of a new magnification in the dataset's folder.
+    def add_mag(self, mag: Mag, *, shard_zyx: Zyx, within: str = "") -> MagArray:
+        """Create the array of a new magnification in the layer's folder, or in one `within` that.
 
         Raises
         ------
@@ -305,7 +305,7 @@ class Layer:
             raise TargetExists(f"layer {self.name!r} has mag {mag} already")
         axes = self.axes
         array = create_mag_array(
-            Path(self.dataset.location) / self.name / str(mag),
+            Path(self.dataset.location) / self.name / within / str(mag),
             mag=mag,
             layer_box=layer.bounding_box,
             dtype=self.dtype,
@@ -314,7 +314,7 @@ class Layer:
             category=layer.category,
             axes=axes,
         )
-        added = MagProperties.of(self.name, mag, axes)
+        added = MagProperties.of(self.name, mag, axes, within=within)
         self.dataset.source = self.dataset.source.merged_mags(self.name, [added])
         return array
 

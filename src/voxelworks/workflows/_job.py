@@ -145,7 +145,7 @@ class Job:
     def unpack(
         self,
         ref: SourceRef,
-        target: NewDatasetRef | NewModelRef,
+        target: NewDatasetRef | DatasetRef | NewModelRef,
         *,
         limits: ArchiveLimits = _ARCHIVE_LIMITS,
         fetched_bytes_max: int | None = None,
@@ -158,7 +158,7 @@ class Job:
         ----------
         ref
         target
-            What the job makes.
+            What the job makes or adds to.
         limits
             What an archive may hold.
         fetched_bytes_max
@@ -171,7 +171,7 @@ class Job:
         InvalidInput, ForbiddenAddress
             If the file on another machine cannot be had.
         DiskFull
-            If the disk of the new dataset has no room for what it holds.
+            If the disk of the target has no room for what it holds.
         StorageFailed
             If the file system, or the other machine, does not answer.
         """
@@ -206,9 +206,10 @@ class Job:
         self._unpacked[ref] = found
         return str(found)
 
-    def _open_unpacked(self, target: NewDatasetRef | NewModelRef) -> Path:
+    def _open_unpacked(self, target: NewDatasetRef | DatasetRef | NewModelRef) -> Path:
         located = self._resolver.locate(target)
-        folder = AttemptFolder.for_target("dataset", located, self._work_key, self._attempt)
+        kind = "addition" if isinstance(target, DatasetRef) else "dataset"
+        folder = AttemptFolder.for_target(kind, located, self._work_key, self._attempt)
         self._folder = folder  # a refusal clears it up
         return folder.open_unpacked()
 
@@ -631,7 +632,7 @@ class Job:
         return [Drawable.of(layer) for layer in Dataset.open(self.folder.result).layers]
 
     def _changed_layers(self) -> list[Drawable]:
-        added = [change for change in self._changes if change.mags]
+        added = [change for change in self._changes if change.new_mags]
         if not added:
             return []
         from voxelworks.volumes.arrays import MagArray
@@ -645,9 +646,14 @@ class Job:
             return MagArray(location, item.mag, box, layer.dtype, layer.channel_count, axes=item.axes)
 
         dataset = Dataset.open(self.folder.home, may_leave_folder=self._resolver.is_trusting)
+        for change in added:
+            if change.whole is not None:
+                dataset.source = change.apply(dataset.source)
         layers = {change.layer: dataset.layer(change.layer) for change in added}
         return [
-            Drawable.of(layers[change.layer], [staged(layers[change.layer], item) for item in change.mags])
+            Drawable.of(
+                layers[change.layer], [staged(layers[change.layer], item) for item in change.new_mags]
+            )
             for change in added
         ]
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
 
 from voxelworks.errors import UnsupportedDtype, UnsupportedFormat
 from voxelworks.geometry import Box, Mag
@@ -11,7 +13,6 @@ from voxelworks.volumes.dataset import Dataset, Layer, MagArray
 from voxelworks.volumes.mags import mag_sequence
 from voxelworks.volumes.metadata import LayerProperties
 from voxelworks.volumes.shards import LevelGroup, plan_levels
-from voxelworks.workflows._materialize import LabelChange, MergedVolume
 from voxelworks.workflows._pyramid import method_for, write_blocks, write_group
 from voxelworks.workflows._refs import check_name
 
@@ -22,22 +23,42 @@ _LEFT_OUT = ("attachments", "mappings")
 """What belongs to a layer and lies in files of its own."""
 
 
+class Labels(Protocol):
+    """Labels in one magnification that become a layer. Picklable."""
+
+    @property
+    def mag(self) -> Mag: ...
+
+    @property
+    def dtype(self) -> np.dtype[Any]: ...
+
+    def read(self, box: Box) -> NDArray[Any]:
+        """Read a box, given in voxels of `mag`, as (1, z, y, x)."""
+
+    def touches(self, box: Box) -> bool:
+        """Whether there can be anything in a box."""
+
+
 class LayerPlan:
     """The new segmentation layer, and the groups of levels that are written together."""
 
-    def __init__(self, made: Dataset, name: str, box: Box, merged: MergedVolume, job: Job) -> None:
+    def __init__(
+        self, made: Dataset, name: str, box: Box, labels: Labels, job: Job, *, within: str = ""
+    ) -> None:
         self.name, self.box, self.made = name, box, made
-        self.merged = merged
-        self.mags = [merged.mag, *mag_sequence(made.voxel_size, box, start=merged.mag)]
-        layer = made.add_layer(name, "segmentation", merged.dtype.name, 1, box)
+        self.labels = labels
+        self.mags = [labels.mag, *mag_sequence(made.voxel_size, box, start=labels.mag)]
+        layer = made.add_layer(name, "segmentation", labels.dtype.name, 1, box)
         groups = plan_levels(
-            box, self.mags, merged.dtype, 1, slots=job.slots, shard_bytes_max=job.settings.shard_bytes_max,
+            box, self.mags, labels.dtype, 1, slots=job.slots, shard_bytes_max=job.settings.shard_bytes_max,
             write_source=True,
         )  # fmt: skip
         for group in groups:
-            job.require_memory(group.memory_bytes(merged.dtype, 1))
+            job.require_memory(group.memory_bytes(labels.dtype, 1))
         self.arrays: dict[Mag, MagArray] = {
-            mag: layer.add_mag(mag, shard_zyx=shard) for group in groups for mag, shard in group.levels
+            mag: layer.add_mag(mag, shard_zyx=shard, within=within)
+            for group in groups
+            for mag, shard in group.levels
         }
         self.groups = [(group, self._tiles(group)) for group in groups]
 
@@ -45,17 +66,13 @@ class LayerPlan:
     def units(self) -> int:
         return sum(tile.voxel_count for _, tiles in self.groups for tile in tiles)
 
-    def write(self, job: Job, merges: LabelChange | None) -> int:
-        """Write all levels; give the largest id."""
+    def write(self, job: Job, labels: Labels | None = None) -> int:
+        """Write all levels, of labels that were only planned for if others are given now; give the largest id."""
         largest = 0
         for group, tiles in self.groups:
             first, last = group.levels[0][0], group.levels[-1][0]
             phase = f"{self.name}: mag {first}" + (f" to {last}" if last != first else "")
-            source = (
-                replace(self.merged, merges=merges)
-                if group.includes_source
-                else self.arrays[group.source_mag]
-            )
+            source = labels or self.labels if group.includes_source else self.arrays[group.source_mag]
             found = write_blocks(
                 job, phase, group, source, self.arrays, tiles, method_for("segmentation"),
                 units=sum(tile.voxel_count for tile in tiles),
@@ -69,7 +86,7 @@ class LayerPlan:
         return [
             tile
             for tile in group.blocks(self.box)
-            if self.merged.touches(tile.from_mag(group.source_mag).in_mag(self.merged.mag))
+            if self.labels.touches(tile.from_mag(group.source_mag).in_mag(self.labels.mag))
         ]
 
 

@@ -129,7 +129,7 @@ def apply_mapping(params: ApplyMappingParams, job: Job) -> MappedDataset:
     copies = [LayerCopy(made, other, job) for other in others]
     plan = LayerPlan(made, name, params.box or layer.box, merged, job)
     job.expect(plan.units + sum(copy.units for copy in copies))
-    largest = plan.write(job, merged.merges)
+    largest = plan.write(job)
     for copy in copies:
         copy.write(job)
     made.write_metadata()

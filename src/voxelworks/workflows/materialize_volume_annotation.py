@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -211,7 +212,7 @@ def materialize_volume_annotation(params: MaterializeVolumeAnnotationParams, job
     merge_units = len(annotation.skeleton.trees) if params.merge_segments else 0
     job.expect(merge_units + plan.units + sum(copy.units for copy in copies))
     merges = _find_merges(annotation, merged, job) if params.merge_segments else {}
-    largest = plan.write(job, _saved(merges, merged, job))
+    largest = plan.write(job, replace(merged, merges=_saved(merges, merged, job)))
     for copy in copies:
         copy.write(job)
     made.write_metadata()

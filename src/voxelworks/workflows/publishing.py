@@ -22,6 +22,7 @@ import fcntl
 import hashlib
 import logging
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -90,17 +91,44 @@ class NewAttachment(BaseModel):
         return f"{layer_name}/{self.kind}/{self.name}"
 
 
+class NewLayer(BaseModel):
+    """A layer that is added to a dataset, or put in place of an earlier one with its name."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    properties: LayerProperties
+    """Its mags lie in other folders than those of the earlier one: both exist until it is listed."""
+    replaces: LayerProperties | None = None
+    """The earlier one, as it was stated when the job began."""
+
+    @classmethod
+    def folder_for(cls, earlier: LayerProperties | None) -> str:
+        """Choose the folder within the layer where its mags lie: none at first, then `v2`, `v3`, and so on."""
+        if earlier is None:
+            return ""
+        found = [re.fullmatch(r"(?:\./)?[^/]+/v(\d{1,9})/[^/]+", mag.path or "") for mag in earlier.mags]
+        return f"v{max([1, *(int(match[1]) for match in found if match)]) + 1}"
+
+
 class LayerChange(BaseModel):
     """What an addition changes in the properties of one layer."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     layer: str
+    whole: NewLayer | None = None
     mags: tuple[MagProperties, ...] = ()
     largest_segment_id: int | None = None
     attachments: tuple[NewAttachment, ...] = ()
 
+    @property
+    def new_mags(self) -> tuple[MagProperties, ...]:
+        """All that come with voxels."""
+        return (*(self.whole.properties.mags if self.whole is not None else ()), *self.mags)
+
     def apply(self, source: DataSource) -> DataSource:
+        if self.whole is not None:
+            source = source.with_layer(self.whole.properties)
         if self.mags:
             source = source.merged_mags(self.layer, self.mags)
         for new in self.attachments:
@@ -493,7 +521,8 @@ def _publish_addition(folder: AttemptFolder, dataset: Path, manifest: Manifest) 
         sync_folder(final.parent)
     merged = source
     for change in manifest.changes:
-        merged = change.apply(merged)
+        if change.whole is None or not _is_listed(folder, source, change.whole):
+            merged = change.apply(merged)
     if merged != source:
         save_datasource(dataset, merged)  # replaces the properties in one step: the commit point
     else:
@@ -519,6 +548,9 @@ def _still_staged(folder: AttemptFolder, dataset: Path, manifest: Manifest, sour
     """Check everything before the first is moved; give the paths of what an earlier try did not move."""
     staged: list[str] = []
     for change in manifest.changes:
+        if change.whole is not None:
+            staged += _still_staged_layer(folder, dataset, manifest, source, change.whole)
+            continue
         listed = {mag.mag for mag in source.layer(change.layer).mags}
         for mag in change.mags:
             assert mag.path is not None
@@ -547,13 +579,71 @@ def _still_staged(folder: AttemptFolder, dataset: Path, manifest: Manifest, sour
     return staged
 
 
+def _still_staged_layer(
+    folder: AttemptFolder, dataset: Path, manifest: Manifest, source: DataSource, new: NewLayer
+) -> list[str]:
+    if _is_listed(folder, source, new):
+        return []
+    name = new.properties.name
+    found = _mags_of(source, name)
+    if found != (None if new.replaces is None else new.replaces.mags):
+        raise TargetExists(
+            f"layer {name!r} was {'made' if new.replaces is None else 'changed'} by somebody else meanwhile; nothing "
+            "was changed: run the job again, and it goes on from what is there now"
+        )
+    staged: list[str] = []
+    for mag in new.properties.mags:
+        assert mag.path is not None
+        path = mag.path.removeprefix("./")
+        if (folder.result / path).exists():
+            staged.append(path)
+        elif not _is_as_sealed(dataset, path, manifest):
+            raise StorageFailed(f"{dataset / path} is not what was sealed; run the job again")
+    return staged
+
+
+def _is_listed(folder: AttemptFolder, source: DataSource, new: NewLayer) -> bool:
+    """Tell whether an earlier try has made a layer visible already; others may have added to it since."""
+    mags = new.properties.mags
+    # Another job may have chosen the same folders: then those of this one still wait.
+    is_moved = not any((folder.result / (mag.path or "")).exists() for mag in mags)
+    return is_moved and _mags_of(source, new.properties.name) == mags
+
+
+def _mags_of(source: DataSource, name: str) -> tuple[MagProperties, ...] | None:
+    # They tell one state of a layer from those before and after, as each has folders of its own.
+    return next((layer.mags for layer in source.data_layers if layer.name == name), None)
+
+
 def _replaced(manifest: Manifest) -> Iterator[str]:
     """Give the folders, below the dataset, that are listed no longer. What lies elsewhere is not ours to remove."""
     for change in manifest.changes:
+        if change.whole is not None and change.whole.replaces is not None:
+            yield from _replaced_by(change.whole, change.whole.replaces)
         for new in change.attachments:
             path = PurePosixPath(new.replaces or "")
             if path.parts[:-1] == (change.layer, new.kind) and path.name != ".." and path.name != new.name:
                 yield str(path)
+
+
+def _replaced_by(new: NewLayer, earlier: LayerProperties) -> Iterator[str]:
+    """Give what an earlier layer has left in its folder: its mags, and what was made of them."""
+    listed = (earlier.model_extra or {}).get("attachments")
+    attachments: list[object] = []
+    for found in listed.values() if isinstance(listed, dict) else ():
+        attachments += found if isinstance(found, list) else [found]
+    paths: list[object] = [*(mag.path for mag in earlier.mags), earlier.segment_table]
+    paths += [item.get("path") for item in attachments if isinstance(item, dict)]
+    name = new.properties.name
+    kept = {_part_of(mag.path, name) for mag in new.properties.mags}
+    parts = {part for path in paths if (part := _part_of(path, name)) is not None}
+    yield from (f"{name}/{part}" for part in sorted(parts - kept))
+
+
+def _part_of(path: object, layer: str) -> str | None:
+    """Give the folder right below that of a layer in which a path lies; None if it lies elsewhere."""
+    parts = PurePosixPath(path).parts if isinstance(path, str) else ()
+    return parts[1] if len(parts) > 1 and parts[0] == layer and ".." not in parts else None
 
 
 def _set_aside(folder: AttemptFolder, dataset: Path, path: str) -> None:

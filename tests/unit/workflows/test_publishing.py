@@ -18,7 +18,7 @@ from voxelworks.volumes.metadata import (
     save_datasource,
 )
 from voxelworks.workflows import publishing
-from voxelworks.workflows.publishing import AttemptFolder, LayerChange, NewAttachment, publish, seal
+from voxelworks.workflows.publishing import AttemptFolder, LayerChange, NewAttachment, NewLayer, publish, seal
 
 BOX = Box((0, 0, 0), (8, 8, 8))
 
@@ -341,3 +341,109 @@ def test_a_later_attempt_plans_for_as_many_slots_only_if_a_block_is_finished(
         (folder.checkpoints / "phase" / "block.json").write_text("{}")
     assert folder.keep_slots(100) == planned
     assert (folder.path / "slots").read_text() == str(planned)
+
+
+def seal_truth(dataset: Path, content: str, *, work_key: str = "job") -> SealedResult:
+    """Seal a layer `truth` with two mags, whatever is there now."""
+    folder = AttemptFolder.for_target("addition", str(dataset), work_key, 1)
+    folder.prepare("same")
+    source = load_datasource(dataset)
+    earlier = next((layer for layer in source.data_layers if layer.name == "truth"), None)
+    within = NewLayer.folder_for(earlier)
+    mags = tuple(MagProperties.of("truth", Mag.parse(mag), within=within) for mag in ("1", "2"))
+    for mag in mags:
+        (folder.result / mag.path).mkdir(parents=True)
+        (folder.result / mag.path / "zarr.json").write_text(content)
+    layer = LayerProperties(
+        name="truth", category="segmentation", bounding_box=BOX, element_class="uint32", data_format="zarr3",
+        mags=mags, labelled_boxes=(Box((1, 2, 3), (4, 5, 5)),),
+    )  # fmt: skip
+    change = LayerChange(layer="truth", whole=NewLayer(properties=layer, replaces=earlier))
+    digest, size = seal(folder, kind="addition", known={}, changes=(change,))
+    return SealedResult(
+        kind="addition", place=str(dataset), value={}, manifest_sha256=digest, size_bytes=size
+    )
+
+
+def shown(dataset: Path) -> str | None:
+    """Give what is in the mags of the layer that is listed, which must be the same; None if there is none."""
+    layers = {layer.name: layer for layer in load_datasource(dataset).data_layers}
+    if "truth" not in layers:
+        return None
+    assert layers["truth"].labelled_boxes == (Box((1, 2, 3), (4, 5, 5)),)
+    contents = {(dataset / mag.path / "zarr.json").read_text() for mag in layers["truth"].mags}
+    assert len(contents) == 1
+    return contents.pop()
+
+
+@pytest.mark.parametrize("is_there", [False, True])
+def test_a_layer_is_seen_as_it_was_or_as_it_will_be_wherever_the_publisher_dies(
+    tmp_path, monkeypatch, is_there
+):
+    prepared = {}
+    for n in range(40):
+        dataset = tmp_path / f"run{n}"
+        write_dataset(dataset)
+        if is_there:
+            publish(seal_truth(dataset, "old", work_key="first"), str(dataset), work_key="first", attempt=1)
+            measured = dataset / "truth/segmentStatistics/table"
+            measured.mkdir(parents=True)
+            source = load_datasource(dataset).with_segment_table("truth", "./truth/segmentStatistics/table")
+            save_datasource(dataset, source)
+        prepared[n] = seal_truth(dataset, "new")
+
+    def publish_number(n):
+        publish(prepared[n], str(tmp_path / f"run{n}"), work_key="job", attempt=1)
+
+    def after_death(n):
+        assert shown(tmp_path / f"run{n}") in ("old" if is_there else None, "new")
+        publish_number(n)
+        publish_number(n)
+        assert tree(tmp_path / f"run{n}") == tree(tmp_path / "run0")
+
+    publish_number(0)
+    assert shown(tmp_path / "run0") == "new"
+    left = sorted(path.name for path in (tmp_path / "run0/truth").iterdir())
+    assert left == (["v2", "zarr.json"] if is_there else ["1", "2", "zarr.json"])
+    group = json.loads((tmp_path / "run0/truth/zarr.json").read_text())["attributes"]["ome"]
+    paths = [level["path"] for level in group["multiscales"][0]["datasets"]]
+    assert paths == (["v2/1", "v2/2"] if is_there else ["1", "2"])
+    assert die_at_every_step(monkeypatch, publish_number, after_death) >= 5
+
+
+def test_of_two_jobs_that_go_on_from_the_same_state_the_second_is_refused(tmp_path):
+    dataset = tmp_path / "demo"
+    write_dataset(dataset)
+    one, other = (seal_truth(dataset, name, work_key=name) for name in ("one", "other"))
+    publish(one, str(dataset), work_key="one", attempt=1)
+    with pytest.raises(TargetExists, match="layer 'truth' was made by somebody else meanwhile"):
+        publish(other, str(dataset), work_key="other", attempt=1)
+    one, other = (seal_truth(dataset, name, work_key=f"{name} later") for name in ("one", "other"))
+    publish(other, str(dataset), work_key="other later", attempt=1)
+    with pytest.raises(TargetExists, match="layer 'truth' was changed by somebody else meanwhile"):
+        publish(one, str(dataset), work_key="one later", attempt=1)
+    assert shown(dataset) == "other"
+
+
+def test_what_others_have_added_to_a_layer_since_it_was_published_stays(tmp_path):
+    dataset = tmp_path / "demo"
+    write_dataset(dataset)
+    sealed = seal_truth(dataset, "new")
+    publish(sealed, str(dataset), work_key="job", attempt=1)
+    save_datasource(dataset, load_datasource(dataset).with_largest_segment_id("truth", 7))
+    publish(sealed, str(dataset), work_key="job", attempt=1)
+    assert load_datasource(dataset).layer("truth").largest_segment_id == 7
+
+
+def test_each_state_of_a_layer_has_a_folder_of_its_own():
+    def layer(*paths: str | None) -> LayerProperties:
+        mags = tuple(MagProperties(mag=Mag(2**n, 1, 1), path=path) for n, path in enumerate(paths))
+        return LayerProperties(
+            name="truth", category="segmentation", bounding_box=BOX, element_class="uint32",
+            data_format="zarr3", mags=mags,
+        )  # fmt: skip
+
+    assert NewLayer.folder_for(None) == ""
+    assert NewLayer.folder_for(layer("./truth/1", None)) == "v2"
+    assert NewLayer.folder_for(layer("./truth/v2/1", "truth/v2/2-1-1")) == "v3"
+    assert NewLayer.folder_for(layer("./truth/v9/1")) == "v10"
