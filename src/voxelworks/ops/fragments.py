@@ -1,12 +1,12 @@
 """Fragments of a volume of heights: what climbs to the same top, the same however the volume is cut into blocks.
 
 Voxels are ordered by height, equal ones by their position in the volume (z, y, x). Each points to the greatest of
-itself and its six neighbours in this order. Following these pointers, each reaches a *top*, a voxel greater than all its
-neighbours; voxels that reach the same one are a fragment (a catchment basin of the watershed by steepest ascent). Where
-a voxel points depends on nothing but its neighbours, so blocks with one voxel around them give what the whole volume
-gives: within a block, pointers lead to *trees*, which end in a top or leave the block through a face and go on in the
-tree of the voxel beyond. Six neighbours, not 26: through corners fragments would leak across thin membranes, and would
-not always be connected through faces, by which it is told what touches.
+itself and its six neighbours in this order. Following these pointers, each reaches a *top*, a voxel greater than all
+its neighbours; voxels that reach the same one are a fragment (a catchment basin of the watershed by steepest ascent).
+Where a voxel points depends on nothing but its neighbours, so blocks with one voxel around them give what the whole
+volume gives: within a block, pointers lead to *trees*, which end in a top or leave the block through a face and go on
+in the tree of the voxel beyond. Six neighbours, not 26: through corners fragments would leak across thin membranes, and
+would not always be connected through faces, by which it is told what touches.
 
 Heights are unsigned 16-bit numbers. 0 is outside of all fragments, and 1 the lowest height of the others.
 

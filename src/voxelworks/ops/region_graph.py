@@ -1,9 +1,9 @@
 """Which fragments of a volume belong together: affinities between each two of them, added up in whole numbers.
 
 An *affinity* is how likely two voxels at a fixed offset belong to the same object, as a byte. Those between two
-fragments are added up and counted: *short* ones between direct neighbours, across the surface where two touch, apart from
-*long* ones, which also say something of fragments that do not touch. Sums of whole numbers are the same in any order, so
-the graph is the same however the volume is cut into blocks.
+fragments are added up and counted: *short* ones between direct neighbours, across the surface where two touch, apart
+from *long* ones, which also say something of fragments that do not touch. Sums of whole numbers are the same in any
+order, so the graph is the same however the volume is cut into blocks.
 """
 
 from __future__ import annotations
@@ -24,6 +24,9 @@ PAIR = np.dtype(
 )
 """Two fragments, the smaller in the upper 32 bits of `id`; the sums of their affinities, and how many they are."""
 _SUMS = ("short_sum", "short_count", "long_sum", "long_count")
+
+_BRICK, _NEAR_SLOTS = 32, 2**13
+"""Edge of what is looked at together, twice as long along x; and slots of the hash table of the pairs in it."""
 
 Pairs = NDArray[Any]
 """Structured, `PAIR`, sorted by id, each once."""
@@ -95,51 +98,96 @@ def _add_affinities(
     short: NDArray[np.bool_],
     before: NDArray[np.int64],
 ) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
-    """Collect the pairs in a hash table, which is looked into once for each run of equal ones along x."""
-    size = 4096
+    """Collect the pairs brick by brick: those of one fit into the cache, where sums are made, and then go to the rest.
+
+    Tables are looked into once for each run of equal pairs along x.
+    """
+    near, near_places = np.zeros(_NEAR_SLOTS, np.uint64), np.zeros(_NEAR_SLOTS, np.int64)
+    near_found, near_sums = np.zeros(_NEAR_SLOTS // 2, np.uint64), np.zeros((_NEAR_SLOTS // 2, 4), np.int64)
+    near_used = used = 0
+    size = 2 * _NEAR_SLOTS
     keys, places = np.zeros(size, np.uint64), np.zeros(size, np.int64)
     found, sums = np.zeros(size // 2, np.uint64), np.zeros((size // 2, 4), np.int64)
-    used = 0
-    for channel in range(affinities.shape[0]):
-        dz, dy, dx = offsets[channel, 0], offsets[channel, 1], offsets[channel, 2]
-        column = 0 if short[channel] else 2
-        for z in range(affinities.shape[1]):
-            z1 = z + before[0]
-            z2 = z1 + dz
-            if z2 < 0 or z2 >= ids.shape[0]:
-                continue
-            for y in range(affinities.shape[2]):
-                y1 = y + before[1]
-                y2 = y1 + dy
-                if y2 < 0 or y2 >= ids.shape[1]:
+    depth, height, width = affinities.shape[1], affinities.shape[2], affinities.shape[3]
+    deep, high, wide = -(-depth // _BRICK), -(-height // _BRICK), -(-width // (2 * _BRICK))
+    for brick in range(deep * high * wide):
+        bz, by, bx = brick // (high * wide), brick // wide % high, brick % wide
+        x_start, x_stop = bx * 2 * _BRICK, min(width, (bx + 1) * 2 * _BRICK)
+        for channel in range(affinities.shape[0]):
+            dz, dy, dx = offsets[channel, 0], offsets[channel, 1], offsets[channel, 2]
+            column = 0 if short[channel] else 2
+            first = max(x_start, -(before[2] + dx))
+            stop = min(x_stop, ids.shape[2] - before[2] - dx)
+            for z in range(bz * _BRICK, min(depth, (bz + 1) * _BRICK)):
+                z1 = z + before[0]
+                z2 = z1 + dz
+                if z2 < 0 or z2 >= ids.shape[0]:
                     continue
-                own, other, values = ids[z1, y1], ids[z2, y2], affinities[channel, z, y]
-                first = max(0, -(before[2] + dx))
-                stop = min(affinities.shape[3], ids.shape[2] - before[2] - dx)
-                last, place = np.uint64(0), 0
-                total, count = 0, 0
-                for x in range(first, stop):
-                    a, b = own[x + before[2]], other[x + before[2] + dx]
-                    if a == b or a == 0 or b == 0:
+                for y in range(by * _BRICK, min(height, (by + 1) * _BRICK)):
+                    y1 = y + before[1]
+                    y2 = y1 + dy
+                    if y2 < 0 or y2 >= ids.shape[1]:
                         continue
-                    key = pair_key(a, b)
-                    if key != last:
-                        sums[place, column] += total
-                        sums[place, column + 1] += count
-                        total, count = 0, 0
-                        if 2 * used + 2 > size:
-                            size *= 2
-                            keys, places = rehash(found, used, size)
-                            found, sums = np.append(found, found), np.concatenate((sums, np.zeros_like(sums)))
-                        slot = slot_of(key, size)
-                        while keys[slot] != 0 and keys[slot] != key:
-                            slot = (slot + 1) & (size - 1)
-                        if keys[slot] == 0:
-                            keys[slot], places[slot], found[used] = key, used, key
-                            used += 1
-                        last, place = key, places[slot]
-                    total += values[x]
-                    count += 1
-                sums[place, column] += total
-                sums[place, column + 1] += count
+                    own, other, values = ids[z1, y1], ids[z2, y2], affinities[channel, z, y]
+                    last, place = np.uint64(0), 0
+                    total, count = 0, 0
+                    for x in range(first, stop):
+                        a, b = own[x + before[2]], other[x + before[2] + dx]
+                        if a == b or a == 0 or b == 0:
+                            continue
+                        key = pair_key(a, b)
+                        if key != last:
+                            near_sums[place, column] += total
+                            near_sums[place, column + 1] += count
+                            total, count = 0, 0
+                            if near_used == near_found.size:
+                                keys, places, found, sums, used = _carry_over(
+                                    near, near_found, near_sums, near_used, keys, places, found, sums, used
+                                )
+                                near_used = 0
+                            slot = slot_of(key, _NEAR_SLOTS)
+                            while near[slot] != 0 and near[slot] != key:
+                                slot = (slot + 1) & (_NEAR_SLOTS - 1)
+                            if near[slot] == 0:
+                                near[slot], near_places[slot], near_found[near_used] = key, near_used, key
+                                near_used += 1
+                            last, place = key, near_places[slot]
+                        total += values[x]
+                        count += 1
+                    near_sums[place, column] += total
+                    near_sums[place, column + 1] += count
+        keys, places, found, sums, used = _carry_over(
+            near, near_found, near_sums, near_used, keys, places, found, sums, used
+        )
+        near_used = 0
     return found[:used].copy(), sums[:used].copy()
+
+
+@compiled
+def _carry_over(
+    near: NDArray[np.uint64],
+    near_found: NDArray[np.uint64],
+    near_sums: NDArray[np.int64],
+    near_used: int,
+    keys: NDArray[np.uint64],
+    places: NDArray[np.int64],
+    found: NDArray[np.uint64],
+    sums: NDArray[np.int64],
+    used: int,
+) -> tuple[NDArray[np.uint64], NDArray[np.int64], NDArray[np.uint64], NDArray[np.int64], int]:
+    """Empty the small table into the large one, which grows where it must."""
+    for number in range(near_used):
+        if 2 * used + 2 > keys.size:
+            keys, places = rehash(found, used, 2 * keys.size)
+            found, sums = np.append(found, found), np.concatenate((sums, np.zeros_like(sums)))
+        key, size = near_found[number], keys.size
+        slot = slot_of(key, size)
+        while keys[slot] != 0 and keys[slot] != key:
+            slot = (slot + 1) & (size - 1)
+        if keys[slot] == 0:
+            keys[slot], places[slot], found[used] = key, used, key
+            used += 1
+        sums[places[slot]] += near_sums[number]
+    near[:] = 0
+    near_sums[:] = 0
+    return keys, places, found, sums, used

@@ -288,6 +288,19 @@ class DataSource(_Properties):
         added = {} if attachment is None else {kind: attachment.model_dump(mode="json", by_alias=True)}
         return self.with_layer(layer.model_copy(update={"attachments": kept | added}))
 
+    def with_agglomerates(self, layer_name: str, name: str) -> Self:
+        """List an agglomerate file that lies in its usual place, beside those of other names."""
+        layer = self.layer(layer_name)
+        listed = (layer.model_extra or {}).get("attachments") or {}
+        path = f"./{layer_name}/agglomerates/{name}"
+        added = AttachmentProperties(name=name, path=path, data_format="zarr3").model_dump(
+            mode="json", by_alias=True
+        )
+        others = [item for item in listed.get("agglomerates") or () if item.get("name") != name]
+        return self.with_layer(
+            layer.model_copy(update={"attachments": {**listed, "agglomerates": [*others, added]}})
+        )
+
     def with_segment_table(self, layer_name: str, path: str) -> Self:
         layer = self.layer(layer_name)
         return self.with_layer(layer.model_copy(update={"segment_table": path}))

@@ -1,0 +1,819 @@
+"""From predictions on disk to a segmentation, block by block, and the same for any blocks.
+
+Blocks are looked at one by one; what they find is put together in single steps, whose memory grows with the number of
+fragments, not of voxels. No voxel is written twice: blocks leave numbers that mean something only inside of them, and
+tables, in files, of what these become. A `Partition` reads both as one segmentation, and other tables over the same
+numbers are other segmentations. See `ops.fragments` for why the cuts do not matter.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from voxelworks.errors import InvalidModel, InvalidParams, ResourcesExceeded
+from voxelworks.geometry import Box, Mag, Vec3, VoxelSize, Zyx
+from voxelworks.ops import agglomeration, fragments, region_graph
+from voxelworks.ops.agglomeration import JOIN, Cut, Joins
+from voxelworks.ops.fragments import FACE, HEIGHT_OF_ONE, SADDLE, TREE
+from voxelworks.ops.region_graph import PAIR
+from voxelworks.volumes.arrays import MagArray, create_mag_array
+from voxelworks.volumes.shards import CHUNK
+from voxelworks.workflows._materialize import Fallback, MergedVolume
+from voxelworks.workflows._runs import Run, is_intact, open_run, plan_ranges, read_range, starts_of, write_run
+
+if TYPE_CHECKING:
+    from voxelworks.protocol.models import ModelFacts, PostProcessing
+    from voxelworks.workflows._job import Job
+
+BLOCK: Vec3 = (256, 256, 256)
+"""Voxels (x, y, z) that are looked at together."""
+ID = np.dtype("<u4")
+POSITION = np.dtype("<i8")
+_IDS_MAX = 2**32 - 1
+_ROWS_PER_RANGE = 2**20
+_ROWS_AT_ONCE = 2**22
+_FEWER = "choose a smaller box"
+
+INSTANCE_SMOOTHING = 1
+NEURON_SMOOTHING = 2
+"""How often heights are averaged along the axis with the shortest voxels; see `smoothing`."""
+NEURON_DEPTH = 0.02
+"""Fragments of neurons are joined where the lower top is less than this above the way between them."""
+NEURON_TOP_MIN = 0.5
+"""Lower tops lie in membranes: their fragments are given to a neighbour, so that neurons fill space."""
+LONG_WEIGHT = 0.25
+"""What an affinity at a longer offset counts: there are more of them, and they are less certain."""
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """A box that is cut into blocks, along the grid that starts at voxel 0."""
+
+    box: Box
+    block: Vec3
+
+    @property
+    def blocks(self) -> list[Box]:
+        """In order z, y, x: their numbers are their places in this list."""
+        return list(self.box.tiles(self.block))
+
+    @property
+    def grid(self) -> Vec3:
+        """Blocks along x, y, z."""
+        x, y, z = (
+            -(-stop // step) - start // step
+            for start, stop, step in zip(self.box.topleft, self.box.bottomright, self.block, strict=True)
+        )
+        return x, y, z
+
+    def number(self, box: Box) -> int:
+        """Give the number of the block in which a box lies."""
+        x, y, z = (
+            at // step - start // step
+            for at, start, step in zip(box.topleft, self.box.topleft, self.block, strict=True)
+        )
+        return (z * self.grid[1] + y) * self.grid[0] + x
+
+    def beyond(self, number: int, face: int) -> int | None:
+        """Give the number of the block beyond a face, numbered as in `ops.fragments`; None at the end of the box."""
+        width, height, depth = self.grid
+        axis, step = ((0, -1), (1, -1), (2, -1), (2, 1), (1, 1), (0, 1))[face]
+        place = [number // (width * height), number // width % height, number % width]
+        place[axis] += step
+        if not 0 <= place[axis] < (depth, height, width)[axis]:
+            return None
+        return (place[0] * height + place[1]) * width + place[2]
+
+
+class HeightMap(Protocol):
+    """The heights of a volume, from its predictions. Cheap, picklable."""
+
+    @property
+    def predictions(self) -> MagArray: ...
+
+    def read(self, box: Box) -> NDArray[np.uint16]:
+        """Read a box (z, y, x); 0 where nothing is, also beyond the volume."""
+
+
+@dataclass(frozen=True)
+class InstanceHeights:
+    """The predicted distance from the surface, inside of the foreground."""
+
+    predictions: MagArray
+    foreground: int
+    """Number of the channel."""
+    distance: int | None
+    """Number of the channel; without one all of the foreground is equally high."""
+    threshold: int
+    """Bytes of at least this are foreground."""
+    smoothing: Zyx = (0, 0, 0)
+
+    def read(self, box: Box) -> NDArray[np.uint16]:
+        heights = np.zeros(box.shape_zyx, np.uint16)
+        wanted = _grown(box, self.smoothing)
+        there, inside = wanted.intersect(self.predictions.box), box.intersect(self.predictions.box)
+        if inside.is_empty:
+            return heights
+        values = self.predictions.read(there)
+        foreground = values[self.foreground][_within(inside, there)] >= self.threshold
+        if self.distance is None:
+            heights[_within(inside, box)] = foreground
+            return heights
+        distances = values[self.distance].astype(np.uint16) * np.uint16(HEIGHT_OF_ONE // 255) + np.uint16(1)
+        smoothed = fragments.smooth(_extended(distances, there, wanted), self.smoothing)
+        heights[_within(inside, box)] = np.where(foreground, smoothed[_within(inside, box)], 0)
+        return heights
+
+
+@dataclass(frozen=True)
+class AffinityHeights:
+    """How well each voxel belongs together with its direct neighbours."""
+
+    predictions: MagArray
+    offsets: tuple[Zyx, ...]
+    """Of all channels."""
+    smoothing: Zyx = (0, 0, 0)
+    height_min: int = 0
+    """What is lower is outside of all fragments."""
+
+    def read(self, box: Box) -> NDArray[np.uint16]:
+        heights = np.zeros(box.shape_zyx, np.uint16)
+        volume = self.predictions.box
+        wanted = _grown(box, self.smoothing)
+        inside = box.intersect(volume)
+        if inside.is_empty:
+            return heights
+        # One voxel more: the affinity with the voxel before it stands at that one.
+        there = _grown(wanted, (1, 1, 1)).intersect(volume)
+        near = [channel for channel, offset in enumerate(self.offsets) if region_graph.is_short(offset)]
+        first, stop = near[0], near[-1] + 1
+        part = replace(
+            self.predictions,
+            channel_index=self.predictions.channel_index + first,
+            channel_count=stop - first,
+        )
+        found = fragments.affinity_heights(part.read(there), np.array(self.offsets[first:stop], np.int64))
+        known = wanted.intersect(volume)
+        smoothed = fragments.smooth(_extended(found[_within(known, there)], known, wanted), self.smoothing)
+        cut = smoothed[_within(inside, box)]
+        heights[_within(inside, box)] = np.where(cut < self.height_min, 0, cut) if self.height_min else cut
+        return heights
+
+
+@dataclass(frozen=True)
+class Climbed:
+    """What one block left."""
+
+    trees: Run
+    saddles: Run
+    faces: Run
+    files: dict[str, int]
+    """Of the array of numbers, with their sizes."""
+
+
+@dataclass(frozen=True)
+class Climb:
+    """Find the trees of a block. Runs in the processes of the executor, like all that follow."""
+
+    heights: HeightMap
+    numbers: MagArray
+    folder: str
+
+    def __call__(self, box: Box) -> Climbed:
+        volume = self.heights.predictions.box
+        heights = self.heights.read(_grown(box, (1, 1, 1)))
+        start = tuple(a - b for a, b in zip(box.start_zyx, volume.start_zyx, strict=True))
+        numbers, trees = fragments.climb(heights, start, volume.shape_zyx)  # type: ignore[arg-type]
+        own = np.ascontiguousarray(heights[1:-1, 1:-1, 1:-1])
+        sides = zip(fragments.faces_of(numbers), fragments.faces_of(own), strict=True)
+        faces = []
+        for number, height in sides:
+            face = np.empty(len(number), FACE)
+            face["number"], face["height"] = number, height
+            faces.append(face)
+        place = Path(self.numbers.location)
+        for name in self.numbers.shard_files(box):
+            (place / name).unlink()  # left by an attempt that was killed
+        self.numbers.write(box, numbers)
+        folder = Path(self.folder)
+        return Climbed(
+            write_run(folder, f"trees-{box}", trees),
+            write_run(folder, f"saddles-{box}", fragments.find_saddles(numbers, own)),
+            write_run(folder, f"faces-{box}", np.concatenate(faces)),
+            {name: (place / name).stat().st_size for name in self.numbers.shard_files(box)},
+        )
+
+
+def _is_climbed(folder: Path, numbers: Path, climbed: Climbed) -> bool:
+    try:
+        written = all((numbers / name).stat().st_size == size for name, size in climbed.files.items())
+    except FileNotFoundError:
+        return False
+    runs = ((TREE, climbed.trees), (SADDLE, climbed.saddles), (FACE, climbed.faces))
+    return written and all(is_intact(folder, dtype, run) for dtype, run in runs)
+
+
+@dataclass(frozen=True)
+class Table:
+    """Objects, numbered from 1 on, in files with a row for each, and one for 0."""
+
+    count: int
+    ids: Run
+    """ID: the object of each tree of all blocks."""
+    tops: Run
+    """POSITION: the flat position of a voxel inside each, in the box of the predictions."""
+    heights: Run
+    """uint16: of the top."""
+    sizes: Run
+    """POSITION: voxels."""
+
+
+def _is_table(folder: Path, table: Table) -> bool:
+    runs = (
+        (ID, table.ids),
+        (POSITION, table.tops),
+        (np.dtype("<u2"), table.heights),
+        (POSITION, table.sizes),
+    )
+    return all(is_intact(folder, dtype, run) for dtype, run in runs)
+
+
+def _write_table(
+    folder: Path, name: str, ids: Run, tops: NDArray[Any], heights: NDArray[Any], sizes: NDArray[Any]
+) -> Table:
+    return Table(
+        len(tops) - 1,
+        ids,
+        write_run(folder, f"{name}-tops", tops),
+        write_run(folder, f"{name}-heights", heights),
+        write_run(folder, f"{name}-sizes", sizes),
+    )
+
+
+@dataclass(frozen=True)
+class Resolve:
+    """Follow the trees of all blocks through the faces, to the tops; number these in the order of their positions."""
+
+    tiling: Tiling
+    folder: str
+
+    def __call__(self, blocks: Sequence[Climbed]) -> Table:
+        folder = Path(self.folder)
+        bases = _bases(blocks)
+        np.save(folder / "bases.npy", np.array(bases, np.int64))
+        parents = np.arange(bases[-1])
+        rows, tops, heights = [], [], []
+        shapes = [block.shape_zyx for block in self.tiling.blocks]
+        for number, block in enumerate(blocks):
+            trees = open_run(folder, TREE, block.trees)
+            ends = np.asarray(trees["face"])
+            is_top = np.flatnonzero(ends < 0)
+            rows.append(is_top + bases[number] + 1)
+            tops.append(trees["top"][is_top])
+            heights.append(trees["height"][is_top])
+            for face in range(fragments.FACES):
+                leaving = np.flatnonzero(ends == face)
+                if not len(leaving):
+                    continue
+                beyond = self.tiling.beyond(number, face)
+                assert beyond is not None, "beyond the volume all is lower"
+                side = _face(folder, blocks[beyond].faces, shapes[beyond], fragments.FACES - 1 - face)
+                parents[leaving + bases[number] + 1] = side["number"][trees["place"][leaving]] + bases[beyond]
+        fragments.resolve(parents)
+        together = np.concatenate([np.empty(0, np.int64), *rows])
+        positions = np.concatenate([np.empty(0, np.int64), *tops])
+        if len(positions) > _IDS_MAX:
+            raise ResourcesExceeded(
+                f"there are {len(positions):,} fragments, and at most {_IDS_MAX:,} are told apart; {_FEWER}"
+            )
+        order = np.argsort(positions)
+        numbers = np.zeros(len(parents), ID)
+        numbers[together[order]] = np.arange(1, len(order) + 1)
+        ids = numbers[parents]
+        sizes = np.zeros(len(order) + 1, np.int64)
+        for number, block in enumerate(blocks):
+            counts = np.ascontiguousarray(open_run(folder, TREE, block.trees)["count"])
+            fragments.add_at(sizes, ids[bases[number] + 1 : bases[number + 1]], counts)
+        found = np.concatenate([np.empty(0, np.uint16), *heights])[order]
+        none = np.zeros(1, np.uint16)
+        return _write_table(
+            folder, "fragments", write_run(folder, "fragments-ids", ids), np.r_[-1, positions[order]],
+            np.concatenate([none, found]), sizes,
+        )  # fmt: skip
+
+
+def _bases(blocks: Iterable[Climbed]) -> list[int]:
+    """Give the row of 0 of each block in a table of all trees, and how many rows there are."""
+    rows = [block.trees.rows + 1 for block in blocks]
+    return [*starts_of(rows), sum(rows)]
+
+
+def _face(folder: Path, faces: Run, shape: Zyx, face: int) -> NDArray[Any]:
+    z, y, x = shape
+    sizes = (y * x, z * x, z * y, z * y, z * x, y * x)
+    start = sum(sizes[:face])
+    return open_run(folder, FACE, faces)[start : start + sizes[face]]
+
+
+@dataclass(frozen=True)
+class Meeting:
+    """A block and those that follow it along x, y and z."""
+
+    box: Box
+    climbed: Climbed
+    base: int
+    others: tuple[tuple[int, Box, Climbed, int], ...]
+    """Face, box, what it left, and base of each."""
+
+
+@dataclass(frozen=True)
+class Meet:
+    """Find the ways between the fragments in a block, and to those behind it."""
+
+    ids: Run
+    folder: str
+
+    def __call__(self, meeting: Meeting) -> Run:
+        folder = Path(self.folder)
+        table = open_run(folder, ID, self.ids)
+
+        def ids_of(climbed: Climbed, base: int) -> NDArray[np.uint32]:
+            return np.asarray(table[base : base + climbed.trees.rows + 1])
+
+        own = ids_of(meeting.climbed, meeting.base)
+        found = [fragments.rename(open_run(folder, SADDLE, meeting.climbed.saddles), own)]
+        for face, box, climbed, base in meeting.others:
+            side = _face(folder, meeting.climbed.faces, meeting.box.shape_zyx, face)
+            other = _face(folder, climbed.faces, box.shape_zyx, fragments.FACES - 1 - face)
+            beyond = ids_of(climbed, base)[other["number"]]
+            found.append(fragments.join_faces(own[side["number"]], side["height"], beyond, other["height"]))
+        return write_run(folder, f"ways-{meeting.box}", fragments.highest_ways(np.concatenate(found)))
+
+
+@dataclass(frozen=True)
+class Rules:
+    """Which fragments are objects."""
+
+    depth: int = 1
+    """See `ops.fragments.merge_by_depth`."""
+    height_min: int = 0
+    keeps_low: bool = False
+    """Whether what is lower than `height_min`, and touches nothing higher, is an object nevertheless."""
+    size_min: int = 0
+    """Voxels; smaller objects are dropped."""
+    size_max: int | None = None
+
+
+@dataclass(frozen=True)
+class Merge:
+    """Join fragments by depth, and number what they make in the order of their first fragments."""
+
+    table: Table
+    ways: tuple[Run, ...]
+    name: str
+    """Of the new table."""
+    folder: str
+
+    def __call__(self, rules: Rules) -> Table:
+        folder = Path(self.folder)
+        ways = [np.empty(0, SADDLE), *(open_run(folder, SADDLE, run) for run in self.ways)]
+        heights = np.fromfile(folder / self.table.heights.name, "<u2")
+        roots = fragments.merge_by_depth(np.concatenate(ways), heights, rules.depth, rules.height_min)
+        sizes = np.zeros(len(roots), np.int64)
+        fragments.add_at(sizes, roots, np.fromfile(folder / self.table.sizes.name, POSITION))
+        is_kept = sizes >= rules.size_min
+        if rules.size_max is not None:
+            is_kept &= sizes <= rules.size_max
+        if not rules.keeps_low:
+            is_kept &= heights >= rules.height_min
+        objects, count = agglomeration.number_objects(roots, is_kept)
+        # Of each object, the fragment with the highest top stands for it.
+        standing = np.flatnonzero((roots == np.arange(len(roots))) & (objects > 0))
+        chosen = np.zeros(count + 1, np.int64)
+        chosen[objects[standing]] = standing
+        tops = np.fromfile(folder / self.table.tops.name, POSITION)
+        sizes[0] = 0
+        ids = _looked_up(folder, self.table.ids, objects, f"{self.name}-ids")
+        return _write_table(folder, self.name, ids, tops[chosen], heights[chosen], sizes[chosen])
+
+
+def _looked_up(folder: Path, ids: Run, objects: NDArray[np.uint32], name: str) -> Run:
+    """Write the table of trees anew, with other objects; a part at a time."""
+    draft = folder / f"{name}.part"
+    with draft.open("wb") as stream:
+        for start in range(0, ids.rows, _ROWS_AT_ONCE):
+            objects[open_run(folder, ID, ids)[start : start + _ROWS_AT_ONCE]].tofile(stream)
+    draft.replace(folder / name)
+    return Run(name, ids.rows)
+
+
+@dataclass(frozen=True)
+class Partition:
+    """A segmentation, read from the numbers of blocks and a table of what they are. Cheap, picklable; as in `Below`."""
+
+    numbers: MagArray
+    tiling: Tiling
+    table: Table
+    folder: str
+
+    @property
+    def mag(self) -> Mag:
+        return self.numbers.mag
+
+    @property
+    def box(self) -> Box:
+        """What it covers, in voxels of its mag."""
+        return self.tiling.box
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return ID
+
+    def read(self, box: Box) -> NDArray[np.uint32]:
+        """Read a box, given in voxels of its mag, as (1, z, y, x); 0 beyond what it covers."""
+        found = np.zeros((1, *box.shape_zyx), ID)
+        folder = Path(self.folder)
+        bases = np.load(folder / "bases.npy", mmap_mode="r")
+        ids = open_run(folder, ID, self.table.ids)
+        for piece in box.intersect(self.box).tiles(self.tiling.block):
+            number = self.tiling.number(piece)
+            own = np.asarray(ids[bases[number] : bases[number + 1]])
+            found[0][_within(piece, box)] = own[self.numbers.read(piece)[0]]
+        return found
+
+    def volume(self) -> MergedVolume:
+        """Give what `LayerPlan` writes as a layer."""
+        return MergedVolume(self.mag, self.dtype, Fallback(self, self.box.from_mag(self.mag)))
+
+    def positions(self) -> NDArray[np.int64]:
+        """Give a voxel inside each object (n + 1, 3): x, y, z in mag 1; that of object 0 means nothing."""
+        flat = np.fromfile(Path(self.folder) / self.table.tops.name, POSITION)
+        flat[0] = 0
+        z, y, x = np.unravel_index(flat, self.box.shape_zyx)
+        mag = np.array(self.mag.xyz)
+        positions: NDArray[np.int64] = (np.stack([x, y, z], axis=1) + self.box.topleft) * mag + mag // 2
+        return positions
+
+    def sizes(self) -> NDArray[np.int64]:
+        """Give the voxels of each object (n + 1,)."""
+        return np.fromfile(Path(self.folder) / self.table.sizes.name, POSITION)
+
+
+@dataclass(frozen=True)
+class AddAffinities:
+    """Add up the affinities between the fragments of a block and others."""
+
+    predictions: MagArray
+    offsets: tuple[Zyx, ...]
+    fragments: Partition
+    folder: str
+
+    def __call__(self, box: Box) -> Run:
+        before = [max(0, *(-offset[axis] for offset in self.offsets)) for axis in range(3)]
+        after = [max(0, *(offset[axis] for offset in self.offsets)) for axis in range(3)]
+        around = Box.from_zyx(
+            _zyx(start - more for start, more in zip(box.start_zyx, before, strict=True)),
+            _zyx(map(sum, zip(box.shape_zyx, before, after, strict=True))),
+        ).intersect(self.predictions.box)
+        start = _zyx(a - b for a, b in zip(box.start_zyx, around.start_zyx, strict=True))
+        pairs = region_graph.add_affinities(
+            self.fragments.read(around)[0], self.predictions.read(box), self.offsets, start
+        )
+        return write_run(Path(self.folder), f"pairs-{box}", pairs)
+
+
+@dataclass(frozen=True)
+class MergePairs:
+    """Add up the pairs of all blocks within a range of ids."""
+
+    runs: tuple[Run, ...]
+    folder: str
+
+    def __call__(self, ids: tuple[int, int]) -> Run:
+        pairs = region_graph.merge_pairs(read_range(Path(self.folder), self.runs, PAIR, *ids))
+        return write_run(Path(self.folder), f"merged-pairs-{ids[0]}", pairs)
+
+
+@dataclass(frozen=True)
+class Agglomerate:
+    """Join fragments, from the most to the least alike."""
+
+    runs: tuple[Run, ...]
+    """Together the region graph."""
+    fragment_count: int
+    folder: str
+
+    def __call__(self, long_weight: float) -> Run:
+        folder = Path(self.folder)
+        pairs = np.concatenate([np.empty(0, PAIR), *(open_run(folder, PAIR, run) for run in self.runs)])
+        joins = agglomeration.agglomerate(pairs, self.fragment_count, long_weight=long_weight)
+        return write_run(folder, "joins", joins)
+
+
+@dataclass(frozen=True)
+class Neurons:
+    """A volume that is cut into fragments, and which of them are joined."""
+
+    fragments: Partition
+    segments: Partition
+    """Fragments joined at the threshold; ids in the order of their first fragments."""
+    joins: Joins
+    """All down to an affinity of 0: `agglomerated` makes segments of them at another threshold."""
+    made: Cut
+    """What the threshold made of them."""
+
+
+def work_units(predictions: MagArray, facts: ModelFacts) -> int:
+    """Give how much work `segment` is, for `Job.expect`."""
+    voxels = predictions.box.voxel_count
+    return voxels + 3 * (voxels // 50) + (voxels + 2 * (voxels // 50) if facts.task == "affinities" else 0)
+
+
+def segment(
+    job: Job,
+    name: str,
+    predictions: MagArray,
+    facts: ModelFacts,
+    voxel_size: VoxelSize,
+    rules: PostProcessing | None = None,
+    *,
+    block: Vec3 = BLOCK,
+) -> Partition | Neurons:
+    """Make a segmentation of predictions. It is the same for any blocks.
+
+    Parameters
+    ----------
+    job
+    name
+        Of the layer, for what users see.
+    predictions
+        Bytes (c, z, y, x): 255 is a probability, affinity or distance of 1. What it covers begins at 0 or later.
+    facts
+        Of the model that made them.
+    voxel_size
+        Of the predictions.
+    rules
+        By default those of the model.
+    block
+        Voxels (x, y, z) that are looked at together.
+
+    Raises
+    ------
+    InvalidModel
+        If the model lacks a channel that is needed.
+    InvalidParams
+        If a rule cannot be followed.
+    ResourcesExceeded
+    """
+    rules = rules or facts.post_processing
+    if facts.task == "affinities":
+        return _segment_neurons(job, name, predictions, facts, voxel_size, rules, block)
+    return _segment_instances(job, name, predictions, facts, voxel_size, rules, block)
+
+
+def _segment_instances(
+    job: Job, name: str, predictions: MagArray, facts: ModelFacts, voxel_size: VoxelSize, rules: PostProcessing,
+    block: Vec3,
+) -> Partition:  # fmt: skip
+    """Instances are where the foreground is thick; without a predicted distance, its connected parts."""
+    threshold = math.ceil(rules.threshold * 255 - 1e-9)
+    foreground = _channel(facts, "foreground")
+    size_max = None if rules.size_max_nm3 is None else _voxels(rules.size_max_nm3, voxel_size, math.floor)
+    chosen = Rules(size_min=_voxels(rules.size_min_nm3, voxel_size, math.ceil), size_max=size_max)
+    if facts.task == "semantic":
+        heights = InstanceHeights(predictions, foreground, None, threshold)
+    else:
+        passes = smoothing(voxel_size, INSTANCE_SMOOTHING)
+        heights = InstanceHeights(predictions, foreground, _channel(facts, "distance"), threshold, passes)
+        depth, height_min = _depths(facts, rules)
+        chosen = replace(chosen, depth=depth, height_min=height_min)
+    return _find_objects(job, name, heights, chosen, block)
+
+
+def _segment_neurons(
+    job: Job, name: str, predictions: MagArray, facts: ModelFacts, voxel_size: VoxelSize, rules: PostProcessing,
+    block: Vec3,
+) -> Neurons:  # fmt: skip
+    offsets = _offsets(facts)
+    heights = AffinityHeights(predictions, offsets, smoothing(voxel_size, NEURON_SMOOTHING))
+    chosen = Rules(
+        depth=max(1, round(NEURON_DEPTH * HEIGHT_OF_ONE)),
+        height_min=1 + round(NEURON_TOP_MIN * HEIGHT_OF_ONE),
+        keeps_low=True,
+    )
+    found = _find_objects(job, name, heights, chosen, block)
+    folder, voxels = Path(found.folder), predictions.box.voxel_count
+    runs = job.process(
+        f"{name}: affinities between fragments",
+        [(str(box), box) for box in found.tiling.blocks],
+        AddAffinities(predictions, offsets, found, found.folder),
+        units=voxels,
+        memory_bytes_per_item=_affinity_bytes(predictions, offsets, block),
+        result_type=Run,
+        is_intact=partial(is_intact, folder, PAIR),
+    )
+    ranges = plan_ranges(folder, runs, PAIR, _ROWS_PER_RANGE)
+    merged = job.process(
+        f"{name}: merging affinities",
+        [(str(first), (first, last)) for first, last in ranges],
+        MergePairs(tuple(runs), found.folder),
+        units=voxels // 50,
+        memory_bytes_per_item=_ROWS_PER_RANGE * PAIR.itemsize * 6 + 2**26,
+        result_type=Run,
+        is_intact=partial(is_intact, folder, PAIR),
+        noun="ranges",
+    )
+    pair_count = sum(run.rows for run in merged)
+    job.log(f"{found.table.count:,} fragments, of which {pair_count:,} pairs have affinities")
+    count = found.table.count
+    memory_bytes = (
+        pair_count * (PAIR.itemsize + agglomeration.BYTES_PER_PAIR) + count * agglomeration.BYTES_PER_FRAGMENT
+    )
+    (run,) = _single(
+        job, f"{name}: joining fragments", Agglomerate(tuple(merged), count, found.folder), LONG_WEIGHT, voxels // 50,
+        memory_bytes, Run, partial(is_intact, folder, JOIN),
+    )  # fmt: skip
+    joins = np.asarray(open_run(folder, JOIN, run))
+    return agglomerated(
+        found, joins, rules.agglomeration_threshold, _voxels(rules.size_min_nm3, voxel_size, math.ceil)
+    )
+
+
+def agglomerated(found: Partition, joins: Joins, threshold: float, size_min: int) -> Neurons:
+    """Join fragments at a threshold; segments smaller than `size_min` voxels go on to be joined."""
+    sizes = found.sizes()
+    made = agglomeration.cut(joins, sizes, threshold=threshold, size_min=size_min)
+    folder = Path(found.folder)
+    totals = np.zeros(made.count + 1, np.int64)
+    fragments.add_at(totals, made.objects, sizes)
+    first = np.zeros(made.count + 1, np.int64)
+    numbers, places = np.unique(made.objects, return_index=True)
+    first[numbers] = places
+    heights, tops = np.fromfile(folder / found.table.heights.name, "<u2"), found.table.tops
+    positions = np.fromfile(folder / tops.name, POSITION)
+    ids = _looked_up(folder, found.table.ids, made.objects, "segments-ids")
+    table = _write_table(folder, "segments", ids, positions[first], heights[first], totals)
+    return Neurons(found, replace(found, table=table), joins, made)
+
+
+def _find_objects(job: Job, name: str, heights: HeightMap, rules: Rules, block: Vec3) -> Partition:
+    """Find the fragments of heights, and what they are objects of."""
+    box, mag = heights.predictions.box, heights.predictions.mag
+    folder = job.folder.scratch / f"fragments-{name}"
+    folder.mkdir(parents=True, exist_ok=True)
+    tiling = Tiling(box, block)
+    blocks, voxels = tiling.blocks, box.voxel_count
+    numbers = create_mag_array(
+        folder / "numbers", mag=mag, layer_box=box.from_mag(mag), dtype=ID, channel_count=1,
+        shard_zyx=_zyx(block[::-1]), category="segmentation", chunk=math.gcd(CHUNK, *block),
+    )  # fmt: skip
+    climbed = job.process(
+        f"{name}: fragments",
+        [(str(part), part) for part in blocks],
+        Climb(heights, numbers, str(folder)),
+        units=voxels,
+        memory_bytes_per_item=_climb_bytes(heights.predictions, block),
+        result_type=Climbed,
+        is_intact=partial(_is_climbed, folder, Path(numbers.location)),
+    )
+    bases = _bases(climbed)
+    trees, saddles = bases[-1], sum(found.saddles.rows for found in climbed)
+    (table,) = _single(
+        job, f"{name}: joining blocks", Resolve(tiling, str(folder)), tuple(climbed), voxels // 50, 64 * trees,
+        Table, lambda found: _is_table(folder, found) and (folder / "bases.npy").is_file(),
+    )  # fmt: skip
+    meetings = []
+    for number, part in enumerate(blocks):
+        others = [(face, tiling.beyond(number, face)) for face in range(3, fragments.FACES)]
+        there = tuple((face, blocks[at], climbed[at], bases[at]) for face, at in others if at is not None)
+        meetings.append((str(part), Meeting(part, climbed[number], bases[number], there)))
+    ways = job.process(
+        f"{name}: ways between fragments",
+        meetings,
+        Meet(table.ids, str(folder)),
+        units=voxels // 50,
+        memory_bytes_per_item=200
+        * max((found.saddles.rows + found.faces.rows for found in climbed), default=0),
+        result_type=Run,
+        is_intact=partial(is_intact, folder, SADDLE),
+    )
+    job.log(f"{table.count:,} fragments of {trees - len(blocks):,} trees, {saddles:,} borders")
+    memory_bytes = 64 * table.count + 48 * sum(run.rows for run in ways) + 16 * _ROWS_AT_ONCE
+    (objects,) = _single(
+        job, f"{name}: merging fragments", Merge(table, tuple(ways), "objects", str(folder)), rules, voxels // 50,
+        memory_bytes, Table, partial(_is_table, folder),
+    )  # fmt: skip
+    return Partition(numbers, tiling, objects, str(folder))
+
+
+def _single(
+    job: Job, phase: str, function: Callable[[Any], Any], item: object, units: int, memory_bytes: int,
+    result_type: type[Any], is_there: Callable[[Any], bool],
+) -> list[Any]:  # fmt: skip
+    """Do what needs to see everything at once, in a process of the executor: it can be stopped like blocks."""
+    job.require_memory(memory_bytes, item="table of fragments", remedy=_FEWER)
+    return job.process(
+        phase, [("all", item)], function, units=units, memory_bytes_per_item=memory_bytes,
+        result_type=result_type, is_intact=is_there, noun="steps",
+    )  # fmt: skip
+
+
+def smoothing(voxel_size: VoxelSize, passes: int) -> Zyx:
+    """Give how often to average along each axis: as far in nm along all, so not along axes with much longer voxels."""
+    shortest = min(voxel_size.zyx)
+    return _zyx(math.floor(passes * (shortest / length) ** 2 + 0.5) for length in voxel_size.zyx)
+
+
+def _depths(facts: ModelFacts, rules: PostProcessing) -> tuple[int, int]:
+    """Turn the depth and the seed distance, in nm, into heights.
+
+    Raises
+    ------
+    InvalidParams
+    """
+    scale = facts.distance_scale_nm
+    assert scale is not None
+    for length, what in ((rules.seed_distance_nm, "seed distance"), (rules.min_depth_nm, "depth")):
+        if length is not None and length > scale:
+            raise InvalidParams(
+                f"the {what} is {length:g} nm, but the model tells distances up to {scale:g} nm; choose less"
+            )
+    depth = max(1, round(HEIGHT_OF_ONE * rules.min_depth_nm / scale))
+    if rules.seed_distance_nm is None:
+        return depth, 0
+    return depth, 1 + round(HEIGHT_OF_ONE * rules.seed_distance_nm / scale)
+
+
+def _channel(facts: ModelFacts, output: str) -> int:
+    if output not in facts.outputs:
+        raise InvalidModel(
+            f"the model gives {', '.join(facts.outputs)}, and no {output!r}, which {facts.task} are made of; use "
+            "another one"
+        )
+    return facts.outputs.index(output)
+
+
+def _offsets(facts: ModelFacts) -> tuple[Zyx, ...]:
+    offsets = tuple(_zyx(offset[::-1]) for offset in facts.offsets)
+    axes = {tuple(map(abs, offset)) for offset in offsets if region_graph.is_short(offset)}
+    if len(axes) < 3:
+        raise InvalidModel(
+            f"the model has the offsets {list(facts.offsets)}; neurons need those to the next voxel along x, y and z"
+        )
+    return offsets
+
+
+def _voxels(volume_nm3: float, voxel_size: VoxelSize, rounded: Callable[[float], int]) -> int:
+    # A volume of whole voxels is that many, also where the product of the lengths is a little off.
+    return rounded(round(volume_nm3 / math.prod(voxel_size.zyx), 6))
+
+
+def _climb_bytes(predictions: MagArray, block: Vec3) -> int:
+    """Give the memory for a block: predictions, heights and sums before and after smoothing, numbers, directions."""
+    voxels = math.prod(edge + 2 * (NEURON_SMOOTHING + 2) for edge in block)
+    return voxels * (predictions.channel_count + 24) + 2**27
+
+
+def _affinity_bytes(predictions: MagArray, offsets: Sequence[Zyx], block: Vec3) -> int:
+    reach = [max(abs(offset[axis]) for offset in offsets) for axis in range(3)]
+    voxels = math.prod(edge + 2 * more for edge, more in zip(block[::-1], reach, strict=True))
+    return voxels * 8 + math.prod(block) * (predictions.channel_count + 8) + 2**28
+
+
+def _grown(box: Box, by: Zyx) -> Box:
+    return Box.from_zyx(
+        _zyx(start - more for start, more in zip(box.start_zyx, by, strict=True)),
+        _zyx(extent + 2 * more for extent, more in zip(box.shape_zyx, by, strict=True)),
+    )
+
+
+def _within(part: Box, whole: Box) -> tuple[slice, slice, slice]:
+    """Index a part of an array that holds a box."""
+    x, y, z = whole.topleft
+    return part.moved((-x, -y, -z)).slices_zyx
+
+
+def _extended(values: NDArray[Any], there: Box, wanted: Box) -> NDArray[Any]:
+    """Repeat what lies at the border of the volume, until a box is full."""
+    if there == wanted:
+        return values
+    missing = [
+        (start - first, last - stop)
+        for start, first, last, stop in zip(
+            there.start_zyx, wanted.start_zyx, wanted.stop_zyx, there.stop_zyx, strict=True
+        )
+    ]
+    return np.pad(values, missing, mode="edge")
+
+
+def _zyx(values: Iterable[int]) -> Zyx:
+    z, y, x = values
+    return z, y, x
