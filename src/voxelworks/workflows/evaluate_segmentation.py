@@ -230,7 +230,7 @@ def _against_layer(
 
     truth = job.open(ref)
     ref.require_category(truth.category)
-    _require_same_size(layer, truth.name, truth.voxel_size)
+    require_same_size(layer, truth.name, truth.voxel_size)
     source, right = _in_mag(params, layer, truth)
     box = _box(params, layer, truth).in_mag(source.mag)
     path = job.start_artifact(
@@ -351,10 +351,11 @@ def _require_fit(params: EvaluateSegmentationParams, annotation: Annotation, lay
             "same volume, say so with other_dataset"
         )
     if annotation.skeleton.voxel_size is not None:
-        _require_same_size(layer, "the annotation", annotation.skeleton.voxel_size)
+        require_same_size(layer, "the annotation", annotation.skeleton.voxel_size)
 
 
-def _require_same_size(layer: Layer, what: str, size: VoxelSize) -> None:
+def require_same_size(layer: Layer, what: str, size: VoxelSize) -> None:
+    """Refuse what cannot be compared with a layer voxel by voxel; `InvalidGeometry` says why."""
     pairs = zip(layer.voxel_size.zyx, size.zyx, strict=True)
     if any(not math.isclose(one, other, rel_tol=_SAME_SIZE) for one, other in pairs):
         raise InvalidGeometry(
