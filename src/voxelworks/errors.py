@@ -26,6 +26,7 @@
     │   ├── AnnotationNotFound       no annotation has this id
     │   ├── InvalidModel             a model package that cannot be used
     │   ├── ModelNotFound            no model has this name or place
+    │   ├── TrainingFailed           a network that learned nothing
     │   ├── QuotaExceeded            the organization has no room left for it
     │   └── NetworkFileSystem        SQLite on a file system without working locks
     ├── ResourcesExceeded            memory or disk
@@ -188,6 +189,10 @@ class InvalidModel(InvalidInput, ValueError):
 class ModelNotFound(InvalidInput):
     code = "model-not-found"
     http_status = 404
+
+
+class TrainingFailed(InvalidInput):
+    code = "training-failed"
 
 
 class QuotaExceeded(InvalidInput):

@@ -101,6 +101,10 @@ class ModelFacts(_Facts):
     """x,y,z: voxels that are given to the network at once."""
     border: Vec3
     """x,y,z: voxels at each side of a patch whose results are not used."""
+    step: Vec3 = (1, 1, 1)
+    """x,y,z: what each side of a patch is a multiple of."""
+    memory_per_voxel: int = Field(400, ge=1)
+    """Bytes that the network takes for each voxel of a patch."""
     normalization: Normalization = Normalization()
     post_processing: PostProcessing = PostProcessing()
     training_data: tuple[str, ...] = ()

@@ -310,12 +310,18 @@ def create_mag_array(
 
 
 def create_zarr2_array(
-    path: str | Path, *, mag: Mag, box: Box, dtype: DTypeLike, channel_count: int, category: Category
+    path: str | Path,
+    *,
+    mag: Mag,
+    box: Box,
+    dtype: DTypeLike,
+    channel_count: int,
+    category: Category,
+    chunk_zyx: Zyx | None = None,
 ) -> MagArray:
     """Create a Zarr v2 array (c, z, y, x), as OME-Zarr 0.4 has them, or open the equal one that is there.
 
-    Chunks have an edge of `ZARR2_CHUNK`, or that of the array if it is smaller. They are packed with Blosc: all
-    readers of Zarr v2 know it.
+    Chunks are packed with Blosc: all readers of Zarr v2 know it.
 
     Parameters
     ----------
@@ -331,6 +337,8 @@ def create_zarr2_array(
         All channels lie in one chunk.
     category : "color" or "segmentation"
         Images are compressed less than labels.
+    chunk_zyx : tuple of int, optional
+        Size of the chunks; by default `ZARR2_CHUNK` on each axis, or the size of the array if that is smaller.
 
     Raises
     ------
@@ -340,7 +348,7 @@ def create_zarr2_array(
         If the folder cannot be written.
     """
     kind = np.dtype(dtype)
-    chunk_zyx = [min(ZARR2_CHUNK, extent) for extent in box.stop_zyx]
+    chunk_zyx = chunk_zyx or _zyx(min(ZARR2_CHUNK, extent) for extent in box.stop_zyx)
     metadata = {
         "zarr_format": 2,
         "shape": [channel_count, *box.stop_zyx],

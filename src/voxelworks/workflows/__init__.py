@@ -39,6 +39,7 @@ from voxelworks.workflows._job import Job, Reporter, StopFlag
 from voxelworks.workflows._refs import (
     AnnotationRef,
     DatasetRef,
+    ImageRef,
     LayerRef,
     LocalResolver,
     ModelRef,
@@ -70,6 +71,7 @@ __all__ = [
     "DatasetRef",
     "ForeignName",
     "ForeignResult",
+    "ImageRef",
     "Inputs",
     "Job",
     "LayerAddition",

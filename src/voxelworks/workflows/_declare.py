@@ -432,7 +432,7 @@ class Workflow:
         flat: dict[str, str | list[str]] = {}
         for field in self.fields:
             if field.is_repeated:
-                rows = [item.get(field.path[1]) for item in raw.get(field.path[0]) or []]
+                rows = [_layer_text(item.get(field.path[1])) for item in raw.get(field.path[0]) or []]
                 if rows and any(row is not None for row in rows):
                     flat[field.name] = [_text(row) or "" for row in rows]
                 continue
@@ -546,6 +546,12 @@ def _fields(
         elif isinstance(kind, type) and issubclass(kind, BaseModel):
             if not issubclass(kind, LayerRef):
                 raise TypeError(f"{model.__name__}.{name}: {kind.__name__} cannot be filled in by a person")
+            if is_repeated:  # one text for each item: two lists of unequal length could not be told apart
+                help_ = f"{info.description or ''} Written `DATASET/LAYER`."
+                found.append(
+                    ParamField(name, path, "text", help_, info.is_required(), None, is_repeated=True)
+                )
+                continue
             needed, help_ = info.is_required(), info.description or ""
             # A further layer may be one of another dataset.
             is_further = any(field.kind == "layer" for field in found)
@@ -668,6 +674,13 @@ def _plain_type(annotation: Any) -> Any:
 def _default(info: FieldInfo) -> str | None:
     value = info.get_default(call_default_factory=False)
     return None if value is None or value is PydanticUndefined else _text(value)
+
+
+def _layer_text(value: object) -> object:
+    """Write a layer as one text, as it is filled in for the items of a list."""
+    if isinstance(value, dict) and value.keys() == {"dataset", "layer"}:
+        return f"{value['dataset']}/{value['layer']}"
+    return value
 
 
 def _text(value: object) -> str | None:

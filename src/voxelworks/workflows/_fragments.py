@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,9 +30,12 @@ from voxelworks.workflows._materialize import Fallback, MergedVolume
 from voxelworks.workflows._runs import Run, is_intact, open_run, plan_ranges, read_range, starts_of, write_run
 
 if TYPE_CHECKING:
+    from voxelworks.ai.inference import Predictions
     from voxelworks.protocol.models import ModelFacts, PostProcessing
     from voxelworks.workflows._job import Job
 
+Predicted: TypeAlias = "MagArray | Predictions"
+"""Bytes (c, z, y, x) on the voxels of a layer."""
 BLOCK: Vec3 = (256, 256, 256)
 """Voxels (x, y, z) that are looked at together."""
 ID = np.dtype("<u4")
@@ -97,7 +100,7 @@ class HeightMap(Protocol):
     """The heights of a volume, from its predictions. Cheap, picklable."""
 
     @property
-    def predictions(self) -> MagArray: ...
+    def predictions(self) -> Predicted: ...
 
     def read(self, box: Box) -> NDArray[np.uint16]:
         """Read a box (z, y, x); 0 where nothing is, also beyond the volume."""
@@ -107,7 +110,7 @@ class HeightMap(Protocol):
 class InstanceHeights:
     """The predicted distance from the surface, inside of the foreground."""
 
-    predictions: MagArray
+    predictions: Predicted
     foreground: int
     """Number of the channel."""
     distance: int | None
@@ -137,7 +140,7 @@ class InstanceHeights:
 class AffinityHeights:
     """How well each voxel belongs together with its direct neighbours."""
 
-    predictions: MagArray
+    predictions: Predicted
     offsets: tuple[Zyx, ...]
     """Of all channels."""
     smoothing: Zyx = (0, 0, 0)
@@ -471,7 +474,7 @@ class Partition:
 class AddAffinities:
     """Add up the affinities between the fragments of a block and others."""
 
-    predictions: MagArray
+    predictions: Predicted
     offsets: tuple[Zyx, ...]
     fragments: Partition
     folder: str
@@ -531,7 +534,7 @@ class Neurons:
     """What the threshold made of them."""
 
 
-def work_units(predictions: MagArray, facts: ModelFacts) -> int:
+def work_units(predictions: Predicted, facts: ModelFacts) -> int:
     """Give how much work `segment` is, for `Job.expect`."""
     voxels = predictions.box.voxel_count
     return voxels + 3 * (voxels // 50) + (voxels + 2 * (voxels // 50) if facts.task == "affinities" else 0)
@@ -540,7 +543,7 @@ def work_units(predictions: MagArray, facts: ModelFacts) -> int:
 def segment(
     job: Job,
     name: str,
-    predictions: MagArray,
+    predictions: Predicted,
     facts: ModelFacts,
     voxel_size: VoxelSize,
     rules: PostProcessing | None = None,
@@ -580,7 +583,7 @@ def segment(
 
 
 def _segment_instances(
-    job: Job, name: str, predictions: MagArray, facts: ModelFacts, voxel_size: VoxelSize, rules: PostProcessing,
+    job: Job, name: str, predictions: Predicted, facts: ModelFacts, voxel_size: VoxelSize, rules: PostProcessing,
     block: Vec3,
 ) -> Partition:  # fmt: skip
     """Instances are where the foreground is thick; without a predicted distance, its connected parts."""
@@ -599,7 +602,7 @@ def _segment_instances(
 
 
 def _segment_neurons(
-    job: Job, name: str, predictions: MagArray, facts: ModelFacts, voxel_size: VoxelSize, rules: PostProcessing,
+    job: Job, name: str, predictions: Predicted, facts: ModelFacts, voxel_size: VoxelSize, rules: PostProcessing,
     block: Vec3,
 ) -> Neurons:  # fmt: skip
     offsets = _offsets(facts)
@@ -776,13 +779,13 @@ def _voxels(volume_nm3: float, voxel_size: VoxelSize, rounded: Callable[[float],
     return rounded(round(volume_nm3 / math.prod(voxel_size.zyx), 6))
 
 
-def _climb_bytes(predictions: MagArray, block: Vec3) -> int:
+def _climb_bytes(predictions: Predicted, block: Vec3) -> int:
     """Give the memory for a block: predictions, heights and sums before and after smoothing, numbers, directions."""
     voxels = math.prod(edge + 2 * (NEURON_SMOOTHING + 2) for edge in block)
     return voxels * (predictions.channel_count + 24) + 2**27
 
 
-def _affinity_bytes(predictions: MagArray, offsets: Sequence[Zyx], block: Vec3) -> int:
+def _affinity_bytes(predictions: Predicted, offsets: Sequence[Zyx], block: Vec3) -> int:
     reach = [max(abs(offset[axis]) for offset in offsets) for axis in range(3)]
     voxels = math.prod(edge + 2 * more for edge, more in zip(block[::-1], reach, strict=True))
     return voxels * 8 + math.prod(block) * (predictions.channel_count + 8) + 2**28

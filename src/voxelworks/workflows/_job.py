@@ -521,6 +521,12 @@ class Job:
         self.log(f"{phase}: {count} in {time.monotonic() - begun_s:.1f} s")
         return results
 
+    def tell(self, phase: str, done: int, text: str) -> None:
+        """Tell of the progress of work that is not made of blocks, of which so many units are done."""
+        self._reporter.progress(
+            Progress(phase=phase, done=done, total=max(done, self._units_total), text=text)
+        )
+
     def skip(self, units: int) -> None:
         """Count work that `expect` announced and that turned out to be done already."""
         self._units_done += units

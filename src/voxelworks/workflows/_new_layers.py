@@ -91,10 +91,11 @@ class LayerPlan:
 
 
 class LayerCopy:
-    """Another layer of the dataset: every voxel of every mag as it is, in our own layout."""
+    """Another layer of the dataset, or a box of it: every voxel of every mag as it is, in our own layout."""
 
-    def __init__(self, made: Dataset, layer: Layer, job: Job) -> None:
+    def __init__(self, made: Dataset, layer: Layer, job: Job, box: Box | None = None) -> None:
         self.layer = layer
+        self.box = box or layer.box
         stated = layer.properties
         kept = {key: value for key, value in (stated.model_extra or {}).items() if key not in _LEFT_OUT}
         if len(kept) < len(stated.model_extra or {}):
@@ -102,14 +103,14 @@ class LayerCopy:
         if layer.largest_segment_id is not None:
             kept["largest_segment_id"] = layer.largest_segment_id
         copied = LayerProperties(
-            name=layer.name, category=layer.category, bounding_box=layer.box, element_class=stated.element_class,
+            name=layer.name, category=layer.category, bounding_box=self.box, element_class=stated.element_class,
             data_format="zarr3", num_channels=layer.channel_count, mags=(), **kept,
         )  # fmt: skip
         made.source = made.source.with_layer(copied)
         self.plans: list[tuple[LevelGroup, MagArray, MagArray]] = []
         for mag in layer.mags:
             (group,) = plan_levels(
-                layer.box, [mag], layer.dtype, layer.channel_count, slots=job.slots,
+                self.box, [mag], layer.dtype, layer.channel_count, slots=job.slots,
                 shard_bytes_max=job.settings.shard_bytes_max, write_source=True,
             )  # fmt: skip
             job.require_memory(group.memory_bytes(layer.dtype, layer.channel_count))
@@ -118,13 +119,13 @@ class LayerCopy:
 
     @property
     def units(self) -> int:
-        return sum(self.layer.box.in_mag(group.source_mag).voxel_count for group, _, _ in self.plans)
+        return sum(self.box.in_mag(group.source_mag).voxel_count for group, _, _ in self.plans)
 
     def write(self, job: Job) -> None:
         for group, source, target in self.plans:
             phase = f"{self.layer.name}: copying mag {group.source_mag}"
             method = method_for(self.layer.category)
-            write_group(job, phase, group, source, {group.source_mag: target}, self.layer.box, method)
+            write_group(job, phase, group, source, {group.source_mag: target}, self.box, method)
 
 
 def other_layers(dataset: Dataset, replaced: Layer | None) -> list[Layer]:

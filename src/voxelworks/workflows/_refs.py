@@ -154,6 +154,12 @@ class LayerRef(BaseModel):
             )
 
 
+class ImageRef(LayerRef):
+    """An image layer of a dataset. As text: `DATASET/LAYER`."""
+
+    category = "color"
+
+
 class SegmentationRef(LayerRef):
     """A segmentation layer of a dataset. As text: `DATASET/LAYER`."""
 
@@ -285,6 +291,7 @@ class PlacesResolver:
 __all__ = [
     "AnnotationRef",
     "DatasetRef",
+    "ImageRef",
     "LayerRef",
     "LocalResolver",
     "ModelRef",

@@ -21,13 +21,7 @@ from voxelworks.ops import segments
 from voxelworks.volumes.arrays import MagArray
 from voxelworks.volumes.dataset import Dataset
 from voxelworks.volumes.segment_tables import SegmentTable
-from voxelworks.workflows import (
-    _runs,
-    _segment_index,
-    _segment_statistics,
-    compute_segment_index_file,
-    compute_segment_statistics,
-)
+from voxelworks.workflows import _runs, _segment_attachments, _segment_index, _segment_statistics
 
 INDEX, STATISTICS = "compute_segment_index_file", "compute_segment_statistics"
 
@@ -169,9 +163,9 @@ def test_results_larger_than_memory_are_merged_in_ranges_to_the_same_files(
     labels = blobs((70, 90, 130), "uint32", range(1, 400, 3))
     whole = write(tmp_path / "whole" / "ds", labels)
     voxelworks.run(workflow, layer=f"{whole}/seg")
-    monkeypatch.setattr(compute_segment_index_file, "_ROWS_PER_RANGE", 7)
-    monkeypatch.setattr(compute_segment_index_file, "_HASHED_AT_ONCE", 8)
-    monkeypatch.setattr(compute_segment_statistics, "_ROWS_PER_RANGE", 7)
+    monkeypatch.setattr(_segment_attachments, "_INDEX_ROWS_PER_RANGE", 7)
+    monkeypatch.setattr(_segment_attachments, "_HASHED_AT_ONCE", 8)
+    monkeypatch.setattr(_segment_attachments, "_STATISTICS_ROWS_PER_RANGE", 7)
     spilled = write(tmp_path / "spilled" / "ds", labels)
     voxelworks.run(workflow, layer=f"{spilled}/seg")
     assert tree(spilled) == tree(whole)

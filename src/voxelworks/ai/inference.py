@@ -1,0 +1,417 @@
+"""Run a network over a layer, patch by patch.
+
+Patches lie on one grid over the box, whatever the blocks of the job are, and each is given to the network by itself:
+so predictions are the same bytes for all ways to cut the work. What a voxel near the border of a patch gets is not
+used; the patches overlap by that much.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from voxelworks.ai.resampling import apply_matrices, cached_matrix, covered, interpolated, same_length
+from voxelworks.errors import InvalidInput, InvalidModel, ResourcesExceeded
+from voxelworks.geometry import Box, Mag, Vec3, VoxelSize, Zyx
+from voxelworks.protocol.models import ModelFacts, NormalizationMethod
+from voxelworks.volumes.arrays import MagArray, create_zarr2_array
+from voxelworks.volumes.dataset import Layer
+
+Probabilities = NDArray[np.uint8]
+"""0 to 255 for 0 to 1."""
+_SAMPLE_EDGE = 64
+_SAMPLES_MAX = 64
+"""Cubes that the intensities are measured in, evenly over the box."""
+_ALIGNED_NM = 1e-6
+
+
+@dataclass(frozen=True)
+class Intensities:
+    """How intensities are changed before the network sees them: the same for all voxels of a job."""
+
+    mean: float
+    deviation: float
+    is_inverted: bool = False
+
+    def apply(self, voxels: NDArray[Any]) -> NDArray[np.float32]:
+        factor = np.float32((-1 if self.is_inverted else 1) / self.deviation)
+        return (voxels.astype(np.float32) - np.float32(self.mean)) * factor
+
+
+def measure_intensities(
+    source: MagArray, box: Box, method: NormalizationMethod = "standardize", *, inverted: bool = False
+) -> Intensities:
+    """Measure mean and standard deviation in cubes that lie evenly over a box, given in voxels of the source.
+
+    Voxels of 0 do not count: that is what is around an image that was turned or stitched.
+
+    Raises
+    ------
+    InvalidInput
+        If voxels are not finite numbers.
+    """
+    if method == "none":
+        return Intensities(0.0, 1.0, inverted)
+    count, total, squares = 0, 0.0, 0.0
+    for cube in _samples(box):
+        voxels = source.read(cube)
+        require_finite(voxels, cube, source)
+        seen = voxels[voxels != 0].astype(np.float64)
+        count += seen.size
+        total += float(seen.sum())
+        squares += float(np.square(seen).sum())
+    mean = total / count if count else 0.0
+    deviation = math.sqrt(max(0.0, squares / count - mean**2)) if count else 0.0
+    return Intensities(mean, deviation or 1.0, inverted)
+
+
+def require_finite(voxels: NDArray[Any], box: Box, source: MagArray) -> None:
+    """Refuse images with NaN or infinity in them; `InvalidInput` says where."""
+    if voxels.dtype.kind != "f" or np.isfinite(voxels).all():
+        return
+    z, y, x = (int(place[0]) for place in np.nonzero(~np.isfinite(voxels))[1:])
+    place = box.moved((x, y, z)).topleft
+    raise InvalidInput(
+        f"the layer holds {voxels[:, z, y, x][0]} at {','.join(map(str, place))} in mag {source.mag}, and networks "
+        "work on finite numbers alone; choose a box without such values"
+    )
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The patches over a box: where they lie in the voxels of the network, which begin at the corner of the box."""
+
+    size_zyx: Zyx
+    """Of the box, in voxels of the network."""
+    patch_zyx: Zyx
+    border_zyx: Zyx
+
+    @classmethod
+    def plan(cls, size_zyx: Zyx, facts: ModelFacts, patch: Vec3 | None = None) -> Grid:
+        """Use smaller patches where the box is small."""
+        sides = []
+        border = _reversed(facts.border)
+        for size, side, edge, step in zip(
+            size_zyx, _reversed(patch or facts.patch), border, _reversed(facts.step), strict=True
+        ):
+            needed = -(-(size + 2 * edge) // step) * step
+            sides.append(min(side, needed))
+        return cls(size_zyx, (sides[0], sides[1], sides[2]), border)
+
+    @property
+    def core_zyx(self) -> Zyx:
+        """What each patch gives."""
+        z, y, x = (side - 2 * edge for side, edge in zip(self.patch_zyx, self.border_zyx, strict=True))
+        return z, y, x
+
+    @property
+    def cores(self) -> list[Box]:
+        """What the patches give, in voxels of the network."""
+        z, y, x = self.core_zyx
+        return list(Box.from_zyx((0, 0, 0), self.size_zyx).tiles((x, y, z)))
+
+
+@dataclass(frozen=True)
+class Source:
+    """A layer as the network sees it."""
+
+    array: MagArray
+    layer_box: Box
+    """In voxels of the array: beyond it the image is mirrored."""
+    origin: Vec3
+    """Where the voxels of the network begin, in voxels of the array."""
+    scale_zyx: tuple[float, float, float]
+    """Length of a voxel of the network, in voxels of the array; 1 where they are the same."""
+    intensities: Intensities
+
+    def read(self, start_zyx: Zyx, shape_zyx: Zyx) -> NDArray[np.float32]:
+        """Read a part, given in voxels of the network; it may reach beyond the layer."""
+        origin_zyx = _reversed(self.origin)
+        starts = [first * scale for first, scale in zip(start_zyx, self.scale_zyx, strict=True)]
+        spans = [
+            (first, first + count) if scale == 1 else covered(begin, scale, count)
+            for first, begin, scale, count in zip(start_zyx, starts, self.scale_zyx, shape_zyx, strict=True)
+        ]
+        low = [origin + span[0] for origin, span in zip(origin_zyx, spans, strict=True)]
+        shape = [span[1] - span[0] for span in spans]
+        voxels = self.intensities.apply(
+            self._mirrored((low[0], low[1], low[2]), (shape[0], shape[1], shape[2]))
+        )
+        matrices = [
+            None if scale == 1 else cached_matrix(begin, scale, count, span[0], span[1] - span[0])
+            for begin, scale, count, span in zip(starts, self.scale_zyx, shape_zyx, spans, strict=True)
+        ]
+        return apply_matrices(voxels, matrices)
+
+    def _mirrored(self, start_zyx: Zyx, shape_zyx: Zyx) -> NDArray[Any]:
+        wanted = Box.from_zyx(start_zyx, shape_zyx)
+        inside = wanted.intersect(self.layer_box)
+        if inside.is_empty:  # far beyond a thin layer: what is nearest
+            nearest = [
+                min(max(first, low), high - 1)
+                for first, low, high in zip(
+                    wanted.topleft, self.layer_box.topleft, self.layer_box.bottomright, strict=True
+                )
+            ]
+            inside = Box((nearest[0], nearest[1], nearest[2]), (1, 1, 1))
+        voxels = self.array.read(inside)
+        require_finite(voxels, inside, self.array)
+        padding = [
+            (max(0, low - first), max(0, last - high))
+            for first, last, low, high in zip(
+                wanted.start_zyx, wanted.stop_zyx, inside.start_zyx, inside.stop_zyx, strict=True
+            )
+        ]
+        return np.pad(voxels, [(0, 0), *padding], mode="symmetric") if any(map(any, padding)) else voxels
+
+
+def open_source(layer: Layer, box: Box, facts: ModelFacts, *, inverted: bool = False) -> tuple[Source, Zyx]:
+    """Choose the mag that is nearest to the voxel size of a network, and measure its intensities.
+
+    Returns
+    -------
+    Source
+    size_zyx
+        Of the box in voxels of the network.
+
+    Raises
+    ------
+    InvalidModel
+        If the model is for images with another number of channels.
+    """
+    if layer.channel_count != facts.input_channels:
+        raise InvalidModel(
+            f"layer {layer.name!r} has {layer.channel_count} channels and the model {facts.title!r} is for "
+            f"{facts.input_channels}; choose another layer or model"
+        )
+    array = layer.mag(mag_for(layer, facts.voxel_size))
+    size = layer.voxel_size.in_mag(array.mag)
+    scale = [
+        1.0 if same_length(wanted, own) else wanted / own
+        for wanted, own in zip(facts.voxel_size.zyx, size.zyx, strict=True)
+    ]
+    inside = box.in_mag(array.mag)
+    shape = [math.ceil(extent / step - 1e-6) for extent, step in zip(inside.shape_zyx, scale, strict=True)]
+    whole = layer.box.in_mag(array.mag)
+    intensities = measure_intensities(array, whole, facts.normalization.method, inverted=inverted)
+    source = Source(array, whole, inside.topleft, (scale[0], scale[1], scale[2]), intensities)
+    return source, (shape[0], shape[1], shape[2])
+
+
+def mag_for(layer: Layer, voxel_size: VoxelSize) -> Mag:
+    """Choose the coarsest mag whose voxels are nowhere longer than these; the finest if all are."""
+    fitting = [
+        mag
+        for mag in layer.mags
+        if all(
+            own <= wanted or same_length(own, wanted)
+            for own, wanted in zip(layer.voxel_size.in_mag(mag).xyz, voxel_size.xyz, strict=True)
+        )
+    ]
+    return max(fitting, key=lambda mag: (math.prod(mag.xyz), mag.xyz)) if fitting else layer.mags[0]
+
+
+@dataclass(frozen=True)
+class PredictPatches:
+    """Predict some patches: read, run and write beside each other. Runs in the processes of the executor."""
+
+    source: Source
+    grid: Grid
+    weights: str
+    output: MagArray
+    device: str = "cpu"
+    threads: int = 1
+
+    def __call__(self, cores: Sequence[Box]) -> int:
+        """Write what the patches give; give the number of their voxels."""
+        session = open_session(self.weights, self.device, self.threads)
+        with ThreadPoolExecutor(2) as pool:
+            ahead: list[Future[NDArray[np.float32]]] = []
+            writing: list[Future[None]] = []
+            left = iter(cores)
+            for core in self._with_reads(left, ahead, pool):
+                image = ahead.pop(0).result()
+                found = session.run(image)
+                writing.append(pool.submit(self.output.write, core, self._cropped(found, core)))
+                while len(writing) > 2:
+                    writing.pop(0).result()
+            for write in writing:
+                write.result()
+        return sum(core.voxel_count for core in cores)
+
+    def _with_reads(
+        self, cores: Iterator[Box], ahead: list[Future[NDArray[np.float32]]], pool: ThreadPoolExecutor
+    ) -> Iterator[Box]:
+        """Yield each core when the read of the next one was begun."""
+        waiting: list[Box] = []
+        for core in cores:
+            ahead.append(pool.submit(self._read, core))
+            waiting.append(core)
+            if len(waiting) == 2:
+                yield waiting.pop(0)
+        yield from waiting
+
+    def _read(self, core: Box) -> NDArray[np.float32]:
+        start = [first - edge for first, edge in zip(core.start_zyx, self.grid.border_zyx, strict=True)]
+        return self.source.read((start[0], start[1], start[2]), self.grid.patch_zyx)
+
+    def _cropped(self, found: NDArray[np.float32], core: Box) -> Probabilities:
+        part = tuple(
+            slice(edge, edge + count)
+            for edge, count in zip(self.grid.border_zyx, core.shape_zyx, strict=True)
+        )
+        cropped = found[(slice(None), *part)]
+        if not np.isfinite(cropped).all():
+            raise InvalidModel(
+                "the model gives values that are not numbers; it cannot be used with this layer"
+            )
+        result: Probabilities = np.rint(np.clip(cropped, 0, 1) * 255).astype(np.uint8)
+        return result
+
+
+def create_output(folder: Path, grid: Grid, channel_count: int) -> MagArray:
+    """Make the array for the probabilities: one chunk for each patch."""
+    box = Box.from_zyx((0, 0, 0), grid.size_zyx)
+    return create_zarr2_array(
+        folder, mag=Mag(1, 1, 1), box=box, dtype=np.uint8, channel_count=channel_count, category="color",
+        chunk_zyx=grid.core_zyx,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Probabilities on the voxels of a mag of the layer. Picklable, read when asked."""
+
+    array: MagArray
+    """On the voxels of the network."""
+    mag: Mag
+    box: Box
+    """What is predicted, in voxels of `mag`."""
+    first_zyx: tuple[float, float, float]
+    """Where the middle of the first voxel of `box` lies, in voxels of the network from the middle of the first one."""
+    step_zyx: tuple[float, float, float]
+    """Length of a voxel of `mag` in voxels of the network."""
+    channel_index: int = 0
+    """First channel of `array` that is given."""
+    channel_count: int = 1
+
+    @classmethod
+    def on(cls, array: MagArray, source: Source, layer: Layer, box: Box, mag: Mag) -> Predictions:
+        """Put probabilities on a mag of the layer; the box is of mag 1."""
+        part = box.in_mag(mag)
+        own = layer.voxel_size.in_mag(mag).zyx
+        read = layer.voxel_size.in_mag(source.array.mag).zyx
+        first, step = [], []
+        for axis in range(3):
+            network = read[axis] * source.scale_zyx[axis]
+            origin = _reversed(source.origin)[axis] * read[axis]
+            length = 1.0 if same_length(own[axis], network) else own[axis] / network
+            first.append((part.start_zyx[axis] * own[axis] - origin) / network + length / 2 - 0.5)
+            step.append(length)
+        return cls(
+            array, mag, part, (first[0], first[1], first[2]), (step[0], step[1], step[2]),
+            channel_count=array.channel_count,
+        )  # fmt: skip
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return np.dtype(np.uint8)
+
+    def read(self, box: Box) -> Probabilities:
+        """Read a part of `box` as (c, z, y, x)."""
+        whole = self.array.box
+        spans: list[tuple[int, int]] = []
+        places: list[NDArray[np.float64] | None] = []
+        offsets = [first - own for first, own in zip(box.start_zyx, self.box.start_zyx, strict=True)]
+        for axis in range(3):
+            count, limit = box.shape_zyx[axis], whole.shape_zyx[axis]
+            first = self.first_zyx[axis] + offsets[axis] * self.step_zyx[axis]
+            if (
+                self.step_zyx[axis] == 1
+                and abs(first - round(first)) < _ALIGNED_NM
+                and 0 <= round(first) <= limit - count
+            ):
+                spans.append((round(first), round(first) + count))
+                places.append(None)
+                continue
+            where = np.clip(first + np.arange(count) * self.step_zyx[axis], 0, limit - 1)
+            low, high = int(np.floor(where[0])), min(limit, int(np.floor(where[-1])) + 2)
+            spans.append((low, high))
+            places.append(where - low)
+        part = Box.from_zyx(
+            (spans[0][0], spans[1][0], spans[2][0]),
+            (spans[0][1] - spans[0][0], spans[1][1] - spans[1][0], spans[2][1] - spans[2][0]),
+        )
+        array = replace(self.array, channel_index=self.channel_index, channel_count=self.channel_count)
+        voxels: Probabilities = array.read(part)
+        return voxels if all(place is None for place in places) else interpolated(voxels, places)
+
+
+class Session:
+    """A network that is ready to run."""
+
+    def __init__(self, weights: str, device: str, threads: int) -> None:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        # Spinning threads take the core from the other processes of the job.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        options.enable_cpu_mem_arena = False
+        providers: list[Any] = ["CPUExecutionProvider"]
+        if device != "cpu":
+            name, _, number = device.partition(":")
+            if name != "cuda" or "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
+                raise ResourcesExceeded(
+                    f"the job shall run on {device}, and ONNX Runtime finds none; install the extra `gpu`, or choose "
+                    "another device"
+                )
+            providers = [("CUDAExecutionProvider", {"device_id": int(number or 0)})]
+            options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+        self._session = onnxruntime.InferenceSession(weights, options, providers=providers)
+        self._input = self._session.get_inputs()[0].name
+        self._output = self._session.get_outputs()[0].name
+
+    def run(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Give (channels, z, y, x) for an image (c, z, y, x)."""
+        (found,) = self._session.run([self._output], {self._input: image[np.newaxis]})
+        result: NDArray[np.float32] = found[0]
+        return result
+
+
+@lru_cache(maxsize=2)
+def open_session(weights: str, device: str, threads: int) -> Session:
+    """Open a network once in a process."""
+    return Session(weights, device, threads)
+
+
+def _samples(box: Box) -> list[Box]:
+    counts = [max(1, extent // _SAMPLE_EDGE) for extent in box.size]
+    while math.prod(counts) > _SAMPLES_MAX:
+        counts[counts.index(max(counts))] -= 1
+    found = []
+    for index in product(*map(range, counts)):
+        start, size = [], []
+        for axis in range(3):
+            side = min(_SAMPLE_EDGE, box.size[axis])
+            step = (box.size[axis] - side) / max(1, counts[axis] - 1)
+            offset = round(index[axis] * step) if counts[axis] > 1 else (box.size[axis] - side) // 2
+            start.append(box.topleft[axis] + offset)
+            size.append(side)
+        found.append(Box((start[0], start[1], start[2]), (size[0], size[1], size[2])))
+    return found
+
+
+def _reversed(xyz: Vec3) -> Zyx:
+    x, y, z = xyz
+    return z, y, x

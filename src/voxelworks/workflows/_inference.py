@@ -1,0 +1,343 @@
+"""What all segmentations with networks have in common."""
+
+from __future__ import annotations
+
+import math
+import shutil
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, ClassVar
+
+from pydantic import field_validator
+
+from voxelworks.errors import InvalidModel, ModelNotFound, TargetExists
+from voxelworks.geometry import Box, Mag
+from voxelworks.protocol.models import ModelFacts, ModelTask
+from voxelworks.workflows import (
+    ADVANCED,
+    ImageRef,
+    Inputs,
+    Job,
+    LayerMag,
+    MadeLayer,
+    ModelRef,
+    NewDataset,
+    NewDatasetRef,
+    Params,
+    box_bytes,
+    check_box,
+    check_name,
+)
+
+if TYPE_CHECKING:
+    from voxelworks.ai.inference import Grid, Predictions, Source
+    from voxelworks.ai.package import ModelPackage
+    from voxelworks.volumes.dataset import Dataset, Layer
+    from voxelworks.workflows._fragments import Neurons
+
+PRELOADS = ("voxelworks.ai.inference", "voxelworks.workflows._fragments", "onnxruntime")
+_COARSER_MAX = 4
+"""Results are made in the finest mag whose voxels are no more than so many times shorter than the network's."""
+_LABEL_BYTES = 4
+_CORES_PER_BLOCK = 4
+"""Patches that one process does one after the other: while one is predicted, the next is read."""
+_RUNTIME_BYTES = 300 * 2**20
+AGGLOMERATES = "agglomerate_view"
+"""Name of the agglomerate file of the fragments of neurons."""
+
+
+class InferenceParams(Params):
+    """What to segment, and with which model."""
+
+    layer: ImageRef
+    """Image layer to segment."""
+
+    target: NewDatasetRef
+    """Dataset to make. It must not exist yet."""
+
+    model: ModelRef | None = None
+    """Model to use; by default the one that comes with Voxelworks for this."""
+
+    box: Box | None = None
+    """Part to segment, `x,y,z,width,height,depth` in voxels of mag 1; by default the whole layer."""
+
+    invert_color_layer: bool = False
+    """Whether the image is dark where images that the model was trained on are bright."""
+
+    mag: Annotated[LayerMag | None, ADVANCED] = None
+    """Finest magnification of the result; by default the finest in which the model can tell something."""
+
+    output_layer: Annotated[str, ADVANCED] = "segmentation"
+    """Name of the new segmentation layer."""
+
+    copy_image: Annotated[bool, ADVANCED] = True
+    """Also copy the segmented part of the image layer into the new dataset."""
+
+    default_model: ClassVar[str | None] = None
+    """Name of the model that is used if none is given."""
+
+    @field_validator("output_layer")
+    @classmethod
+    def _is_name(cls, value: str) -> str:
+        return check_name("layer", value)
+
+
+class SegmentedDataset(NewDataset):
+    """A layer was segmented."""
+
+    layer: str
+    """The new segmentation layer."""
+    mags: tuple[str, ...]
+    """Its magnifications, finest first."""
+    largest_segment_id: int
+    """Largest id in the new layer, which is the number of segments: ids begin at 1 and leave out none."""
+    model: str
+    """Title of the model."""
+    model_voxel_size: str
+    """Voxel size that its network works on, x,y,z in nm."""
+    voxels_predicted: int
+    """Voxels of this size that were predicted."""
+    model_warning: str | None
+    """Why the layer is outside of what the model is for; null if it is not."""
+
+
+def made_layers(params: InferenceParams) -> Sequence[MadeLayer]:
+    """Tell which layers the new dataset will have."""
+    image = [MadeLayer(params.layer.layer, "color")] if params.copy_image else []
+    return [*image, MadeLayer(params.output_layer, "segmentation")]
+
+
+def fragments_layer(output_layer: str) -> str:
+    """Name the layer of the fragments that neurons are put together from."""
+    return f"{output_layer}_fragments"
+
+
+def result_bytes(params: InferenceParams, inputs: Inputs) -> int:
+    """Estimate the labels, and the copy of the image, with a pyramid as a seventh of each."""
+    layer = inputs.layer(params.layer)
+    image = box_bytes(layer, params.box, params.mag)
+    labels = box_bytes(
+        layer.model_copy(update={"dtype": "uint32", "channel_count": 1}), params.box, params.mag
+    )
+    return (labels + (image if params.copy_image else 0)) * 8 // 7
+
+
+def infer(
+    params: InferenceParams,
+    job: Job,
+    *,
+    tasks: Sequence[ModelTask],
+    seed_distance_nm: float | None = None,
+    threshold: float | None = None,
+) -> SegmentedDataset:
+    """Segment a layer.
+
+    Parameters
+    ----------
+    tasks
+        Kinds of models that will do.
+    seed_distance_nm, threshold
+        In place of the model's: how far inside of an instance its middle lies, and from which affinity on fragments of
+        neurons are joined.
+
+    Raises
+    ------
+    ModelNotFound, InvalidModel
+    """
+    from voxelworks.ai import inference
+    from voxelworks.workflows import _fragments as stitching
+    from voxelworks.workflows import _segment_attachments as attached
+    from voxelworks.workflows._new_layers import LayerCopy, LayerPlan
+
+    job.check_new_dataset(params.target)
+    package = open_model(params, job, tasks)
+    facts = package.facts
+    dataset = job.open_dataset(params.layer.dataset)
+    layer = dataset.layer(params.layer.layer)
+    params.layer.require_category(layer.category)
+    if params.copy_image and params.output_layer == layer.name:
+        raise TargetExists(f"the image layer is called {layer.name!r}; choose another name with output_layer")
+    box = _box(params, layer)
+    mag = params.mag or result_mag(layer, facts)
+    layer.mag(mag)  # or it is refused here
+    source, size = inference.open_source(layer, box, facts, inverted=params.invert_color_layer)
+    grid = inference.Grid.plan(size, facts)
+    warning = facts.unfit(layer.voxel_size.in_mag(source.array.mag))
+    job.require_memory(
+        patch_bytes(grid, facts),
+        item="patch",
+        remedy="wait until less runs here, or give the job fewer slots",
+    )
+    made = job.start_dataset(
+        params.target, dataset.voxel_size,
+        inputs=[str(source.array), facts.weights_sha256, facts.model_dump_json()],
+    )  # fmt: skip
+    _tell(job, params, facts, source, grid, warning)
+    predictions = predict(job, layer, source, grid, package, box, mag)
+    voxel_size = layer.voxel_size.in_mag(mag)
+    given = {"seed_distance_nm": seed_distance_nm, "agglomeration_threshold": threshold}
+    rules = facts.post_processing.model_copy(
+        update={name: value for name, value in given.items() if value is not None}
+    )
+    copies = [LayerCopy(made, layer, job, box)] if params.copy_image else []
+    voxels = box.in_mag(mag).voxel_count
+    layer_count = 2 if facts.task == "affinities" else 1
+    units = (
+        _units(grid) + stitching.work_units(predictions, facts) + 2 * layer_count * voxels
+        + attached.index_units(voxels) + attached.statistics_units(voxels) + sum(copy.units for copy in copies)
+    )  # fmt: skip
+    job.expect(units)
+    found = stitching.segment(job, params.output_layer, predictions, facts, voxel_size, rules)
+    neurons = None if isinstance(found, stitching.Partition) else found
+    partition = found if isinstance(found, stitching.Partition) else found.segments
+    plan = LayerPlan(made, params.output_layer, box, partition.volume(), job)
+    largest = plan.write(job, None)
+    _attach(job, made, params.output_layer)
+    if neurons is not None:
+        _write_fragments(job, made, params, neurons)
+    for copy in copies:
+        copy.write(job)
+    made.write_metadata()
+    return SegmentedDataset(
+        dataset=str(params.target), layers=tuple(item.name for item in made.layers), layer=params.output_layer,
+        mags=tuple(str(item) for item in plan.mags), largest_segment_id=largest, model=facts.title,
+        model_voxel_size=str(facts.voxel_size), voxels_predicted=math.prod(grid.size_zyx), model_warning=warning,
+    )  # fmt: skip
+
+
+def open_model(params: InferenceParams, job: Job, tasks: Sequence[ModelTask]) -> ModelPackage:
+    """Open the model of a job, and see that it does what is wanted.
+
+    Raises
+    ------
+    ModelNotFound, InvalidModel
+    """
+    name = params.model or (None if params.default_model is None else ModelRef(params.default_model))
+    if name is None:
+        raise ModelNotFound(
+            "no model for this comes with Voxelworks; give one with model, or train one first"
+        )
+    package = job.open_model(name)
+    if package.facts.task not in tasks:
+        raise InvalidModel(
+            f"model {package.facts.title!r} gives {package.facts.task}, and this needs {' or '.join(tasks)}; choose "
+            "another model, or segment with infer_with_model"
+        )
+    return package
+
+
+def result_mag(layer: Layer, facts: ModelFacts) -> Mag:
+    """Choose the finest mag of the result."""
+    wanted = facts.voxel_size.xyz
+
+    def shrinks(mag: Mag) -> bool:
+        own = layer.voxel_size.in_mag(mag).xyz
+        return any(there > _COARSER_MAX * here for here, there in zip(own, wanted, strict=True))
+
+    fitting = [mag for mag in layer.mags if not shrinks(mag)]
+    return fitting[0] if fitting else layer.mags[-1]
+
+
+def predict(
+    job: Job, layer: Layer, source: Source, grid: Grid, package: ModelPackage, box: Box, mag: Mag
+) -> Predictions:
+    """Run the network over a box; give the probabilities on a mag of the layer."""
+    from voxelworks.ai import inference
+    from voxelworks.blocks.threads import threads_per_slot
+
+    facts = package.facts
+    output = inference.create_output(job.folder.scratch / "predictions", grid, len(facts.outputs))
+    cores = grid.cores
+    step = max(1, min(_CORES_PER_BLOCK, len(cores) // (4 * job.slots)))
+    items = [tuple(cores[first : first + step]) for first in range(0, len(cores), step)]
+    begun_s = time.monotonic()
+    job.process(
+        f"{layer.name}: predicting",
+        [(f"{part[0]}+{len(part)}", part) for part in items],
+        inference.PredictPatches(
+            source, grid, str(package.weights), output, threads=threads_per_slot(job.slots)
+        ),
+        units=_units(grid),
+        memory_bytes_per_item=patch_bytes(grid, facts),
+        is_intact=lambda _: True,
+    )
+    elapsed_s = max(1e-3, time.monotonic() - begun_s)
+    job.log(f"{math.prod(grid.size_zyx) / elapsed_s:,.0f} voxels per second")
+    return inference.Predictions.on(output, source, layer, box, mag)
+
+
+def patch_bytes(grid: Grid, facts: ModelFacts) -> int:
+    """Give the memory that one process takes: the network, a patch, and what is read and written beside it."""
+    voxels = math.prod(grid.patch_zyx)
+    around = 3 * 4 * facts.input_channels + 3 * 5 * len(facts.outputs)
+    return _RUNTIME_BYTES + 2 * facts.weights_bytes + voxels * (facts.memory_per_voxel + around)
+
+
+def _box(params: InferenceParams, layer: Layer) -> Box:
+    if params.box is None:
+        return layer.box
+    check_box(layer.name, layer.box, params.box)
+    return params.box
+
+
+def _units(grid: Grid) -> int:
+    """Weigh predicting: it takes most of the time."""
+    return 50 * math.prod(grid.size_zyx)
+
+
+def _tell(
+    job: Job, params: InferenceParams, facts: ModelFacts, source: Source, grid: Grid, warning: str | None
+) -> None:
+    job.log(
+        f"model {facts.title!r}: {facts.task} of {facts.structure}, licence {facts.licence or 'not stated'}"
+    )
+    if warning is not None:
+        job.log(f"warning: {warning}")
+    scale = ",".join(format(1 / factor, ".3g") for factor in source.scale_zyx[::-1])
+    resampled = "" if set(source.scale_zyx) == {1.0} else f", resampled by {scale} (x,y,z)"
+    job.log(
+        f"{params.layer.layer} is read in mag {source.array.mag}{resampled}; mean {source.intensities.mean:.4g}, "
+        f"standard deviation {source.intensities.deviation:.4g}"
+    )
+    patch, border = (",".join(map(str, values[::-1])) for values in (grid.patch_zyx, grid.border_zyx))
+    job.log(
+        f"{len(grid.cores)} patches of {patch} voxels, of which {border} at each side are not used; on the CPU"
+    )
+
+
+def _attach(job: Job, made: Dataset, name: str) -> None:
+    """Write segment index and statistics of the new layer."""
+    from voxelworks.workflows import _segment_attachments as attached
+    from voxelworks.workflows.publishing import LayerChange, NewAttachment
+
+    layer = made.layer(name)
+    folder = job.folder.result
+    changes = []
+    attached.check_indexable(layer.box)
+    index = NewAttachment.to(layer.properties, "segmentIndex", attached.INDEX_NAME)
+    attached.write_index(job, layer, layer.finest, folder / index.folder(name))
+    changes.append(index)
+    statistics = NewAttachment.to(layer.properties, "segmentStatistics", attached.STATISTICS_NAME)
+    _, is_listed = attached.write_statistics(job, layer, layer.finest, (), folder / statistics.folder(name))
+    changes.append(statistics.model_copy(update={"is_listed": is_listed}))
+    made.source = LayerChange(layer=name, attachments=tuple(changes)).apply(made.source)
+
+
+def _write_fragments(job: Job, made: Dataset, params: InferenceParams, neurons: Neurons) -> None:
+    """Write the fragments as a layer of their own, with an agglomerate file that joins them."""
+    from voxelworks.workflows import _agglomerates as agglomerates
+    from voxelworks.workflows._new_layers import LayerPlan
+
+    name = fragments_layer(params.output_layer)
+    fragments = neurons.fragments
+    plan = LayerPlan(made, name, made.layer(params.output_layer).box, fragments.volume(), job)
+    plan.write(job, None)
+    known = agglomerates.Agglomeration(neurons.joins, fragments.sizes(), fragments.positions())
+    memory_bytes = (
+        len(known.sizes) * agglomerates.BYTES_PER_FRAGMENT + len(known.joins) * agglomerates.BYTES_PER_JOIN
+    )
+    job.require_memory(memory_bytes, item="agglomerate file", remedy="choose a smaller box")
+    folder = job.folder.result / name / agglomerates.FOLDER / AGGLOMERATES
+    shutil.rmtree(folder, ignore_errors=True)  # of an attempt that was stopped meanwhile
+    agglomerates.write_agglomerates(folder, known, neurons.made, check=job.check)
+    made.source = made.source.with_agglomerates(name, AGGLOMERATES)

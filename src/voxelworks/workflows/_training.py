@@ -1,0 +1,531 @@
+"""What training an instance model and a neuron model have in common."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from voxelworks.errors import InvalidGeometry, InvalidInput, InvalidParams
+from voxelworks.geometry import Box, Vec3, VoxelSize, Zyx
+from voxelworks.protocol.models import ModelFacts, ModelScore, ModelTask, PostProcessing
+from voxelworks.workflows import (
+    ADVANCED,
+    ImageRef,
+    Inputs,
+    Job,
+    ModelRef,
+    NewModel,
+    NewModelRef,
+    Params,
+    SegmentationRef,
+    check_box,
+)
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+    from voxelworks.ai.networks import NetworkSize
+    from voxelworks.ai.package import ModelPackage
+    from voxelworks.ai.training import Evaluation, LabelledBox, Progress, TrainingPlan
+    from voxelworks.geometry import Mag
+    from voxelworks.volumes.dataset import Layer
+
+TRAINED_WEIGHTS = "trained.safetensors"
+"""In a package: the weights as they were trained, for trainings that start from it."""
+_MODEL_BYTES = 64 * 2**20
+_VALIDATION_SHARE, _GUARD_SHARE = 0.2, 0.05
+"""Of the longest side of each box, where no box is given for validation: its end, and what is left out before it."""
+_PATCH_VOXELS = {"small": 48**3, "medium": 80**3, "large": 96**3}
+_INFERENCE_EDGE, _BORDER = 160, 16
+"""Of the patches that are predicted, in voxels of the network: large ones overlap less."""
+_LOADED_VOXELS_MAX = 2**31
+_MEASURES: dict[ModelTask, str] = {
+    "affinities": "F1 of membranes", "instances": "IoU of the foreground", "semantic": "IoU of the foreground",
+}  # fmt: skip
+_OUTSIDE = 4.0
+"""Layers whose voxels are up to so many times smaller or larger than those that were learned from are not warned of."""
+
+
+class TrainingBox(BaseModel):
+    """A part of a dataset in which everything is labelled."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    image: ImageRef
+    """Image layer."""
+
+    truth: SegmentationRef
+    """Segmentation layer with one id for each object; 0 is background."""
+
+    box: Box | None = None
+    """Labelled part, `x,y,z,width,height,depth` in voxels of mag 1; by default all that both layers cover."""
+
+    purpose: Literal["train", "validate"] = "train"
+    """Whether the network learns from it, or is measured with it; by default the end of each box is for measuring."""
+
+
+class TrainingParams(Params):
+    """What a model is trained on, and how."""
+
+    boxes: Annotated[tuple[TrainingBox, ...], Field(min_length=1)]
+    """Labelled parts of datasets."""
+
+    target: NewModelRef
+    """Model to make."""
+
+    start_from: ModelRef | None = None
+    """Model whose weights training begins with; by default it begins with none."""
+
+    voxel_size: VoxelSize | None = None
+    """Voxel size, x,y,z in nm, that the network works on; by default that of `start_from`, or of the first labels."""
+
+    network: Annotated[Literal["small", "medium", "large"], ADVANCED] = "small"
+    """`small` for the CPU, `medium` for a GPU of 8 GB, `large` for one of 24 GB."""
+
+    steps: int = Field(2000, ge=1, le=10_000_000)
+    """Steps to train at most; each looks at two small parts of the boxes."""
+
+    learning_rate: Annotated[float, ADVANCED] = Field(0.002, gt=0, lt=1)
+    """How much a step changes the network at most."""
+
+    evaluate_every: Annotated[int, ADVANCED] = Field(100, ge=1)
+    """Steps between two measurements."""
+
+    patience: Annotated[int, ADVANCED] = Field(20, ge=1)
+    """Training ends when so many measurements in a row were no better."""
+
+    seed: Annotated[int, ADVANCED] = Field(0, ge=0, lt=2**32)
+    """Where chance begins: the same seed gives the same model on a CPU."""
+
+    modality: Annotated[str, ADVANCED] = Field("", max_length=100)
+    """Kind of microscopy, such as `FIB-SEM`, for the model card."""
+
+    tissue: Annotated[str, ADVANCED] = Field("", max_length=100)
+    """What was imaged, for the model card."""
+
+    licence: Annotated[str, ADVANCED] = Field("", max_length=200)
+    """Licence of the model, which is that of the data it learned from."""
+
+    @model_validator(mode="after")
+    def _learns_from_something(self) -> TrainingParams:
+        if all(item.purpose == "validate" for item in self.boxes):
+            raise InvalidParams("all boxes are for validation; give at least one with purpose `train`")
+        return self
+
+
+class TrainedModel(NewModel):
+    """A model was trained."""
+
+    steps: int
+    """Steps that were made."""
+    best_step: int
+    """The step whose weights were kept."""
+    score: float
+    """Of the kept weights on the boxes for validation: intersection over union of the foreground, or F1 of the
+    membranes between neurons."""
+    training_loss: float
+    """At the end."""
+    validation_loss: float
+    """Of the kept weights."""
+    export_difference: float
+    """Largest difference between the probabilities of the exported network and those of the trained one."""
+
+
+@dataclass(frozen=True)
+class SizeRule:
+    """How large a labelled box must be."""
+
+    voxels: Vec3
+    """x,y,z, in voxels of the network; on axes with longer voxels so many that they are half as long will do."""
+    what: str
+
+    def check(self, size_zyx: Zyx, voxel_size: VoxelSize, name: str) -> None:
+        """Refuse a box that is too small; `InvalidGeometry` says by how much."""
+        finest = min(voxel_size.xyz)
+        needed = tuple(
+            voxels if own < 1.5 * finest else max(4, math.ceil(voxels * finest / own / 2))
+            for voxels, own in zip(self.voxels, voxel_size.xyz, strict=True)
+        )
+        found = size_zyx[::-1]
+        if any(have < need for have, need in zip(found, needed, strict=True)):
+            raise InvalidGeometry(
+                f"{name} has {_by(found)} voxels of {voxel_size} nm, and {self.what} need boxes of at least "
+                f"{_by(needed)}; label a larger box, or choose a smaller voxel_size"
+            )
+
+
+def result_bytes(_params: TrainingParams, _inputs: Inputs) -> int:
+    return _MODEL_BYTES
+
+
+def annotated_voxels(params: TrainingParams, inputs: Inputs) -> int:
+    """Count the voxels that are learned from and measured with, in the finest mag of the labels."""
+    return sum(_region(item, inputs).voxel_count for item in params.boxes)
+
+
+def _region(item: TrainingBox, inputs: Inputs) -> Box:
+    from voxelworks.workflows import finest_mag
+
+    truth = inputs.layer(item.truth)
+    whole = Box.parse(truth.box).intersect(Box.parse(inputs.layer(item.image).box))
+    return (item.box or whole).in_mag(finest_mag(truth))
+
+
+def train(
+    params: TrainingParams,
+    job: Job,
+    *,
+    task: ModelTask,
+    structure: str,
+    rule: SizeRule,
+    post_processing_of: Callable[[float], PostProcessing],
+    distance_scale_nm: float | None = None,
+) -> TrainedModel:
+    """Train a network, export it, and write its package."""
+    _require_torch()
+    from voxelworks.ai.exporting import export_onnx
+    from voxelworks.ai.networks import parameter_count
+    from voxelworks.ai.package import write_package
+    from voxelworks.ai.training import Training
+
+    layers = [(job.open(item.image), job.open(item.truth)) for item in params.boxes]
+    parent = None if params.start_from is None else job.open_model(params.start_from)
+    voxel_size = params.voxel_size or (
+        parent.facts.voxel_size if parent else layers[0][1].voxel_size.in_mag(layers[0][1].mags[0])
+    )
+    parts = [_Part.of(item, *pair, voxel_size, rule) for item, pair in zip(params.boxes, layers, strict=True)]
+    job.require_memory(
+        sum(part.voxel_count for part in parts) * 12,
+        item="training set",
+        remedy="give fewer or smaller boxes",
+    )
+    facts = [str((part.image.finest, part.truth.finest, part.box)) for part in parts]
+    folder = job.start_model(
+        params.target, inputs=[*facts, "" if parent is None else parent.facts.weights_sha256]
+    )
+    loaded = [part.load(job) for part in parts]
+    learning, measuring = _split(params, loaded)
+    scale = distance_scale_nm
+    if task == "instances" and scale is None:
+        scale = _typical_radius_nm(learning, voxel_size)
+        job.log(f"objects have a typical radius of {scale:.0f} nm: that is where the distance is 1")
+    plan = _plan(params, task, voxel_size, layers[0][0].channel_count, scale, learning, job)
+    training = Training(plan, learning, measuring, job.folder.scratch / "training", _weights_of(parent))
+    if parent is not None:
+        job.log(f"{training.reused:,} numbers of {params.start_from} are the start")
+    job.log(
+        f"{parameter_count(training.network):,} parameters, patches of {_by(plan.patch_zyx[::-1])} voxels of "
+        f"{voxel_size} nm, {sum(box.labels.size for box in learning):,} voxels to learn from, "
+        f"{sum(box.labels.size for box in measuring):,} to measure with, on {plan.device}"
+    )
+    job.expect(params.steps)
+    reporter = _Reporter(job, params.steps)
+    progress = training.run(check=job.check, report=reporter.step, evaluated=reporter.evaluation)
+    best = next(item for item in progress.evaluations if item.step == progress.best_step)
+    kept = _read_weights(training.best)
+    weights = job.folder.scratch / "network.onnx"
+    difference = export_onnx(plan.architecture, kept, weights, plan.patch_zyx)
+    job.log(f"exported: probabilities differ by at most {difference:.1e} from the trained network's")
+    patch, border = _inference_patch(plan)
+    rules = _with_threshold(post_processing_of(scale or 0), task, best.threshold)
+    written = ModelFacts(
+        title=str(params.target).rstrip("/").rpartition("/")[2], task=task, structure=structure,
+        modality=params.modality, tissue=params.tissue, voxel_size=voxel_size,
+        voxel_size_min=_scaled(voxel_size, 1 / _OUTSIDE), voxel_size_max=_scaled(voxel_size, _OUTSIDE),
+        input_channels=plan.architecture.in_channels,
+        outputs=_outputs(plan), offsets=plan.offsets, distance_scale_nm=scale, patch=patch, border=border,
+        step=plan.architecture.step_zyx[::-1], post_processing=rules,
+        training_data=tuple(sorted({f"{item.image} with {item.truth}" for item in params.boxes})),
+        licence=params.licence, started_from=None if parent is None else str(params.start_from),
+        scores=(
+            ModelScore(
+                data="held-out parts of the training boxes", measure=_MEASURES[task], value=round(best.score, 4),
+                trained_on=True,
+            ),
+        ),
+    )  # fmt: skip
+    write_package(folder, written, weights, extra={TRAINED_WEIGHTS: training.best})
+    return TrainedModel(
+        model=str(params.target), steps=progress.step, best_step=best.step, score=round(best.score, 4),
+        training_loss=round(progress.running_loss, 4), validation_loss=round(best.validation_loss, 4),
+        export_difference=difference,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Part:
+    """One labelled box, not loaded yet."""
+
+    item: TrainingBox
+    image: Layer
+    truth: Layer
+    box: Box
+    """Mag 1."""
+    size_zyx: Zyx
+    """In voxels of the network."""
+    facts: ModelFacts
+    """Only what reading needs is meant."""
+
+    @classmethod
+    def of(
+        cls, item: TrainingBox, image: Layer, truth: Layer, voxel_size: VoxelSize, rule: SizeRule
+    ) -> _Part:
+        from voxelworks.workflows.evaluate_segmentation import require_same_size
+
+        item.truth.require_category(truth.category)
+        require_same_size(image, truth.name, truth.voxel_size)
+        whole = image.box.intersect(truth.box)
+        if item.box is not None:
+            check_box(image.name, image.box, item.box)
+            check_box(truth.name, truth.box, item.box)
+        elif whole.is_empty:
+            raise InvalidGeometry(
+                f"{image.name} covers {image.box}, {truth.name} {truth.box}: nothing in common; choose layers of the "
+                "same place"
+            )
+        box = item.box or whole
+        mag = truth.mags[0]
+        if box.in_mag(mag).from_mag(mag) != box and item.box is not None:
+            raise InvalidGeometry(
+                f"box {box} begins or ends inside of voxels of mag {mag}, in which {truth.name} is labelled; choose "
+                f"{box.in_mag(mag).from_mag(mag).intersect(whole)}"
+            )
+        lengths = [
+            extent * own / wanted
+            for extent, own, wanted in zip(box.shape_zyx, image.voxel_size.zyx, voxel_size.zyx, strict=True)
+        ]
+        size = (math.floor(lengths[0] + 1e-6), math.floor(lengths[1] + 1e-6), math.floor(lengths[2] + 1e-6))
+        if item.purpose == "train":
+            rule.check(size, voxel_size, f"box {box} of {item.truth}")
+        return cls(item, image, truth, box, size, _reading_facts(voxel_size, image.channel_count))
+
+    @property
+    def voxel_count(self) -> int:
+        return math.prod(self.size_zyx)
+
+    def load(self, job: Job) -> LabelledBox:
+        """Read image and labels on the voxel size of the network.
+
+        Raises
+        ------
+        InvalidInput
+            If nothing is labelled, or the image holds values that are not numbers.
+        """
+        import numpy as np
+
+        from voxelworks.ai.inference import open_source
+        from voxelworks.ai.training import LabelledBox
+
+        job.check()
+        source, _ = open_source(self.image, self.box, self.facts)
+        image = source.read((0, 0, 0), self.size_zyx)
+        labels = self._labels(source.array.mag)
+        ids, numbers = np.unique(labels, return_inverse=True)
+        if not ids.any():
+            raise InvalidInput(
+                f"nothing is labelled in box {self.box} of {self.item.truth}; choose a box with objects, or label some"
+            )
+        if len(ids) > 2**24:
+            raise InvalidInput(
+                f"box {self.box} has {len(ids):,} objects, more than can be told apart; choose a smaller one"
+            )
+        numbers = numbers.reshape(labels.shape) + (ids[0] != 0)  # background stays 0
+        job.log(f"{self.item.truth} {self.box}: {np.count_nonzero(ids):,} objects")
+        return LabelledBox(image, numbers.astype(np.int32), str(self.item.truth))
+
+    def _labels(self, image_mag: Mag) -> NDArray[np.integer]:
+        """Take for each voxel of the network the label in its middle."""
+        import numpy as np
+
+        array = self.truth.mag(self.truth.mags[0])
+        own = self.truth.voxel_size.in_mag(array.mag).zyx
+        read = self.image.voxel_size.in_mag(image_mag).zyx
+        origin = self.box.in_mag(image_mag).start_zyx
+        whole = self.box.in_mag(array.mag)
+        voxels = array.read(whole)[0]
+        places = []
+        for axis in range(3):
+            step = self.facts.voxel_size.zyx[axis]
+            middles = origin[axis] * read[axis] + (np.arange(self.size_zyx[axis]) + 0.5) * step
+            index = np.floor(middles / own[axis] + 1e-6).astype(int) - whole.start_zyx[axis]
+            places.append(np.clip(index, 0, voxels.shape[axis] - 1))
+        labels: NDArray[np.integer] = voxels[np.ix_(*places)]
+        return labels
+
+
+class _Reporter:
+    """Tells users how a training goes on."""
+
+    def __init__(self, job: Job, steps: int) -> None:
+        self._job, self._steps = job, steps
+        self._begun_s = self._told_s = time.monotonic()
+        self._first: int | None = None
+
+    def step(self, progress: Progress) -> None:
+        now_s = time.monotonic()
+        if self._first is None:
+            self._first = progress.step
+        if now_s - self._told_s < 1 and progress.step < self._steps:
+            return
+        self._told_s = now_s
+        self._job.tell(
+            "training",
+            progress.step,
+            f"step {progress.step:,} of {self._steps:,}, loss {progress.running_loss:.3f}",
+        )
+
+    def evaluation(self, found: Evaluation) -> None:
+        self._job.log(
+            f"step {found.step:,}: loss {found.training_loss:.4f}, validation loss {found.validation_loss:.4f}, "
+            f"score {found.score:.4f}"
+        )
+
+
+def _reading_facts(voxel_size: VoxelSize, channels: int) -> ModelFacts:
+    return ModelFacts(
+        title="training", task="semantic", structure="training", voxel_size=voxel_size, voxel_size_min=voxel_size,
+        voxel_size_max=voxel_size, input_channels=channels, outputs=("foreground",), patch=(1, 1, 1), border=(0, 0, 0),
+    )  # fmt: skip
+
+
+def _split(
+    params: TrainingParams, loaded: Sequence[LabelledBox]
+) -> tuple[list[LabelledBox], list[LabelledBox]]:
+    """Part what is learned from and what is measured with."""
+    learning = [box for item, box in zip(params.boxes, loaded, strict=True) if item.purpose == "train"]
+    measuring = [box for item, box in zip(params.boxes, loaded, strict=True) if item.purpose == "validate"]
+    if measuring:
+        return learning, measuring
+    pairs = [_cut_end(box) for box in learning]
+    return [first for first, _ in pairs], [last for _, last in pairs]
+
+
+def _cut_end(box: LabelledBox) -> tuple[LabelledBox, LabelledBox]:
+    """Cut the end of the longest side off, and leave out a little before it: neighbouring voxels are alike."""
+    axis = max(range(3), key=lambda item: box.labels.shape[item])
+    length = box.labels.shape[axis]
+    first = length - max(1, round(length * _VALIDATION_SHARE))
+    guard = max(1, round(length * _GUARD_SHARE))
+    where: list[slice] = [slice(None)] * 3
+
+    def part(chosen: slice) -> LabelledBox:
+        where[axis] = chosen
+        index = tuple(where)
+        return replace(box, image=box.image[(slice(None), *index)], labels=box.labels[index])
+
+    return part(slice(None, first - guard)), part(slice(first, None))
+
+
+def _plan(
+    params: TrainingParams,
+    task: ModelTask,
+    voxel_size: VoxelSize,
+    channels: int,
+    scale_nm: float | None,
+    boxes: Sequence[LabelledBox],
+    job: Job,
+) -> TrainingPlan:
+    from voxelworks.ai.networks import Architecture
+    from voxelworks.ai.targets import offsets_for
+    from voxelworks.ai.training import TrainingPlan
+    from voxelworks.blocks.threads import core_count
+
+    offsets = offsets_for(voxel_size) if task == "affinities" else ()
+    outputs = {"affinities": len(offsets), "instances": 2, "semantic": 1}[task]
+    size: NetworkSize = params.network
+    architecture = Architecture.plan(channels, outputs, voxel_size, size)
+    return TrainingPlan(
+        task=task, architecture=architecture, voxel_size=voxel_size,
+        patch_zyx=_patch(voxel_size, architecture.step_zyx, _PATCH_VOXELS[size], boxes), offsets=offsets,
+        distance_scale_nm=scale_nm, steps=params.steps, learning_rate=params.learning_rate,
+        evaluate_every=params.evaluate_every, patience=params.patience, seed=params.seed,
+        threads=min(core_count(), job.slots),
+    )  # fmt: skip
+
+
+def _patch(voxel_size: VoxelSize, step_zyx: Zyx, voxels: int, boxes: Sequence[LabelledBox]) -> Zyx:
+    """Choose a patch of about so many voxels that is about as long on each axis, where the boxes are not too thin."""
+    lengths = voxel_size.zyx
+    most = [min(box.labels.shape[axis] for box in boxes) for axis in range(3)]
+    sides = [0, 0, 0]
+    left = float(voxels)
+    # From the shortest: what an axis cannot take is left to the others.
+    for count, axis in enumerate(sorted(range(3), key=lambda axis: most[axis] * lengths[axis])):
+        others = [length for index, length in enumerate(lengths) if not sides[index]]
+        fair = (left * math.prod(others)) ** (1 / (3 - count)) / lengths[axis]
+        step = step_zyx[axis]
+        sides[axis] = max(step, min(round(fair / step), max(1, most[axis] // step)) * step)
+        left /= sides[axis]
+    return sides[0], sides[1], sides[2]
+
+
+def _inference_patch(plan: TrainingPlan) -> tuple[Vec3, Vec3]:
+    """Choose how large a part of an image the network is given at once, and how much of it is not used (x, y, z)."""
+    patch, border = [], []
+    finest = min(plan.voxel_size.zyx)
+    for axis in range(3):
+        step = plan.architecture.step_zyx[axis]
+        edge = min(_BORDER, max(1, plan.architecture.reach_zyx[axis] // 2))
+        side = max(4 * edge, round(_INFERENCE_EDGE * finest / plan.voxel_size.zyx[axis]))
+        patch.append(max(step, -(-side // step) * step))
+        border.append(edge)
+    return (patch[2], patch[1], patch[0]), (border[2], border[1], border[0])
+
+
+def _typical_radius_nm(boxes: Sequence[LabelledBox], voxel_size: VoxelSize) -> float:
+    """Give half the diameter of a ball as large as the middle one of all objects."""
+    import numpy as np
+
+    sizes = np.concatenate([np.unique(box.labels[box.labels != 0], return_counts=True)[1] for box in boxes])
+    volume = float(np.median(sizes)) * math.prod(voxel_size.xyz)
+    return float((3 * volume / (4 * math.pi)) ** (1 / 3))
+
+
+def _with_threshold(rules: PostProcessing, task: ModelTask, threshold: float) -> PostProcessing:
+    """Take for foreground what is best on the boxes for validation."""
+    return rules if task == "affinities" else rules.model_copy(update={"threshold": round(threshold, 4)})
+
+
+def _outputs(plan: TrainingPlan) -> tuple[str, ...]:
+    if plan.task == "affinities":
+        return tuple(f"affinity {_by(offset)}" for offset in plan.offsets)
+    return ("foreground", "distance") if plan.task == "instances" else ("foreground",)
+
+
+def _weights_of(parent: ModelPackage | None) -> dict[str, Tensor] | None:
+    return None if parent is None else _read_weights(parent.folder / TRAINED_WEIGHTS)
+
+
+def _read_weights(file: Path) -> dict[str, Tensor]:
+    from safetensors.torch import load_file
+
+    if not file.is_file():
+        raise InvalidInput(
+            f"{file.parent.name} was not trained by Voxelworks: it holds no {file.name}, and nothing can start from it"
+        )
+    return load_file(file)
+
+
+def _require_torch() -> None:
+    for module in ("torch", "safetensors", "scipy"):
+        if find_spec(module) is None:
+            raise InvalidInput(
+                f"training needs {module}, which is not installed here; install voxelworks[train]"
+            )
+
+
+def _scaled(size: VoxelSize, by: float) -> VoxelSize:
+    return VoxelSize(*(length * by for length in size.xyz))
+
+
+def _by(numbers: Sequence[int]) -> str:
+    return "x".join(map(str, numbers))

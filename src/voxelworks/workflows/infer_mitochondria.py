@@ -1,0 +1,39 @@
+"""Segment mitochondria."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from voxelworks.workflows import Job, PerGigavoxel, workflow
+from voxelworks.workflows._inference import PRELOADS, SegmentedDataset, infer, made_layers, result_bytes
+from voxelworks.workflows.infer_instances import InferInstancesParams
+
+
+class InferMitochondriaParams(InferInstancesParams):
+    """Where to segment mitochondria."""
+
+    default_model: ClassVar[str | None] = "mitochondria"
+
+
+@workflow(
+    version=1,
+    cost=PerGigavoxel("infer_mitochondria"),
+    group="AI",
+    makes=made_layers,
+    result_bytes=result_bytes,
+    example={"layer": "demo/color", "target": "demo_mitochondria"},
+    preloads=PRELOADS,
+)
+def infer_mitochondria(params: InferMitochondriaParams, job: Job) -> SegmentedDataset:
+    """Segment mitochondria.
+
+    The network tells for each voxel whether it is inside of one, and how far from its surface; those that touch are
+    parted at their necks. The new dataset has the segmentation in all magnifications, with segment index and
+    statistics, and the image. The result does not depend on the number of processes or the size of blocks.
+    """
+    return infer(
+        params,
+        job,
+        tasks=("instances", "semantic"),
+        seed_distance_nm=params.seed_generator_distance_threshold_nm,
+    )

@@ -1,0 +1,66 @@
+"""Train a model that finds single objects, such as nuclei or mitochondria."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from voxelworks.protocol.models import PostProcessing
+from voxelworks.workflows import ADVANCED, Job, PerGigavoxel, workflow
+from voxelworks.workflows._training import (
+    SizeRule,
+    TrainedModel,
+    TrainingParams,
+    annotated_voxels,
+    result_bytes,
+    train,
+)
+
+_RULE = SizeRule((32, 32, 32), "models of objects")
+_SEED_SHARE = 0.2
+"""Of the typical radius: so far inside of an object its middle lies at least."""
+_DEPTH_SHARE = 0.25
+_SIZE_SHARE = 0.02
+"""Of a typical object: what is smaller is taken for noise."""
+
+
+class TrainInstanceModelParams(TrainingParams):
+    """What a model of single objects is trained on, and how."""
+
+    structure: str = Field("objects", min_length=1, max_length=100)
+    """What is labelled, such as `mitochondria`."""
+
+    instance_diameter_nm: Annotated[float | None, ADVANCED] = Field(None, gt=0)
+    """Typical diameter of an object in nm; by default that of the labelled ones."""
+
+
+@workflow(
+    version=1,
+    cost=PerGigavoxel("train_instance_model", of=annotated_voxels),
+    group="AI",
+    result_bytes=result_bytes,
+    example={
+        "boxes": [{"image": "demo/color", "truth": "demo/segmentation"}],
+        "target": "my_nuclei",
+        "structure": "nuclei",
+    },
+    preloads=[],
+)
+def train_instance_model(params: TrainInstanceModelParams, job: Job) -> TrainedModel:
+    """Train a model that finds single objects, such as nuclei or mitochondria, from boxes in which all are labelled.
+
+    A residual 3D U-Net learns to tell for each voxel whether it is inside of an object and how far from its surface.
+    Images are turned, mirrored, bent, brightened, blurred and given missing, blurred or shifted sections meanwhile. It
+    is measured with boxes that it does not learn from, the best weights are kept, exported as ONNX, and compared with
+    the trained ones. A training that was stopped goes on where it was.
+    """
+    diameter = params.instance_diameter_nm
+    return train(
+        params, job, task="instances", structure=params.structure, rule=_RULE,
+        distance_scale_nm=None if diameter is None else diameter / 2,
+        post_processing_of=lambda radius_nm: PostProcessing(
+            seed_distance_nm=_SEED_SHARE * radius_nm, min_depth_nm=_DEPTH_SHARE * radius_nm,
+            size_min_nm3=_SIZE_SHARE * 4.19 * radius_nm**3,
+        ),
+    )  # fmt: skip

@@ -1,0 +1,42 @@
+"""Train a model that tells neurons apart."""
+
+from __future__ import annotations
+
+from voxelworks.protocol.models import PostProcessing
+from voxelworks.workflows import Job, PerGigavoxel, workflow
+from voxelworks.workflows._training import (
+    SizeRule,
+    TrainedModel,
+    TrainingParams,
+    annotated_voxels,
+    result_bytes,
+    train,
+)
+
+_RULE = SizeRule((85, 85, 30), "models of neurons")
+
+
+class TrainNeuronModelParams(TrainingParams):
+    """What a model of neurons is trained on, and how."""
+
+
+@workflow(
+    version=1,
+    cost=PerGigavoxel("train_neuron_model", of=annotated_voxels),
+    group="AI",
+    result_bytes=result_bytes,
+    example={"boxes": [{"image": "demo/color", "truth": "demo/segmentation"}], "target": "my_neurons"},
+    preloads=[],
+)
+def train_neuron_model(params: TrainNeuronModelParams, job: Job) -> TrainedModel:
+    """Train a model that tells neurons apart, from boxes in which each neuron has an id of its own.
+
+    A residual 3D U-Net learns affinities: for each voxel, whether it belongs to the same neuron as the voxels next to
+    it and as those at some distances. Images are turned, mirrored, bent, brightened, blurred and given missing, blurred
+    or shifted sections meanwhile. It is measured with boxes that it does not learn from, the best weights are kept,
+    exported as ONNX, and compared with the trained ones. A training that was stopped goes on where it was.
+    """
+    return train(
+        params, job, task="affinities", structure="neurons", rule=_RULE,
+        post_processing_of=lambda _radius_nm: PostProcessing(),
+    )  # fmt: skip

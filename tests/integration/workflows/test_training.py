@@ -1,0 +1,230 @@
+"""Networks learn from labelled boxes, go on after a kill, and are refused what nothing can be learned from."""
+
+import json
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+import voxelworks
+from ball_networks import balls, write_image
+from voxelworks.ai import networks
+from voxelworks.ai.augmentation import Augmentation
+from voxelworks.ai.networks import Architecture, ResidualUNet
+from voxelworks.ai.package import read_package
+from voxelworks.ai.targets import affinities, distances, offsets_for
+from voxelworks.ai.training import LabelledBox, Training, TrainingPlan
+from voxelworks.errors import InvalidGeometry, InvalidInput, InvalidParams, TrainingFailed
+from voxelworks.geometry import Box, Mag, VoxelSize
+from voxelworks.volumes.dataset import Dataset
+
+SHAPE = (32, 34, 44)
+CENTRES = [(8, 9, 9), (22, 24, 12), (9, 26, 24), (22, 10, 26), (16, 16, 38)]
+ISOTROPIC = VoxelSize(10, 10, 10)
+
+
+@pytest.fixture(scope="module")
+def learned(tmp_path_factory):
+    """Give an image and a model that learned from it for some seconds."""
+    folder = tmp_path_factory.mktemp("learned")
+    truth = balls(SHAPE, CENTRES)
+    write_image(folder / "image", truth)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(networks._FEATURES, "small", (6, 8))
+        answer = voxelworks.run(
+            "train_instance_model", boxes=[box_of(folder)], target=str(folder / "model"), structure="balls",
+            steps=30, evaluate_every=15, licence="CC0-1.0",
+        )  # fmt: skip
+    return folder, truth, answer
+
+
+def box_of(folder, **changes):
+    return {"image": f"{folder}/image/color", "truth": f"{folder}/image/truth", **changes}
+
+
+def test_a_model_that_was_trained_here_segments(learned, tmp_path):
+    folder, truth, answer = learned
+    assert answer["steps"] == 30
+    assert answer["score"] > 0.6
+    assert answer["export_difference"] < 1e-4
+    facts = read_package(folder / "model").facts
+    assert (facts.structure, facts.licence, facts.voxel_size) == ("balls", "CC0-1.0", ISOTROPIC)
+    assert facts.distance_scale_nm == pytest.approx(70, rel=0.1)  # the radius of the balls
+    found = voxelworks.run(
+        "infer_instances",
+        layer=f"{folder}/image/color",
+        model=str(folder / "model"),
+        target=str(tmp_path / "made"),
+    )
+    layer = Dataset.open(tmp_path / "made").layer("segmentation").finest
+    inside = layer.read(layer.box)[0] > 0
+    assert np.count_nonzero(inside & (truth > 0)) / np.count_nonzero(inside | (truth > 0)) > 0.6
+    assert found["largest_segment_id"] >= 1
+
+
+def test_training_starts_from_another_model(learned, tmp_path, monkeypatch):
+    folder, _, answer = learned
+    monkeypatch.setitem(networks._FEATURES, "small", (6, 8))
+    again = voxelworks.run(
+        "train_instance_model", boxes=[box_of(folder)], target=str(tmp_path / "tuned"), steps=1, evaluate_every=1,
+        start_from=str(folder / "model"), learning_rate=1e-4,
+    )  # fmt: skip
+    assert again["score"] > answer["score"] - 0.1
+    assert read_package(tmp_path / "tuned").facts.started_from == str(folder / "model")
+
+
+def test_training_needs_labels_of_some_size(tmp_path):
+    write_image(tmp_path / "image", balls(SHAPE, [(9, 9, 4)], radius=4))
+    train = {"target": str(tmp_path / "model"), "steps": 1}
+
+    def refused(error, words, workflow="train_instance_model", **changes):
+        boxes = [box_of(tmp_path, **changes)]
+        with pytest.raises(error, match=words):
+            voxelworks.run(workflow, boxes=boxes, **train)
+        assert [path.name for path in tmp_path.iterdir()] == ["image"]
+
+    small = "has 20x34x32 voxels of 10,10,10 nm, and models of objects need boxes of at least 32x32x32"
+    refused(InvalidGeometry, small, box="0,0,0,20,34,32")
+    small = "has 44x34x32 voxels of 10,10,10 nm, and models of neurons need boxes of at least 85x85x30"
+    refused(InvalidGeometry, small, workflow="train_neuron_model")
+    refused(InvalidInput, "nothing is labelled in box 12,2,0,32,32,32", box="12,2,0,32,32,32")
+    refused(InvalidGeometry, "leaves layer color", box="0,0,0,100,34,32")
+    refused(InvalidParams, "all boxes are for validation", purpose="validate")
+
+
+def test_a_label_layer_without_the_mag_of_the_box_is_refused(tmp_path):
+    truth = balls(SHAPE, CENTRES)
+    write_image(tmp_path / "image", truth)
+    coarse = Dataset.create(tmp_path / "coarse", VoxelSize(10, 10, 10))
+    layer = coarse.add_layer("truth", "segmentation", "uint32", 1, Box((0, 0, 0), SHAPE[::-1]))
+    layer.add_mag(Mag(2, 2, 2), shard_zyx=(64, 64, 64)).write(
+        Box((0, 0, 0), (22, 17, 16)), np.ascontiguousarray(truth[::2, ::2, ::2])
+    )
+    coarse.write_metadata()
+    box = {"image": f"{tmp_path}/image/color", "truth": f"{tmp_path}/coarse/truth", "box": "1,0,0,40,34,32"}
+    with pytest.raises(InvalidGeometry, match="begins or ends inside of voxels of mag 2"):
+        voxelworks.run("train_instance_model", boxes=[box], target=str(tmp_path / "model"), steps=1)
+
+
+def small_box(seed=0):
+    truth = balls((16, 24, 24), [(8, 8, 8), (8, 14, 18)], radius=6).astype(np.int32)
+    noise = np.random.default_rng(seed).normal(0, 0.3, truth.shape)
+    return LabelledBox(((truth > 0) * 2 - 1 + noise).astype(np.float32)[np.newaxis], truth)
+
+
+def plan(**changes):
+    architecture = Architecture(1, 2, (4, 6), ((3, 3, 3), (3, 3, 3)), ((2, 2, 2),))
+    given = {
+        "task": "instances", "architecture": architecture, "voxel_size": ISOTROPIC, "patch_zyx": (8, 16, 16),
+        "batch": 2, "distance_scale_nm": 60.0, "steps": 8, "evaluate_every": 4, "seed": 3,
+    }  # fmt: skip
+    return TrainingPlan(**{**given, **changes})
+
+
+def run(training, stop_at=math.inf):
+    def check():
+        if training.progress.step >= stop_at:
+            raise KeyboardInterrupt
+
+    return training.run(check=check, report=lambda _: None, evaluated=lambda _: None)
+
+
+def weights_of(training):
+    return {name: value.numpy().tobytes() for name, value in training.network.state_dict().items()}
+
+
+def test_a_training_that_was_stopped_gives_the_same_network(tmp_path):
+    whole = Training(plan(), [small_box()], [small_box(1)], tmp_path / "whole")
+    progress = run(whole)
+    for step in (3, 5):
+        with pytest.raises(KeyboardInterrupt):
+            run(Training(plan(), [small_box()], [small_box(1)], tmp_path / "stopped"), stop_at=step)
+    resumed = Training(plan(), [small_box()], [small_box(1)], tmp_path / "stopped")
+    assert run(resumed) == progress
+    assert weights_of(resumed) == weights_of(whole)
+    other = Training(plan(seed=4), [small_box()], [small_box(1)], tmp_path / "other")
+    run(other)
+    assert weights_of(other) != weights_of(whole)
+
+
+def test_training_ends_when_nothing_gets_better(tmp_path, monkeypatch):
+    training = Training(plan(patience=2, steps=100, evaluate_every=1), [small_box()], [small_box()], tmp_path)
+    monkeypatch.setattr("voxelworks.ai.training._best", lambda *_: (0.5, 0.5))
+    assert run(training).step == 3  # the first is the best; two more are no better
+
+
+def test_a_loss_that_is_no_number_ends_the_training(tmp_path):
+    training = Training(plan(learning_rate=1e30), [small_box()], [small_box()], tmp_path)
+    with pytest.raises(TrainingFailed, match="train with a smaller learning_rate"):
+        run(training)
+
+
+@pytest.mark.parametrize(
+    ("voxel_size", "kernels", "factors"),
+    [
+        ((10, 10, 10), [(3, 3, 3)] * 4, [(2, 2, 2)] * 3),
+        ((10, 10, 35), [(1, 3, 3)] * 2 + [(3, 3, 3)] * 2, [(1, 2, 2)] * 2 + [(2, 2, 2)]),
+    ],
+)
+def test_networks_look_as_far_on_each_axis(voxel_size, kernels, factors):
+    architecture = Architecture.plan(1, 2, VoxelSize(*voxel_size), "small")
+    assert (list(architecture.kernels), list(architecture.factors)) == (kernels, factors)
+    patch = architecture.step_zyx
+    torch.manual_seed(0)
+    network = ResidualUNet(replace(architecture, features=(4, 4, 4, 4))).eval()
+    assert network(torch.zeros(1, 1, *patch)).shape == (1, 2, *patch)
+    reach = np.array(architecture.reach_zyx)
+    size = tuple(int(side) for side in (2 * reach + 1 + np.array(patch)) // patch * patch)
+    image = torch.zeros(1, 1, *size, requires_grad=True)
+    middle = tuple(side // 2 for side in size)
+    network(image)[(0, slice(None), *middle)].sum().backward()
+    seen = np.abs(np.argwhere(image.grad[0, 0].numpy() != 0) - np.array(middle)).max(axis=0)
+    # Pooling may look one window further.
+    assert (seen <= reach + np.array(patch)).all()
+
+
+def test_affinities_tell_which_voxels_belong_together():
+    labels = np.array([[[1, 1, 2, 0, 0]]])
+    found, is_known = affinities(labels, [(-1, 0, 0), (2, 0, 0)])
+    assert found[:, 0, 0].tolist() == [[0, 1, 0, 0, 0], [0, 0, 0, 0, 0]]
+    assert is_known[:, 0, 0].tolist() == [[False, True, True, True, True], [True, True, True, False, False]]
+
+
+def test_distances_are_measured_in_nm_and_from_each_object():
+    labels = np.array([[[0, 1, 1, 1, 1, 2, 2, 2, 0]]])
+    found = distances(labels, VoxelSize(10, 10, 30), 40)
+    assert found[0, 0, 0].tolist() == pytest.approx([0, 0.25, 0.5, 0.25, 0, 0, 0.25, 0.25, 0])
+
+
+def test_offsets_are_as_long_on_all_axes():
+    assert offsets_for(VoxelSize(10, 10, 50), (0, 30, 100)) == (
+        (0, 0, -1), (0, -1, 0), (-1, 0, 0), (0, -3, 0), (-3, 0, 0), (0, 0, -2), (0, -10, 0), (-10, 0, 0),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("voxel_size", [(10, 10, 10), (8, 8, 40)])
+def test_augmentations_change_image_and_labels_alike(voxel_size):
+    augmentation = Augmentation(VoxelSize(*voxel_size), noise_max=0, defect_share=0.3, brightness_max=0)
+    patch = (8, 16, 16)
+    for seed in range(40):
+        dice = np.random.default_rng(seed)
+        deforms = augmentation.deforms(dice)
+        shape = augmentation.cut_size(patch, deforms=deforms)
+        labels = (np.indices(shape).sum(axis=0) // 8 % 2).astype(np.int32)
+        image = (labels * 4 - 2).astype(np.float32)[np.newaxis]
+        found, wanted = augmentation.apply(image, labels, patch, dice, deforms=deforms)
+        assert found.shape == (1, *wanted.shape)
+        assert sorted(wanted.shape) == sorted(patch)
+        assert found.dtype == np.float32
+        assert set(np.unique(wanted)) <= {0, 1}
+        bright, dark = found[0][wanted == 1], found[0][wanted == 0]
+        assert bright.mean() > dark.mean() + 1
+
+
+def test_the_model_card_says_what_it_learned_from(learned):
+    folder, _, _ = learned
+    facts = json.loads((folder / "model" / "voxelworks.json").read_text())
+    assert facts["training_data"] == [f"{folder}/image/color with {folder}/image/truth"]
+    assert "balls" in (folder / "model" / "README.md").read_text()
