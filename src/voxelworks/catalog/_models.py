@@ -75,6 +75,15 @@ def find_model_version(
     return model, version
 
 
+def find_model_by_place(session: Session, place: str) -> ModelView | None:
+    """Find the model that has a version at a place, whoever asks; None if that version is gone."""
+    organization_id, folder, number = model_parts(place)
+    rows = session.scalars(
+        select(ModelRow).where(ModelRow.organization_id == organization_id, ModelRow.folder == folder)
+    ).all()
+    return next((view for view in _views(session, rows, None) if view.version(number) is not None), None)
+
+
 def pinned_model(model: ModelView, version: ModelVersionView, *, organization_id: str) -> str:
     """Name a version so that it is the same one later: newer versions may come, and of others only the id is known."""
     if model.is_installed:

@@ -210,6 +210,7 @@ def resolve(
         elif isinstance(ref, ModelRef):
             _refuse_path(ref)
             model, version = catalog.find_model_version(session, ref, by=by, places=own)
+            _refuse_other_task(declared, params, ref, version)
             pinned = catalog.pinned_model(model, version, organization_id=by.organization_id)
             models[ref] = FoundModel(pinned, version)
             found[Ref(pinned)] = version.place
@@ -370,6 +371,16 @@ def _new_place(session: Session, name: str, by: Principal, places: Places) -> st
     if why is not None:
         raise TargetExists(f"the name {name!r} is taken ({why}); choose another name")
     return place
+
+
+def _refuse_other_task(declared: Workflow, params: Params, ref: ModelRef, version: ModelVersionView) -> None:
+    flat = declared.flatten_raw(params.model_dump(mode="json"))
+    for item in declared.fields:
+        if item.tasks and flat.get(item.name) == str(ref) and version.facts.task not in item.tasks:
+            raise InvalidInput(
+                f"model {str(ref)!r} gives {version.facts.task}, and {' or '.join(item.tasks)} are needed; choose "
+                "another one"
+            )
 
 
 def _new_model_place(session: Session, name: str, by: Principal) -> str:

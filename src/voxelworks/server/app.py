@@ -42,6 +42,7 @@ from voxelworks.server.pages import door as door_pages
 from voxelworks.server.pages import help as help_pages
 from voxelworks.server.pages import jobs as jobs_pages
 from voxelworks.server.pages import logs as logs_pages
+from voxelworks.server.pages import models as models_pages
 from voxelworks.server.pages import operator as operator_pages
 from voxelworks.server.pages import organization as organization_pages
 from voxelworks.server.pages import previews as previews_pages
@@ -65,7 +66,8 @@ API_ROUTERS: tuple[APIRouter, ...] = (
 PAGE_ROUTERS: tuple[APIRouter, ...] = (
     viewer_pages.router, door_pages.router, selected_pages.router, jobs_pages.router, logs_pages.router,
     artifacts_pages.router,
-    workflows_pages.router, datasets_pages.router, annotations_pages.router, uploads_pages.router,
+    workflows_pages.router, datasets_pages.router, annotations_pages.router, models_pages.router,
+    uploads_pages.router,
     account_pages.router, organization_pages.router, operator_pages.router, previews_pages.router, help_pages.router,
     segments_pages.router,
 )  # fmt: skip

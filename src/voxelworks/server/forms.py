@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -9,7 +10,8 @@ from pydantic import ValidationError
 
 from voxelworks.errors import InvalidInput, VoxelworksError
 from voxelworks.geometry import Box, Mag, VoxelSize
-from voxelworks.protocol.views import AnnotationView, DatasetView, LayerSummary
+from voxelworks.protocol.models import ModelFacts
+from voxelworks.protocol.views import AnnotationView, DatasetView, LayerSummary, ModelView
 from voxelworks.server.pictures import ShownSlice, shown_slices
 from voxelworks.server.rendering import count_text, physical_text, size_text
 from voxelworks.workflows import (
@@ -28,7 +30,9 @@ TEST_SIZE = (256, 256, 256)
 PLACEHOLDERS = {
     "source": "root:NAME/folder",
     "annotation": "id of an annotation",
+    "model": "name of a model",
     "new_dataset": "my-dataset",
+    "new_model": "my-model",
     "mag": "16-16-4",
     "voxel_size": "4,4,40",
     "box": "whole layer, or x,y,z,width,height,depth",
@@ -58,11 +62,29 @@ class Stock:
     """Boxes that people drew in annotations, by id of the dataset."""
     annotations: tuple[AnnotationView, ...] = ()
     """Those that jobs can read, newest first."""
+    models: tuple[ModelView, ...] = ()
+    """Own, shared and installed ones."""
+    organization_id: str = ""
+    """Whose stock it is."""
 
     def find(self, ref: str) -> DatasetView | None:
         own = {item.name: item for item in self.datasets}
         by_id = {item.id: item for item in (*self.foreign, *self.datasets)}
         return own.get(ref) or by_id.get(ref)
+
+    def ref_of(self, model: ModelView) -> str:
+        """Name a model as jobs do: own and installed ones by name, those of others by id."""
+        return model.name if model.organization_id in (None, self.organization_id) else model.id
+
+    def find_model(self, ref: str) -> tuple[ModelView, ModelFacts, str] | None:
+        """Find a version of a model: give the model, what is known of the version, and what to call it."""
+        name, _, number = ref.rpartition("@") if re.search(r"@[0-9]{1,9}$", ref) else (ref, "", "")
+        for model in self.models:
+            version = model.version(int(number) if number else None)
+            if name in (self.ref_of(model), model.id) and version is not None:
+                title = model.name + (f", version {version.number}" if number else "")
+                return model, version.facts, title
+        return None
 
     def name_of(self, ref: str) -> str:
         """Name an own dataset by its name, by which it is listed, and any other as it was."""
@@ -94,6 +116,14 @@ class Canvas:
 
 
 @dataclass(frozen=True)
+class ChosenModel:
+    """The version of a model that is chosen, for its card."""
+
+    id: str
+    facts: ModelFacts
+
+
+@dataclass(frozen=True)
 class Input:
     """One input of the form."""
 
@@ -117,6 +147,10 @@ class Input:
     """The note says why the value cannot be used."""
     refreshes: bool = False
     """What other inputs offer depends on it."""
+    model: ChosenModel | None = None
+    """The model that is chosen."""
+    warnings: tuple[str, ...] = ()
+    """What speaks against it for what is to be worked on."""
 
     @property
     def placeholder(self) -> str:
@@ -234,6 +268,13 @@ class Form:
         return tuple(item for item in inputs if item.field.kind == "box" and item.field.of)
 
     @property
+    def models(self) -> tuple[Input, ...]:
+        """All inputs that name a model."""
+        return self._inputs(
+            item for item in self.workflow.fields if item.kind == "model" and not item.is_repeated
+        )
+
+    @property
     def unnamed(self) -> tuple[DatasetView, ...]:
         """Datasets that more jobs could work on."""
         name = self._dataset_field
@@ -270,7 +311,7 @@ class Form:
         """Give the values with something in place of names that are not typed yet, which no other value depends on."""
         flat = dict(self.collected(dataset="-"))
         for item in self.workflow.fields:
-            if item.kind not in ("new_dataset", "source"):
+            if item.kind not in ("new_dataset", "new_model", "source"):
                 continue
             if item.is_repeated:
                 given = self.values[item.name] or [""] * self.rows[item.path[0]]
@@ -372,6 +413,7 @@ class Form:
             if item.path[: len(path)] == path and path and not self._is_given(item):
                 empty = {
                     "dataset": "Choose a dataset.", "layer": "Choose a layer.", "annotation": "Choose an annotation.",
+                    "model": "Choose a model.",
                 }  # fmt: skip
                 at = row if row is not None else run if self._group_of(item) == RUNS else 0
                 return item.name, at, empty.get(item.kind, "Fill this in.")
@@ -452,6 +494,8 @@ class Form:
                 return self._with_layers(shown, row)
             case "annotation":
                 return self._with_annotations(shown, row)
+            case "model":
+                return self._with_models(shown)
             case "mag" if item.of:
                 return self._with_mags(shown, row)
             case "box" if item.of:
@@ -513,6 +557,56 @@ class Form:
         name = dataset.name if dataset is not None else "another dataset"
         return f"{_annotation_text(annotation)}, of {name}"
 
+    def _with_models(self, shown: Input) -> Input:
+        """Offer the models that will do, say what is known of the chosen one, and what speaks against it."""
+        tasks, stock = shown.field.tasks, self.stock
+        fitting = [model for model in stock.models if not tasks or model.facts.task in tasks]
+        offered = {stock.ref_of(model): model for model in reversed(fitting)}  # own ones hide installed ones
+        choices = [Choice(ref, _model_text(model)) for ref, model in reversed(offered.items())]
+        found = stock.find_model(shown.value) if shown.value else None
+        if shown.value and shown.value not in offered:
+            choices.append(Choice(shown.value, found[2] if found else f"{shown.value} (not in the list)"))
+        nothing = "Choose a model" if choices else "There is no model for this yet"
+        if not shown.field.is_required:
+            nothing = "" if shown.field.default else "None"
+        if found is None:
+            return replace(shown, choices=tuple(choices), nothing=nothing)
+        model, facts, _ = found
+        return replace(
+            shown, choices=tuple(choices), nothing=nothing, model=ChosenModel(model.id, facts),
+            warnings=self._unfit(facts),
+        )  # fmt: skip
+
+    def _unfit(self, facts: ModelFacts) -> tuple[str, ...]:
+        """Say of each layer to work on why its voxels are outside of what a model is for."""
+        layers = [item for item in self.workflow.fields if item.kind == "layer" and not item.is_repeated]
+        said: list[str] = []
+        for row in range(self.runs if layers else 0):
+            found = self._layer_of(layers[0], row)
+            why = None if found is None else _why_unfit(facts, *found, self._mag_of(layers[0].name, row))
+            if found is not None and why is not None:
+                said.append(f"{found[0].name}: {why}" if self.runs > 1 else why)
+        return tuple(dict.fromkeys(said))
+
+    def _layer_of(self, item: ParamField, row: int) -> tuple[DatasetView, LayerSummary] | None:
+        dataset = None if self.earlier else self.stock.find(self._dataset_beside(item, row))
+        layer = self._value(item, row)
+        for found in dataset.summary.layers if dataset is not None else ():
+            if found.name == layer:
+                assert dataset is not None
+                return dataset, found
+        return None
+
+    def _mag_of(self, layer: str | None, row: int) -> Mag | None:
+        """Give the mag of a layer that was chosen."""
+        for other in self.workflow.fields:
+            if other.kind == "mag" and other.of == layer and (text := self._value(other, row)):
+                try:
+                    return Mag.parse(text)
+                except InvalidInput:
+                    return None
+        return None
+
     def _with_mags(self, shown: Input, row: int) -> Input:
         found = self._layer_beside(shown.field, row)
         if found is None:
@@ -527,7 +621,7 @@ class Form:
         if found is None:
             return shown
         dataset, layer = found
-        whole, mag = Box.parse(layer.box), self._mag_beside(shown.field, row) or finest_mag(layer)
+        whole, mag = Box.parse(layer.box), self._mag_of(shown.field.of, row) or finest_mag(layer)
         note, is_refused = _box_note(shown.value, layer, mag, dataset.summary.voxel_size)
         shortcuts = [Choice("", "Whole layer")]
         test = whole.middle(TEST_SIZE, mag)
@@ -577,23 +671,7 @@ class Form:
 
     def _layer_beside(self, item: ParamField, row: int) -> tuple[DatasetView, LayerSummary] | None:
         """Find the layer that a box or mag is a part of."""
-        beside = next(other for other in self.workflow.fields if other.name == item.of)
-        dataset = None if self.earlier else self.stock.find(self._dataset_beside(beside, row))
-        layer = self._value(beside, row)
-        for found in dataset.summary.layers if dataset is not None else ():
-            if found.name == layer:
-                assert dataset is not None
-                return dataset, found
-        return None
-
-    def _mag_beside(self, box: ParamField, row: int) -> Mag | None:
-        for other in self.workflow.fields:
-            if other.kind == "mag" and other.of == box.of and (text := self._value(other, row)):
-                try:
-                    return Mag.parse(text)
-                except InvalidInput:
-                    return None
-        return None
+        return self._layer_of(next(other for other in self.workflow.fields if other.name == item.of), row)
 
     def _with(
         self,
@@ -649,6 +727,23 @@ def _annotation_text(annotation: AnnotationView) -> str:
     if annotation.dataset_id is None and summary.dataset_name:
         text += f", made in {summary.dataset_name}"
     return text
+
+
+def _model_text(model: ModelView) -> str:
+    whose = " (installed)" if model.is_installed else ""
+    return f"{model.name}{whose} – {model.facts.structure}, voxels of {model.facts.voxel_size} nm"
+
+
+def _why_unfit(
+    facts: ModelFacts, dataset: DatasetView, layer: LayerSummary, chosen: Mag | None
+) -> str | None:
+    """Say why no mag of a layer, or not the one that was chosen, has voxels that a model is for."""
+    if dataset.summary.voxel_size is None:
+        return "the dataset does not say how large its voxels are, so nobody can tell whether the model is for it"
+    finest = VoxelSize.parse(dataset.summary.voxel_size)
+    mags = [chosen] if chosen is not None else [Mag.parse(mag) for mag in layer.mags]
+    reasons = [facts.unfit(finest.in_mag(mag)) for mag in mags]
+    return None if None in reasons or not reasons else reasons[0]
 
 
 def _mag_text(mag: str, voxel_size: str | None) -> str:

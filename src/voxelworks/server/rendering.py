@@ -21,6 +21,7 @@ from voxelworks.accounts import Action, oidc
 from voxelworks.geometry import Box, Mag, VoxelSize
 from voxelworks.protocol.credits import MILLICREDITS
 from voxelworks.protocol.messages import JobState
+from voxelworks.protocol.models import ModelTask
 from voxelworks.protocol.people import LOCAL_USER_ID, Role, Scope
 from voxelworks.protocol.places import is_remote
 from voxelworks.protocol.views import AttemptOutcome, JobView
@@ -64,6 +65,10 @@ ROLE_WORDS: dict[Role, str] = {
 SCOPE_WORDS: dict[Scope, str] = {
     "read": "look", "submit": "look, and run jobs", "manage": "that, and change datasets and annotations",
     "admin": "everything that you may",
+}  # fmt: skip
+TASK_WORDS: dict[ModelTask, str] = {
+    "affinities": "affinities: which neighbours belong together", "instances": "instances: single objects",
+    "semantic": "semantic: what is inside",
 }  # fmt: skip
 SHARE_LIFETIMES = {1: "1 day", 7: "7 days", 30: "30 days", 90: "90 days", 365: "1 year"}
 
@@ -301,6 +306,7 @@ def _environment() -> Environment:
         "failure_advice": FAILURE_ADVICE, "eta": eta, "size_text": size_text, "physical_text": physical_text,
         "layer_name_of": layer_name_of, "role_words": ROLE_WORDS, "scope_words": SCOPE_WORDS,
         "share_lifetimes": SHARE_LIFETIMES, "is_remote": is_remote, "mag_text": mag_text,
+        "task_words": TASK_WORDS,
     }  # fmt: skip
     environment.filters |= {
         "duration": duration, "bytes": bytes_text, "ago": ago_tag, "ticking": ticking_tag,

@@ -9,7 +9,8 @@ from urllib.parse import urlencode
 from voxelworks import catalog
 from voxelworks.protocol.messages import SealedResult
 from voxelworks.protocol.people import Principal
-from voxelworks.protocol.views import DatasetView, JobView
+from voxelworks.protocol.places import MODEL
+from voxelworks.protocol.views import DatasetView, JobView, ModelView
 from voxelworks.server.context import Context
 from voxelworks.server.pictures import ShownLayer, shown_layers
 from voxelworks.server.rendering import bytes_text
@@ -39,18 +40,23 @@ class ResultView:
     size_bytes: int
     view: str | None
     """Path of the viewer, looking at the box of the job; None if there is nothing to look at."""
+    model: ModelView | None
+    """That it made a version of; None if it is gone, or the job made none."""
 
 
 def describe_result(context: Context, job: JobView) -> ResultView | None:
     """Describe a result that counts; None while there is none."""
     if job.result is None or job.state != "succeeded":
         return None
-    dataset = _dataset(context, job.result.place) if job.publication == "published" else None
+    place = job.result.place if job.publication == "published" else None
+    dataset = _dataset(context, place)
     told = job.result.value
     groups = {key: _facts(value) for key, value in told.items() if isinstance(value, Mapping)}
     values = _facts({key: value for key, value in told.items() if key not in groups})
     named = tuple((heading(key), group) for key, group in groups.items() if group)
-    return ResultView(values, named, dataset, job.result.size_bytes, view_of(job, dataset))
+    return ResultView(
+        values, named, dataset, job.result.size_bytes, view_of(job, dataset), _model(context, place)
+    )
 
 
 def result_pictures(result: ResultView | None, job: JobView, who: Principal) -> tuple[ShownLayer, ...]:
@@ -99,6 +105,13 @@ def _dataset(context: Context, place: str | None) -> DatasetView | None:
         return None
     with context.database.read_session() as session:
         return catalog.find_by_place(session, place)
+
+
+def _model(context: Context, place: str | None) -> ModelView | None:
+    if place is None or not place.startswith(MODEL):
+        return None
+    with context.database.read_session() as session:
+        return catalog.find_model_by_place(session, place)
 
 
 def _facts(values: Mapping[str, object]) -> tuple[tuple[str, str], ...]:

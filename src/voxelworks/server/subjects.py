@@ -12,6 +12,7 @@ from voxelworks.workflows import (
     DatasetRef,
     LayerRef,
     NewDatasetRef,
+    NewModelRef,
     ParamField,
     Params,
     SourceRef,
@@ -69,7 +70,7 @@ def subject(workflow_name: str, raw: Json) -> str:
     except VoxelworksError:
         return ""
     made, read = (
-        list(_named(params, (NewDatasetRef,))),
+        list(_named(params, (NewDatasetRef, NewModelRef))),
         list(_named(params, (DatasetRef, LayerRef, SourceRef))),
     )
     names = made or read

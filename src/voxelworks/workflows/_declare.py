@@ -28,6 +28,7 @@ from pydantic_core import PydanticUndefined
 from voxelworks.errors import InvalidGeometry, InvalidParams, MagNotFound, VoxelworksError
 from voxelworks.geometry import Box, Mag, VoxelSize
 from voxelworks.protocol.messages import Json, PriorityClass, ResultKind
+from voxelworks.protocol.models import ModelTask
 from voxelworks.workflows._refs import (
     AnnotationRef,
     DatasetRef,
@@ -115,6 +116,16 @@ ADVANCED = Mark("ADVANCED")
 """Of a param with a default: forms fold it away."""
 ANY_DATASET = Mark("ANY_DATASET")
 """Of an annotation: forms offer those of other datasets, too."""
+
+
+class OfTask(Mark):
+    """Of a param that names a model: forms offer only those of these tasks, and servers refuse others at once."""
+
+    def __init__(self, *tasks: ModelTask) -> None:
+        super().__init__(f"OfTask{tasks}")
+        self.tasks = tasks
+
+
 _OF_LAYER = Mark("OF_LAYER")
 LayerMag = Annotated[Mag, _OF_LAYER]
 """A mag that the layer beside it has: forms offer no others, and servers refuse them at once."""
@@ -304,6 +315,8 @@ class ParamField:
     """Few people need it; it has a default."""
     is_of_any_dataset: bool = False
     """Of an annotation: it may be one of another dataset than the first."""
+    tasks: tuple[ModelTask, ...] = ()
+    """Of a model: the only tasks that will do."""
 
     @property
     def option(self) -> str:
@@ -580,6 +593,7 @@ def _fields(
                     is_repeated,
                     is_advanced=ADVANCED in info.metadata,
                     is_of_any_dataset=ANY_DATASET in info.metadata,
+                    tasks=next((mark.tasks for mark in info.metadata if isinstance(mark, OfTask)), ()),
                 )
             )
     layers = [field.name for field in found if field.kind == "layer" and field.path[:-2] == prefix]

@@ -22,12 +22,16 @@ ADMINS = {
 OWNER = {"manage_owner", "order_credits"}
 OPERATORS = {"operate", "see_all_jobs", "steer_all_jobs"}
 SCOPES_NEEDED = {
-    "read": {"see_dataset", "see_model", "see_own_jobs", "see_all_jobs", "see_members", "see_balance", "see_credit_activity"},
+    "read": {
+        "see_dataset", "see_model", "see_own_jobs", "see_all_jobs", "see_members", "see_balance", "see_credit_activity",
+    },
     "submit": {
         "make_dataset", "add_to_dataset", "make_annotation", "submit_job", "submit_paid_job", "steer_own_jobs",
         "steer_all_jobs", "make_model",
     },
-    "manage": {"manage_model", "change_dataset", "delete_dataset", "publish_dataset", "share_dataset", "delete_annotation"},
+    "manage": {
+        "manage_model", "change_dataset", "delete_dataset", "publish_dataset", "share_dataset", "delete_annotation",
+    },
     "admin": {
         "manage_members", "manage_owner", "manage_organization", "order_credits", "manage_webhooks", "see_audit",
         "manage_tokens_own", "manage_account_own", "operate",

@@ -1,4 +1,5 @@
 import json
+import os
 import subprocess
 import sys
 import zipfile
@@ -348,3 +349,18 @@ def test_a_voxel_size_outside_of_the_models_is_said_with_numbers():
     facts = small_facts()
     assert facts.unfit(VoxelSize(8, 8, 30)) is None
     assert "voxels of 2,2,30 nm" in (facts.unfit(VoxelSize(2, 2, 30)) or "")
+
+
+def test_the_runtime_tells_nobody_and_leaves_nothing_behind(tmp_path):
+    write_package(tmp_path / "m", small_facts(), small_network())
+    program = (
+        "from pathlib import Path; from voxelworks.ai.package import read_package;"
+        "from voxelworks.ai.trial import try_network;"
+        f"try_network(read_package({str(tmp_path / 'm')!r}), threads=1)"
+    )
+    (tmp_path / "home").mkdir()
+    environment = {"HOME": str(tmp_path / "home"), "PATH": os.environ["PATH"]}
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True
+    )
+    assert (done.stdout, done.stderr, list((tmp_path / "home").iterdir())) == ("", "", [])

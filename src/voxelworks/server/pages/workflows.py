@@ -404,13 +404,14 @@ def _stock(context: Context, who: Principal, workflow: Workflow, values: Values)
         foreign = [_named(session, who, ref) for ref in dict.fromkeys(refs) if ref and ref not in known]
         takes = {item.kind for item in workflow.fields}
         annotations = catalog.list_annotations(session, by=who) if takes & {"annotation", "box"} else ()
+        models = catalog.list_models(session, by=who, places=context.places) if "model" in takes else ()
     usable, others = (
         tuple(item for item in items if item is not None and jobs.can_work_on(workflow, item, by=who))
         for items in (own, foreign)
     )
     # Those that are not fetched yet are no files that a job could read.
     here = tuple(item for item in annotations if item.kind != "webknossos" and not item.is_fetching)
-    return Stock(usable, others, _drawn(annotations), here)
+    return Stock(usable, others, _drawn(annotations), here, models, who.organization_id)
 
 
 def _named(session: Session, who: Principal, ref: str) -> DatasetView | None:
