@@ -561,8 +561,10 @@ class Form:
         """Offer the models that will do, say what is known of the chosen one, and what speaks against it."""
         tasks, stock = shown.field.tasks, self.stock
         fitting = [model for model in stock.models if not tasks or model.facts.task in tasks]
-        offered = {stock.ref_of(model): model for model in reversed(fitting)}  # own ones hide installed ones
-        choices = [Choice(ref, _model_text(model)) for ref, model in reversed(offered.items())]
+        offered: dict[str, ModelView] = {}
+        for model in fitting:  # own ones come first, and hide installed ones of the same name
+            offered.setdefault(stock.ref_of(model), model)
+        choices = [Choice(ref, _model_text(model)) for ref, model in offered.items()]
         found = stock.find_model(shown.value) if shown.value else None
         if shown.value and shown.value not in offered:
             choices.append(Choice(shown.value, found[2] if found else f"{shown.value} (not in the list)"))

@@ -4,10 +4,12 @@ from pathlib import Path
 
 import pytest
 
+from model_work import installed
 from small_networks import small_facts, small_network
 from voxelworks import catalog, jobs
 from voxelworks.ai.package import write_package
 from voxelworks.errors import (
+    InvalidInput,
     InvalidParams,
     ModelNotFound,
     NotAllowed,
@@ -17,32 +19,15 @@ from voxelworks.errors import (
 )
 from voxelworks.protocol.messages import SealedResult
 from voxelworks.testing.queues import at_once
-from voxelworks.workflows import FREE, Job, ModelRef, NewModel, NewModelRef, Params, workflow
 
 FACTS = small_facts()
 
 
-class TakingParams(Params):
-    """Takes models."""
-
-    model: ModelRef
-    """One."""
-    target: NewModelRef
-    """What it makes."""
-
-
-@workflow(version=1, cost=FREE, example={"model": "mito", "target": "x"})
-def take_model(params: TakingParams, job: Job) -> NewModel:
-    """Make a model of a model."""
-    raise NotImplementedError
-
-
 @pytest.fixture(autouse=True)
-def known(monkeypatch):
-    """Let the workflow above be installed."""
-    from voxelworks.workflows import workflows
-
-    monkeypatch.setitem(workflows(), "take_model", take_model.__workflow__)
+def known():
+    """Let workflows that take models be installed."""
+    with installed():
+        yield
 
 
 def bring_in(queue, name="mito", **options):
@@ -122,6 +107,13 @@ def test_a_job_keeps_the_version_that_it_was_submitted_with(queue):
     ):
         with pytest.raises(error, match=reason):
             take(queue, wrong)
+
+
+def test_a_model_of_another_task_is_refused(queue):
+    make(queue, facts=small_facts(task="semantic", outputs=("a", "b")))
+    params = {"layer": "demo/segmentation", "model": "mito", "target": "made"}
+    with pytest.raises(InvalidInput, match="model 'mito' gives semantic, and instances are needed"):
+        queue.submit(workflow="segment_with_model", params=params)
 
 
 def test_models_are_shared_by_id_and_no_further(queue):

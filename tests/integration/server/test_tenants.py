@@ -437,6 +437,11 @@ FACE = {
     "GET /datasets": case(ALL),
     "GET /datasets/{dataset_id}": case(ALL, "dataset"),
     "GET /datasets/disambiguate/{organization_id}/{directory_name}/toId": case(ALL, "dataset"),
+    "GET /aiModels": case(ALL),
+    "GET /aiModels/{model_id}": case(ALL, "model"),
+    "GET /aiModels/{model_id}/voxelSize": case(ALL, "model"),
+    "PUT /aiModels/{model_id}": case(ALL, "model", json={"name": "{new}-x"}, colleague=MANAGERS),
+    "DELETE /aiModels/{model_id}": case(ALL, "model", colleague=MANAGERS),
     "GET /creditTransactions": case(ADMINS),
     "GET /maintenance/revokeExpiredCredits": operate(),
 }  # fmt: skip

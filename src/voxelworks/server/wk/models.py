@@ -185,5 +185,38 @@ class DatasetId(Wire):
     directory_name: str
 
 
+class AiModelUser(Wire):
+    """Who made a model."""
+
+    id: str
+    email: str
+    first_name: str
+    last_name: str
+
+
+class AiModel(Wire):
+    """A model."""
+
+    id: str
+    name: str
+    is_owned_by_users_organization: bool
+    data_store: DataStore
+    user: AiModelUser | None
+    comment: str
+    training_job: ForeignJob | None
+    created: int
+    shared_organization_ids: list[str] | None
+    """None for what belongs to others."""
+    category: str
+    path: str | None
+    """Never told: it is a path of the server."""
+    is_usable: bool
+
+
+class ForeignVoxelSize(Wire):
+    factor: list[float]
+    unit: str
+
+
 class Token(Wire):
     token: str

@@ -6,7 +6,7 @@ from typing import Any
 
 from fastapi import APIRouter, FastAPI
 
-from voxelworks.server.wk import credits, datasets, jobs, people, service, worker
+from voxelworks.server.wk import ai_models, credits, datasets, jobs, people, service, worker
 from voxelworks.server.wk.models import Refusal
 from voxelworks.server.wk.paths import PREFIXES
 
@@ -16,7 +16,7 @@ REFUSALS: dict[int | str, dict[str, Any]] = {
 
 # Workers first: their `/jobs/request` is no id of a job.
 ROUTERS: tuple[APIRouter, ...] = (
-    worker.router, jobs.router, credits.router, people.router, datasets.router, service.router,
+    worker.router, jobs.router, ai_models.router, credits.router, people.router, datasets.router, service.router,
 )  # fmt: skip
 
 

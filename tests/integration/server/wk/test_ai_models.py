@@ -1,0 +1,52 @@
+"""Models, as clients written for WEBKNOSSOS see and change them."""
+
+from small_networks import small_facts
+from voxelworks import accounts, catalog
+from voxelworks.protocol.foreign import foreign_id
+from voxelworks.protocol.places import model_place
+
+from .conftest import Face
+
+
+def test_models_are_listed_changed_shared_and_deleted(face: Face):
+    with face.database.session() as session:
+        ada = accounts.find_principal(session, face.user_ids["ada"], "local")
+        made = catalog.register_model(
+            session, model_place("local", "neurons", 1), small_facts(structure="Neurons"), user_id=ada.user_id,
+            size_bytes=5, made_by_job=None,
+        )  # fmt: skip
+    model_id = foreign_id(made.id)
+    with face.client("ada") as ada, face.client("ben") as ben, face.client("cleo") as cleo:
+        [shown] = ada.get("/aiModels").json()
+        assert shown == {
+            "id": model_id, "name": "neurons", "isOwnedByUsersOrganization": True,
+            "dataStore": {"name": "voxelworks", "url": face.info.url, "allowsUpload": False},
+            "user": {
+                "id": foreign_id(face.user_ids["ada"]), "email": "ada@example.org", "firstName": "Ada",
+                "lastName": "Doe",
+            },
+            "comment": "", "trainingJob": None, "created": made.created_ms, "sharedOrganizationIds": ["local"],
+            "category": "em_neurons", "path": None, "isUsable": True,
+        }  # fmt: skip
+        assert ada.get(f"/aiModels/{model_id}").json() == shown
+        assert ada.get(f"/aiModels/{model_id}/voxelSize").json() == {
+            "factor": [8, 8, 30],
+            "unit": "nanometer",
+        }
+        assert cleo.get("/aiModels").json() == []
+        assert cleo.get(f"/aiModels/{model_id}").status_code == 404
+        change = {"name": "cells", "comment": "good", "sharedOrganizationIds": ["local", "other"]}
+        assert ben.put(f"/aiModels/{model_id}", json=change).status_code == 403
+        changed = ada.put(f"/aiModels/{model_id}", json=change).json()
+        assert changed == {**shown, **change}
+        [seen] = cleo.get("/aiModels").json()
+        expected = {"isOwnedByUsersOrganization": False, "user": None, "sharedOrganizationIds": None}
+        assert seen == {**changed, **expected}
+        assert cleo.put(f"/aiModels/{model_id}", json={"name": "mine"}).status_code == 403
+        assert cleo.delete(f"/aiModels/{model_id}").status_code == 403
+        assert (
+            ada.put(f"/aiModels/{model_id}", json={"name": "x", "sharedOrganizationIds": ["?"]}).status_code
+            == 404
+        )
+        assert ada.delete(f"/aiModels/{model_id}").status_code == 200
+        assert ada.get("/aiModels").json() == cleo.get("/aiModels").json() == []
