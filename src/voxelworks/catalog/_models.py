@@ -91,13 +91,17 @@ def pinned_model(model: ModelView, version: ModelVersionView, *, organization_id
     return f"{model.name if model.organization_id == organization_id else model.id}@{version.number}"
 
 
-def new_model_place(session: Session, name: str, *, organization_id: str, reserved: Iterable[str]) -> str:
+def new_model_place(
+    session: Session, name: str, *, organization_id: str, reserved: Iterable[str], places: Places
+) -> str:
     """Give the place for a new version of a model, or for the first one.
 
     Parameters
     ----------
     reserved
         Places that jobs of the organization are making models at.
+    places
+        Of the server: what lies under a number that is not known is not written over.
 
     Raises
     ------
@@ -118,7 +122,8 @@ def new_model_place(session: Session, name: str, *, organization_id: str, reserv
         for owner, other, number in map(model_parts, reserved)
         if (owner, other) == (organization_id, folder)
     ]
-    return model_place(organization_id, folder, max([last, *taken]) + 1)
+    numbers = (model_place(organization_id, folder, number) for number in count(max([last, *taken]) + 1))
+    return next(place for place in numbers if not Path(places.locate(place)).exists())
 
 
 def register_model(

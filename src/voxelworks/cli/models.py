@@ -85,9 +85,10 @@ def show(
 @click.option("--name", help="Name of the model; by default that of the folder or file.")
 @home_option
 def add(source: str, name: str | None, home: Path | None) -> None:
-    """Install a model on this machine, for all who use it, and for all organizations of a server with this --home.
+    """Install a model on this machine.
 
-    It must be whole. What a package from elsewhere does not say of its model is given with
+    It is there for all who use this installation, and for all organizations of a server with this --home. It must be
+    whole. What a package from elsewhere does not say of its model is given with
     `voxelworks run import_model`, whose target can then be added.
     """
     settings = load_settings(home=home)
@@ -146,7 +147,10 @@ def upload(
     wait: bool,
     as_json: bool,
 ) -> int:
-    """Send a model to a server. If there is one of the name, it becomes its next version."""
+    """Send a model to a server.
+
+    If there is one of the name, it becomes its next version.
+    """
     told = _facts(facts)
     if source.is_dir():
         files = {
@@ -179,7 +183,10 @@ def rename(model: str, new_name: str, server: str | None, token: str | None, hom
 @click.argument("text", metavar="TEXT")
 @server_options
 def comment(model: str, text: str, server: str | None, token: str | None, home: Path | None) -> None:
-    """Say something about a model of a server, in place of what was said before."""
+    """Say something about a model of a server.
+
+    It takes the place of what was said before.
+    """
     with connect(server=server, token=token, home=home) as client:
         client.change_model(model, comment=text)
     _show.output().print("noted")
@@ -198,7 +205,10 @@ def share(
     token: str | None,
     home: Path | None,
 ) -> None:
-    """Let other organizations use a model of a server: those that are named, and no others."""
+    """Let other organizations use a model.
+
+    It is one of a server. Those that are named may use it, and no others.
+    """
     if bool(organizations) == nobody:
         raise click.UsageError(
             "Name the organizations that may use it, or give --nobody.", click.get_current_context()
@@ -217,7 +227,10 @@ def share(
 def delete(
     model: str, version: int | None, server: str | None, token: str | None, home: Path | None, yes: bool
 ) -> None:
-    """Delete a model of a server for good, with all its versions, or one of them."""
+    """Delete a model of a server for good.
+
+    All its versions go, or with --version one.
+    """
     with connect(server=server, token=token, home=home) as client:
         found = client.show_model(model)
         what = f"version {version}" if version else f"{len(found.versions)} version(s)"

@@ -206,7 +206,7 @@ def resolve(
             found[ref] = new_place = _new_place(session, check_name("dataset", ref), by, own)
         elif isinstance(ref, NewModelRef):
             _refuse_path(ref)
-            found[ref] = new_place = _new_model_place(session, check_name("model", ref), by)
+            found[ref] = new_place = _new_model_place(session, check_name("model", ref), by, own)
         elif isinstance(ref, ModelRef):
             _refuse_path(ref)
             model, version = catalog.find_model_version(session, ref, by=by, places=own)
@@ -383,14 +383,18 @@ def _refuse_other_task(declared: Workflow, params: Params, ref: ModelRef, versio
             )
 
 
-def _new_model_place(session: Session, name: str, by: Principal) -> str:
+def _new_model_place(session: Session, name: str, by: Principal, places: Places) -> str:
     """Give the place of the next version of a model, which no other job is making."""
     own = f"{MODEL}{by.organization_id}/"
     reserved = session.scalars(
         select(JobRow.reserved_place).where(JobRow.reserved_place.startswith(own, autoescape=True))
     )
     return catalog.new_model_place(
-        session, name, organization_id=by.organization_id, reserved=[place for place in reserved if place]
+        session,
+        name,
+        organization_id=by.organization_id,
+        reserved=[place for place in reserved if place],
+        places=places,
     )
 
 

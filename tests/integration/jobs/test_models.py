@@ -245,3 +245,6 @@ def test_a_model_that_cannot_be_read_is_said_to_be_so(queue):
         (queue.settings.datasets_dir / "local" / ".models" / "mito" / "1").mkdir(parents=True)
         left = catalog.leftovers(session, **kinds)
     assert [item.name for item in left] == ["local/.models/mito/1"]
+    # What lies there is not written over: it may be what a restored backup does not know.
+    bring_in(queue)
+    assert queue.claim_and_start(queue.open_worker()).places["mito"] == "model:local/mito/2"
