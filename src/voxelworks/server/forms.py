@@ -243,7 +243,7 @@ class Form:
     def main(self) -> tuple[Group, ...]:
         """What must be filled in, the lists, and what belongs to a dataset."""
         groups = [self._group(name) for name in self.rows]
-        plain = self._inputs(item for item in self._plain_fields if item.is_required or item.of)
+        plain = self._inputs(item for item in self._plain_fields if _is_main(item))
         return (*groups, Group("main", (plain,), False)) if plain else tuple(groups)
 
     @property
@@ -446,7 +446,7 @@ class Form:
 
     @property
     def _optional_fields(self) -> list[ParamField]:
-        return [item for item in self._plain_fields if not item.is_required and not item.of]
+        return [item for item in self._plain_fields if not _is_main(item)]
 
     def _is_given(self, item: ParamField) -> bool:
         return self.earlier is not None and item.kind == "dataset"
@@ -706,6 +706,12 @@ def kind_values(workflow: Workflow, values: Mapping[str, str]) -> dict[str, str]
         else:
             named[of_kind[0].name] = value
     return named
+
+
+def _is_main(item: ParamField) -> bool:
+    """Whether an input is no mere option: it must be filled in, or is one of several things to work on."""
+    is_data = item.kind in ("dataset", "layer", "annotation") and not item.is_advanced
+    return item.is_required or item.of is not None or is_data
 
 
 def _is_of_run(workflow: Workflow, item: ParamField) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 
 from voxelworks.geometry import MAG1, Box, VoxelSize
+from voxelworks.testing.independent_volumes import Tree, skeleton_text
 from voxelworks.volumes.dataset import Dataset
 
 pytestmark = pytest.mark.browser
@@ -70,3 +72,53 @@ def test_a_person_compares_a_segmentation_with_the_truth_and_reads_the_report(
     row = page.get_by_role("row").filter(has_text="Evaluate segmentation")
     playwright.expect(row).to_contain_text("VOI split 0.5")
     playwright.expect(row).not_to_contain_text("Dice")
+
+
+def test_a_person_compares_a_segmentation_with_trees_that_were_traced_in_another_dataset(
+    site, open_page, browser, tmp_path: Path
+):
+    # Three nodes in the left cell; three in the right one, of which the last lies in the piece that was split off.
+    trees = [
+        Tree([(4, 8, 4), (4, 16, 4), (4, 24, 4)], name="left"),
+        Tree([(40, 8, 4), (40, 12, 4), (40, 24, 4)], name="right"),
+    ]
+    file = tmp_path / "traced.nml"
+    file.write_text(skeleton_text(trees, dataset="painted", scale=(8, 8, 32)))
+    annotation = site.client.upload_annotation(file, dataset="painted")
+
+    page = open_page(f"/annotations/{annotation.id}", accept_downloads=True)
+    page.get_by_text("Run job").click()
+    page.get_by_role("link", name="Evaluate segmentation").click()
+    page.locator("#input-dataset").select_option("model")
+    playwright.expect(page.locator("#input-layer")).to_have_value("cells")
+    page.locator("#input-truth_annotation").select_option(label="traced.nml – 2 trees, of painted")
+    page.get_by_text("More options").click()
+    page.get_by_label("Other dataset").check()
+    page.get_by_label("Max edge length nm").fill("32")
+    shots = os.environ.get("SHOTS")
+    if shots:
+        page.screenshot(path=f"{shots}/skeleton_form.png", full_page=True)
+    page.get_by_role("button", name="Submit").first.click()
+    page.wait_for_url("**/jobs/*")
+    playwright.expect(page.locator(".status .badge")).to_have_text("Succeeded")
+    result = page.get_by_role("region", name="Result")
+    for name, value in (("Splits", "1"), ("Mergers", "0"), ("Path length nm", "256")):
+        playwright.expect(
+            result.locator("div", has=page.get_by_text(name, exact=True)).first
+        ).to_contain_text(value)
+    playwright.expect(result.get_by_text("Dice")).to_have_count(0)
+    if shots:
+        page.set_viewport_size({"width": 390, "height": 800})
+        page.emulate_media(color_scheme="dark")
+        page.screenshot(path=f"{shots}/skeleton_job_dark.png", full_page=True)
+        page.set_viewport_size({"width": 1280, "height": 860})
+    with page.expect_download() as downloading:
+        page.locator("#download").click()
+    assert downloading.value.suggested_filename == "model__cells__against__annotation.html"
+    downloading.value.save_as(tmp_path / "report.html")
+
+    report = browser.new_page()
+    report.goto((tmp_path / "report.html").as_uri())
+    row = report.get_by_role("row").filter(has_text="right")
+    playwright.expect(row).to_contain_text("cut: 40,14,4")
+    report.close()

@@ -45,6 +45,18 @@ def test_a_colleague_may_use_an_annotation_and_others_do_not_find_it(queue, anno
             _submit(queue, path)
 
 
+def test_an_annotation_beside_a_layer_is_looked_up_like_any_other(queue, annotation):
+    params = {"layer": "demo/segmentation", "truth_annotation": annotation.id}
+    job = queue.submit(workflow="evaluate_segmentation", params=params)
+    claim = queue.claim(queue.open_worker(evaluate_segmentation=1))
+    assert (claim.job_id, claim.places[annotation.id]) == (job.id, f"annotation:local/{annotation.id}.nml")
+    queue.call(
+        catalog.register, organization_id="other", user_id="eve", name="demo", place="data:other/demo", summary=DEMO
+    )  # fmt: skip
+    with pytest.raises(AnnotationNotFound, match="there is no annotation"):
+        queue.submit(by=queue.principal("eve"), workflow="evaluate_segmentation", params=params)
+
+
 def test_workers_find_the_file_beside_the_datasets_and_isolated_jobs_may_read_it(queue, annotation):
     job = _submit(queue, annotation.id)
     claim = queue.claim(queue.open_worker(materialize_volume_annotation=1))

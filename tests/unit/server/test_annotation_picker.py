@@ -97,6 +97,13 @@ def test_where_those_of_other_datasets_may_be_given_they_come_last():
     )
 
 
+def test_one_of_several_things_to_work_on_is_no_mere_option():
+    form = Form.fill(workflows()["evaluate_segmentation"], {"dataset": ["cortex"]}, STOCK)
+    main = [item.name for group in form.main for row in group.rows for item in row]
+    assert main == ["dataset", "layer", "truth_dataset", "truth", "truth_annotation", "box", "mag"]
+    assert [item.name for item in form.options] == []
+
+
 def test_a_missing_one_is_asked_for(apply):
     form = Form.fill(apply, {"dataset": ["cortex"], "target": ["new"]}, STOCK)
     with pytest.raises(InvalidParams) as error:
