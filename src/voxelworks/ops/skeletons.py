@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from voxelworks.errors import InvalidDataset
 from voxelworks.geometry import Box, VoxelSize
 from voxelworks.ops.evaluation import (
     CONFIDENCE,
@@ -211,7 +212,7 @@ def score(
     labels: NDArray[Any],
     *,
     merger_nm_min: float,
-    worst_max: int = 300,
+    worst_max: int = 200,
     mergers_max: int = 30,
     check: Callable[[], None] = lambda: None,
 ) -> SkeletonScores:
@@ -220,7 +221,7 @@ def score(
     Parameters
     ----------
     paths
-    labels : (n,) unsigned int
+    labels : (n,) integers
         Segment under each point; 0 is the background.
     merger_nm_min
         A segment is a merger if it holds this much path of each of two neurons or more; with 0 a point is enough.
@@ -228,7 +229,14 @@ def score(
         How many neurons and mergers to describe.
     check
         Called now and then; may raise.
+
+    Raises
+    ------
+    InvalidDataset
+        If an id is negative.
     """
+    if labels.size and (least := int(labels.min())) < 0:
+        raise InvalidDataset(f"there is a segment id {least}; ids must not be negative")
     walk = _Walk(paths, labels, merger_nm_min)
     neurons = walk.neurons()
     weights = np.bincount(walk.pair, walk.point_nm).astype(np.float64)

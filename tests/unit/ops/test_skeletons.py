@@ -6,6 +6,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 
+from voxelworks.errors import InvalidDataset
 from voxelworks.geometry import Box, VoxelSize
 from voxelworks.ops.skeletons import Edges, Paths, score
 
@@ -124,6 +125,11 @@ def test_intervals_come_from_draws_of_neurons():
     unlike = scores_of(lines(3, 3, 3), [1, 1, 1, 2, 0, 2, 3, 3, 4]).erl_nm
     assert unlike.low < unlike.value < unlike.high
     assert math.isnan(scores_of(lines(3), [1, 1, 1]).erl_nm.low)
+
+
+def test_negative_ids_are_refused():
+    with pytest.raises(InvalidDataset, match="-3"):
+        score(paths_of(lines(2)), np.array([1, -3]), merger_nm_min=0)
 
 
 def slow_scores(paths: Paths, labels, merger):
