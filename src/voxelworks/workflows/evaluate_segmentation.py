@@ -51,7 +51,7 @@ class EvaluateSegmentationParams(Params):
     """Annotation whose trees are taken for right: each is the skeleton of one neuron."""
 
     box: Box | None = None
-    """Box to compare, `x,y,z,width,height,depth` in voxels of mag 1; by default all that both layers cover."""
+    """Box to compare, `x,y,z,width,height,depth` in voxels of mag 1; by default all that layers on both sides cover."""
 
     mag: Annotated[LayerMag | None, ADVANCED] = None
     """Magnification to compare; by default the finest that both layers have."""
