@@ -67,7 +67,8 @@ def test_real_files_hold_what_another_parser_finds(test_data):
 
 
 def test_of_very_many_trees_the_first_are_described_in_bounded_memory():
-    tree = "<thing id='1' name='t'><nodes><node id='1' x='1' y='1' z='1'/></nodes><edges><edge source='1' target='1'/></edges></thing>"
+    nodes, edges = "<node id='1' x='1' y='1' z='1'/>", "<edge source='1' target='1'/>"
+    tree = f"<thing id='1' name='t'><nodes>{nodes}</nodes><edges>{edges}</edges></thing>"
 
     def pieces(count):
         yield b"<things>"
