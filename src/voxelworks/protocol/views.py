@@ -479,6 +479,8 @@ class LayerSummary(Message):
     """Kind and name of each, such as `meshes/oversegmentation`."""
     has_segment_table: bool = False
     """Whether its segments were measured."""
+    labelled_boxes: tuple[str, ...] = ()
+    """Of ground truth the boxes, in mag 1, that were labelled as a whole."""
     preview: LayerPreview | None = None
     """None if no pictures were made yet."""
 

@@ -21,6 +21,8 @@ LAYERS_MAX = 3
 """Layers of which the page of a job shows pictures."""
 MEASURES = "compute_segment_statistics"
 """The workflow that leaves a table."""
+GIVES_OUT, TAKES_BACK = "export_training_box", "import_training_labels"
+"""The workflow that leaves a box to label, and the one that takes it when it is painted."""
 
 
 _TOLD_MAX = 5
@@ -42,6 +44,8 @@ class ResultView:
     """Path of the viewer, looking at the box of the job; None if there is nothing to look at."""
     model: ModelView | None
     """That it made a version of; None if it is gone, or the job made none."""
+    take_back: str | None = None
+    """Path of the page on which a box that the job gave out is uploaded when it is painted."""
 
 
 def describe_result(context: Context, job: JobView) -> ResultView | None:
@@ -55,7 +59,7 @@ def describe_result(context: Context, job: JobView) -> ResultView | None:
     values = _facts({key: value for key, value in told.items() if key not in groups})
     named = tuple((heading(key), group) for key, group in groups.items() if group)
     return ResultView(
-        values, named, dataset, job.result.size_bytes, view_of(job, dataset), _model(context, place)
+        values, named, dataset, job.result.size_bytes, view_of(job, dataset), _model(context, place), _take_back(job)
     )
 
 
@@ -95,9 +99,25 @@ def view_of(job: JobView, dataset: DatasetView | None) -> str | None:
     """Give the path of the viewer for the result of a job; None if there is nothing to look at."""
     if dataset is None or dataset.trashed_ms is not None or not dataset.summary.layers:
         return None
-    box = job.params.get("box")
+    box = job.params.get("box") or next(iter(_boxes(job)), None)
     query = urlencode({"box": box}) if isinstance(box, str) else ""
     return f"/datasets/{dataset.id}/view" + (f"?{query}" if query else "")
+
+
+def _boxes(job: JobView) -> list[object]:
+    """Give the boxes that a job has put into a layer."""
+    told = job.result.value.get("boxes") if job.result is not None else None
+    return told if isinstance(told, list) else []
+
+
+def _take_back(job: JobView) -> str | None:
+    if job.workflow != GIVES_OUT or job.result is None:
+        return None
+    told = job.result.value
+    known = {"dataset": told["dataset"], "box": told["box"], "mag": told["mag"]}
+    # Labels that were corrected keep their ids: other boxes may show the same objects.
+    ids = {"ids": "keep"} if job.params.get("start_from") else {}
+    return "/uploads/new?" + urlencode({"then": TAKES_BACK, **known, **ids})
 
 
 def _dataset(context: Context, place: str | None) -> DatasetView | None:

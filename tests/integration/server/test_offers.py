@@ -91,6 +91,7 @@ def test_only_what_can_work_on_a_dataset_is_offered(site: Site):
             "export_ome_zarr",
             "export_tiff",
             "find_largest_segment_id",
+            "import_training_labels",
             "make_segmented",
             "materialize_volume_annotation",
             "segment",

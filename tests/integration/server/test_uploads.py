@@ -251,3 +251,18 @@ def test_the_page_knows_the_protocol_and_shows_what_is_not_finished(served):
     gone = served.browser.post(f"/uploads/{begun.id}/remove", follow_redirects=True)
     assert "The upload and its files are gone." in gone.text
     assert begun.id not in {view.id for view in served.client.list_uploads()}
+
+
+def test_the_page_leads_to_the_dialog_that_takes_what_is_sent(served):
+    known = {"then": "import_training_labels", "dataset": "a&b", "box": "1,2,3,4,5,6", "unknown": "x"}
+    page = served.browser.get("/uploads/new", params=known).text
+    dialog = "/workflows/import_training_labels/new?dataset=a%26b&amp;box=1%2C2%2C3%2C4%2C5%2C6&amp;source="
+    assert f'data-then="{dialog}"' in page
+    assert "Upload and go on" in page
+    assert 'id="dataset-name"' not in page
+    for name in ("downsample", "nothing"):
+        refused = served.browser.get("/uploads/new", params={"then": name})
+        assert refused.status_code == 404
+        assert "data-then" not in refused.text
+    link = "/uploads/new?then=import_training_labels&amp;dataset="
+    assert link in served.browser.get("/workflows/import_training_labels/new").text

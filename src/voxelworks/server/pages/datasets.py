@@ -14,6 +14,7 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 from voxelworks import accounts, catalog, jobs
 from voxelworks.accounts import Action
 from voxelworks.errors import DatasetNotFound, InvalidInput, VoxelworksError
+from voxelworks.geometry import Box
 from voxelworks.protocol.people import NewShare, Principal
 from voxelworks.protocol.places import is_remote
 from voxelworks.protocol.views import DatasetView, JobView, LayerSummary
@@ -25,12 +26,13 @@ from voxelworks.server.opening import openings
 from voxelworks.server.pages.acting import act, read
 from voxelworks.server.pictures import shown_slices, thumbnail
 from voxelworks.server.rendering import layer_name_of
+from voxelworks.server.results import GIVES_OUT, TAKES_BACK
 from voxelworks.server.segments import tables_of
 from voxelworks.server.subjects import describe_params, workflow_title
 from voxelworks.server.viewing import read_source
 from voxelworks.volumes.mags import mags_remark
 from voxelworks.volumes.metadata import DataSource
-from voxelworks.workflows import Workflow, workflows
+from voxelworks.workflows import Workflow, finest_mag, workflows
 
 router = APIRouter()
 
@@ -48,6 +50,8 @@ DONE = {
 JOBS_MAX = 20
 """Jobs that the page of a dataset shows."""
 PREVIEWS_WORKFLOW = "describe"
+LABEL_SIZE = (128, 128, 64)
+"""Voxels (x, y, z) of the box that is filled in for labelling: some hours of work, and enough to train with."""
 Text = Annotated[str, Form(max_length=2000)]
 VIEW_CHARACTERS_MAX = 50_000
 
@@ -274,6 +278,7 @@ def _dataset_page(
         request, "dataset.html", status=status, dataset=dataset, location=location, is_own=is_own,
         is_remote=location is not None and is_remote(location), note=note, problem=problem,
         offers=_offers(offered, dataset) if accounts.is_allowed(who, Action.SUBMIT_JOB) else [],
+        label_boxes=_label_boxes(offered, dataset) if accounts.is_allowed(who, Action.SUBMIT_JOB) else {},
         slices_of={layer.name: shown_slices(dataset, layer) for layer in dataset.summary.layers},
         has_pictures=any(layer.preview for layer in dataset.summary.layers),
         tables=tables_of(context, who, dataset),
@@ -313,9 +318,20 @@ def _offers(offered: Sequence[Workflow], dataset: DatasetView) -> list[Offer]:
 
 
 def _takes(workflow: Workflow, layer: LayerSummary) -> bool:
-    return any(
-        field.kind == "layer" and field.category in (None, layer.category) for field in workflow.fields
-    )
+    """Tell whether a workflow works on such a layer: its first one, others stand beside that."""
+    field = next((field for field in workflow.fields if field.kind == "layer"), None)
+    return field is not None and field.category in (None, layer.category)
+
+
+def _label_boxes(offered: Sequence[Workflow], dataset: DatasetView) -> dict[str, str]:
+    """Give a box to begin with for each layer that can be labelled, where the labels can be put back."""
+    if not {GIVES_OUT, TAKES_BACK} <= {workflow.name for workflow in offered}:
+        return {}
+    return {
+        layer.name: str(Box.parse(layer.box).middle(LABEL_SIZE, finest_mag(layer)))
+        for layer in dataset.summary.layers
+        if layer.category == "color"
+    }
 
 
 def _params_text(job: JobView) -> str:

@@ -1,4 +1,5 @@
-// The page on which images are uploaded: files are chosen, looked at, sent piece by piece, and given to a conversion.
+// The page on which files are uploaded: they are chosen, looked at, sent piece by piece, and given to a conversion or,
+// as they are, to the dialog of another workflow.
 "use strict";
 
 (() => {
@@ -21,6 +22,7 @@
   const element = (id) => document.getElementById(id);
   const form = element("upload");
   const limits = JSON.parse(form.dataset.limits);
+  const then = form.dataset.then; // Address of the dialog that takes what was sent; nothing: it is converted.
 
   let chosen = null; // What was recognised: layers with their files, or a zip.
   let look = 0; // Counts choices: the look at an earlier one is given up.
@@ -120,6 +122,7 @@
     const zips = visible.filter(({ path }) => suffixOf(path) === "zip");
     const images = visible.filter(({ path }) => SUFFIXES[suffixOf(path)]);
     const found = { name: suggestedName(visible), ignored: visible.length - images.length, problems: [], gaps: [], notes: [], layers: [], files: [], voxelNm: null };
+    if (then) return withoutLook(visible, zips, found);
     if (zips.length) return inspectZip(visible, zips[0].file, found);
     if (!images.length) return inspectOthers(withoutCommonFolder(visible), found);
     if (images.length > limits.files_max) found.problems.push(`These are ${number(images.length)} files; at most ${number(limits.files_max)} are taken in one upload.`);
@@ -130,6 +133,15 @@
       found.files.push(...layer.files);
       await inspectLayer(layer, found, Math.ceil((all * layer.files.length) / images.length), () => onLooked(looked += 1, all));
     }
+    return found;
+  }
+
+  // The job that takes them looks into them.
+  function withoutLook(visible, zips, found) {
+    Object.assign(found, { ignored: 0, isZip: zips.length > 0, files: zips.length ? visible : withoutCommonFolder(visible) });
+    if (zips.length && visible.length > 1) found.problems.push("A zip must come alone: choose one zip, or files.");
+    if (!visible.length) found.problems.push("There are no files in it; choose others.");
+    if (visible.length > limits.files_max) found.problems.push(`These are ${number(visible.length)} files; at most ${number(limits.files_max)} are taken in one upload.`);
     return found;
   }
 
@@ -348,6 +360,7 @@
     showList("problems", [...chosen.problems, ...chosen.gaps]);
     showList("notes", chosen.notes);
     element("fill-missing-field").hidden = !chosen.gaps.length;
+    if (then) return;
     element("layers").replaceChildren(...chosen.layers.map(layerFields));
     // What an earlier choice filled in gives way; what somebody typed stays.
     const [name, voxel] = [element("dataset-name"), element("voxel-size")];
@@ -415,11 +428,17 @@
     try {
       const files = chosen.files.map(({ file, path }) => ({ path, size_bytes: file.size, modified_ms: file.lastModified }));
       tell("Looking whether there is room…");
-      const begun = await call("POST", "/api/v1/uploads", { files, is_converted: true });
+      const begun = await call("POST", "/api/v1/uploads", { files, is_converted: !then });
       upload.id = begun.id;
       upload.size = begun.size_bytes;
-      await checkParams(params, begun);
+      if (!then) await checkParams(params, begun);
       await sendAll(chosen);
+      if (then) {
+        const source = encodeURIComponent(`upload:${upload.id}`);
+        upload = null;
+        location.href = `${BASE}${then}${source}`;
+        return;
+      }
       tell("Starting the conversion…");
       const job = await call("POST", "/api/v1/jobs", { workflow: "convert", params: withSources(params) }, { "Idempotency-Key": upload.jobKey });
       upload = null;
@@ -432,7 +451,9 @@
   }
 
   function readForm() {
-    if (!chosen || !chosen.files.length) throw new Refused("Choose images first.");
+    if (!chosen || !chosen.files.length) throw new Refused(`Choose ${then ? "files" : "images"} first.`);
+    if (then && chosen.problems.length) throw new Refused("These files cannot be sent; look at what is said about them above.");
+    if (then) return null;
     const isFilled = element("fill-missing").checked;
     if (chosen.problems.length || (chosen.gaps.length && !isFilled)) throw new Refused("These images cannot be converted as they are; look at what is said about them above.");
     const voxelSize = element("voxel-size").value.trim();
@@ -632,9 +653,9 @@
   // Telling how far it is
 
   function setSending(isSending) {
-    for (const id of ["upload-choice", "layers", "dataset-fields"]) element(id).hidden = isSending;
+    for (const id of ["upload-choice", "layers", ...(then ? [] : ["dataset-fields"])]) element(id).hidden = isSending;
     element("progress").hidden = !isSending;
-    element("progress-title").textContent = `Sending ${element("dataset-name").value.trim()}`;
+    element("progress-title").textContent = `Sending ${then ? "the files" : element("dataset-name").value.trim()}`;
     element("upload-start").hidden = isSending;
     element("pause").textContent = "Pause";
     if (!isSending) return;
