@@ -6,6 +6,7 @@ import math
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,7 +36,7 @@ LOOK_SIZE = (256, 256, 64)
 """Voxels (x, y, z) that are looked at together."""
 LOOK_BYTES = 4 * math.prod(LOOK_SIZE) * 8
 UINT64_MAX = 2**64 - 1
-_FOLDERS_DEEP, _PARENTS_MAX = 6, 4
+_FOLDERS_DEEP, _PARENTS_MAX, _CANDIDATES_MAX = 6, 4, 1000
 _TEXTS = (".txt", ".md", ".json", ".csv", ".html")
 _METADATA = frozenset({*MARKS, ".zmetadata"})
 _SAVE_LABELS = "save the layer of labels itself, as whole numbers (napari: File > Save Selected Layers)"
@@ -138,41 +139,50 @@ def _candidates(location: str, *, may_leave_folder: bool) -> Iterator[_Candidate
     if is_remote(location):
         yield from _in_store(_Candidate(location.rstrip("/")))
         return
-    path = Path(location)
+    path = Path(location).absolute()
     if not path.exists():
         raise SourceNotFound(f"{location} does not exist; check the name")
     position, home = None, path
     # What lies around a file of one's own says where it belongs; on a server it may be of others.
-    for folder in list(path.absolute().parents)[:_PARENTS_MAX] if may_leave_folder else ():
+    for folder in list(path.parents)[:_PARENTS_MAX] if may_leave_folder else ():
         if position is None and (position := read_position(folder)) is not None:
             home = folder
     if path.is_dir():
-        yield from _in_folder(path.absolute(), position, home, _FOLDERS_DEEP)
-    elif _is_image(path):
-        yield _candidate(path.absolute(), position, home)
+        found = _in_folder(path, position, home, _FOLDERS_DEEP, may_follow_links=may_leave_folder)
+        yield from islice(found, _CANDIDATES_MAX)
+        if next(found, None) is not None:
+            raise InvalidParams(
+                f"there are more than {_CANDIDATES_MAX} files in {path.name}; name the folder of what was painted"
+            )
+    elif _may_be_labels(path):
+        yield _candidate(path, position, home)
     else:
         file_format(SourceFile.of(path))  # says what it is not
         raise UnsupportedFormat(f"{path.name} is the image that was exported; upload the labels beside it")
 
 
-def _in_folder(folder: Path, position: Position | None, home: Path, depth: int) -> Iterator[_Candidate]:
-    own = read_position(folder)
-    if own is not None:
+def _in_folder(
+    folder: Path, position: Position | None, home: Path, depth: int, *, may_follow_links: bool
+) -> Iterator[_Candidate]:
+    def is_wanted(path: Path) -> bool:
+        return not path.name.startswith(".") and (may_follow_links or not path.is_symlink())
+
+    if is_wanted(folder / POSITION_FILE) and (own := read_position(folder)) is not None:
         position, home = own, folder
     if any((folder / name).is_file() for name in MARKS):
         yield from _in_store(_candidate(folder, position, home))
         return
-    visible = (path for path in folder.iterdir() if not path.name.startswith("."))
-    entries = sorted(visible, key=lambda path: natural_key(path.name))
-    images = [path for path in entries if path.is_file() and _is_image(path)]
-    if len(images) > 1 and not any(BoxPlace.in_name(path.name) for path in images) and has_sections(folder):
+    entries = sorted(filter(is_wanted, folder.iterdir()), key=lambda path: natural_key(path.name))
+    files = [path for path in entries if path.is_file() and _may_be_labels(path)]
+    if len(files) > 1 and not any(BoxPlace.in_name(path.name) for path in files) and has_sections(folder):
         yield _candidate(folder, position, home)  # one file for each section
         return
-    for path in images:
-        yield _candidate(path, position, home)
+    for path in files:
+        if _is_known(path):
+            yield _candidate(path, position, home)
     for path in entries if depth else ():
         if path.is_dir():
-            yield from _in_folder(path, position, home, depth - 1)
+            yield from _in_folder(path, position, home, depth - 1, may_follow_links=may_follow_links)
 
 
 def _in_store(store: _Candidate) -> Iterator[_Candidate]:
@@ -202,10 +212,13 @@ def _candidate(path: Path, position: Position | None, home: Path) -> _Candidate:
     return _Candidate(str(path), position, path.relative_to(home).as_posix())
 
 
-def _is_image(path: Path) -> bool:
-    """Tell whether a file can hold labels: neither a text nor the image that they are of."""
-    if path.suffix.lower() in _TEXTS or path.name == POSITION_FILE or f"__{RAW}." in path.name.lower():
-        return False
+def _may_be_labels(path: Path) -> bool:
+    """Tell by the name that a file is neither a text nor the image that labels are of."""
+    return path.suffix.lower() not in _TEXTS and f"__{RAW}." not in path.name.lower()
+
+
+def _is_known(path: Path) -> bool:
+    """Tell whether a file is of a format that holds volumes."""
     try:
         if path.stat().st_size:
             file_format(SourceFile.of(path))

@@ -211,7 +211,8 @@ def _require_inside(
         whole = whole.union(layer.box) if layer.name != params.layer_name else whole
     for item in painted:
         place = item.place
-        if min(place.box.topleft) < 0 or not whole.in_mag(place.mag).contains(item.box):
+        is_outside = not whole.is_empty and not whole.in_mag(place.mag).contains(item.box)
+        if min(place.box.topleft) < 0 or is_outside:
             raise InvalidGeometry(
                 f"{item.name}: box {place.box} leaves dataset {dataset.name!r}, which is {whole}; choose the dataset "
                 "that it was cut out of, or give the right box"

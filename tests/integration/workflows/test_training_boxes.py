@@ -32,7 +32,8 @@ from voxelworks.settings import Settings
 from voxelworks.testing.rounds import rounds
 from voxelworks.volumes.dataset import Dataset
 from voxelworks.volumes.labelled import labelled_boxes
-from voxelworks.workflows import _ome_zarr, _planes
+from voxelworks.workflows import _labelling, _ome_zarr, _planes
+from voxelworks.workflows._labelling import Given, find_painted
 
 WHOLE = Box((3, 5, 7), (90, 70, 40))
 
@@ -119,7 +120,7 @@ def tree(folder):
 # What is given out
 
 
-@pytest.mark.parametrize("color", ["uint8", "uint16", "rgb"])
+@pytest.mark.parametrize("color", ["uint16", "rgb"])
 def test_the_image_and_empty_labels_are_there_twice_and_say_where_they_lie(tmp_path, color):
     image, _ = make(tmp_path, color=color)
     box = export(tmp_path)
@@ -156,8 +157,7 @@ def test_old_programs_get_the_older_ome_zarr(tmp_path):
     assert zarr.open_group(store / "labels", mode="r").attrs["labels"] == ["ground_truth"]
 
 
-@pytest.mark.parametrize("box", ["10,10,10,40,30,20", "10,10,10,40,30,1"])
-@pytest.mark.parametrize("color", ["uint8", "rgb"])
+@pytest.mark.parametrize(("box", "color"), [("10,10,10,40,30,20", "rgb"), ("10,10,10,40,30,1", "uint8")])
 def test_the_line_for_napari_shows_image_and_labels_in_true_proportions(tmp_path, monkeypatch, box, color):
     make(tmp_path, color=color)
     folder = export(tmp_path, box=box)
@@ -189,7 +189,7 @@ def test_a_box_is_widened_to_whole_voxels_and_says_what_it_is_large_enough_for(t
 
 
 @pytest.mark.parametrize(
-    ("largest", "stored"), [(None, np.uint64), (2**31, np.uint64), (2**15, np.uint32), (2**15 - 1, np.uint16)]
+    ("largest", "stored"), [(None, np.uint64), (2**15, np.uint32), (2**15 - 1, np.uint16)]
 )
 def test_labels_to_correct_leave_room_for_as_many_ids_again(tmp_path, largest, stored):
     _, labels = make(tmp_path, labels="uint64", largest=largest)
@@ -233,7 +233,7 @@ corners = st.tuples(st.integers(0, 70), st.integers(0, 50), st.integers(0, 30))
 sizes = st.tuples(st.integers(1, 60), st.integers(1, 50), st.integers(2, 20))
 
 
-@settings(max_examples=rounds(8, 100), deadline=None)
+@settings(max_examples=rounds(6, 100), deadline=None)
 @given(
     labels=st.sampled_from(["uint8", "int8", "uint16", "uint32", "int64", "uint64"]),
     corner=corners,
@@ -278,7 +278,7 @@ def test_labels_that_come_back_unchanged_are_the_same_voxels_at_the_same_place(
     assert told["largest_segment_id"] == original.max()
 
 
-@pytest.mark.parametrize("dtype", ["uint8", "int16", "uint32", "float32", "int64"])
+@pytest.mark.parametrize("dtype", ["int16", "float32", "int64"])
 def test_ids_are_taken_however_programs_save_them(tmp_path, dtype):
     make(tmp_path)
     box = export(tmp_path)
@@ -508,6 +508,27 @@ def test_only_what_can_be_added_to_takes_ground_truth(tmp_path):
     image = tmp_path / "cells/em"
     with pytest.raises(UnsupportedFormat, match="is a single OME-Zarr image, to which no layer can be added"):
         voxelworks.run("import_training_labels", dataset=str(image), source=str(painted), cluster="serial")
+
+
+def test_on_a_server_links_in_a_folder_are_not_followed(tmp_path):
+    make(tmp_path)
+    box = export(tmp_path)
+    (tmp_path / "sent").mkdir()
+    (tmp_path / "sent/box").symlink_to(box)
+    (tmp_path / "sent/labels.tif").symlink_to(tiff_of(box))
+    given = Given(None, None, "sent", VoxelSize(4, 4, 40))
+    assert len(find_painted(str(tmp_path / "sent/box"), given, may_leave_folder=True)) == 1
+    with pytest.raises(UnsupportedFormat, match="there are no labels in it"):
+        find_painted(str(tmp_path / "sent"), given, may_leave_folder=False)
+
+
+def test_a_place_that_holds_too_much_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(_labelling, "_CANDIDATES_MAX", 2)
+    for number in range(3):
+        tifffile.imwrite(tmp_path / f"a__b__mag1__box{number}-0-0-4-5-6.tif", np.ones((5, 4), np.uint8))
+    given = Given(None, None, "sent", VoxelSize(4, 4, 40))
+    with pytest.raises(InvalidParams, match="there are more than 2 files"):
+        find_painted(str(tmp_path), given, may_leave_folder=True)
 
 
 def test_the_same_box_gives_the_same_zip(tmp_path):
