@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from urllib.parse import urlencode
 
-from voxelworks import catalog
+from voxelworks import accounts, catalog
+from voxelworks.accounts import Action
+from voxelworks.errors import DatasetNotFound
 from voxelworks.protocol.messages import SealedResult
 from voxelworks.protocol.people import Principal
 from voxelworks.protocol.places import MODEL
@@ -44,8 +46,6 @@ class ResultView:
     """Path of the viewer, looking at the box of the job; None if there is nothing to look at."""
     model: ModelView | None
     """That it made a version of; None if it is gone, or the job made none."""
-    take_back: str | None = None
-    """Path of the page on which a box that the job gave out is uploaded when it is painted."""
 
 
 def describe_result(context: Context, job: JobView) -> ResultView | None:
@@ -58,9 +58,7 @@ def describe_result(context: Context, job: JobView) -> ResultView | None:
     groups = {key: _facts(value) for key, value in told.items() if isinstance(value, Mapping)}
     values = _facts({key: value for key, value in told.items() if key not in groups})
     named = tuple((heading(key), group) for key, group in groups.items() if group)
-    return ResultView(
-        values, named, dataset, job.result.size_bytes, view_of(job, dataset), _model(context, place), _take_back(job)
-    )
+    return ResultView(values, named, dataset, job.result.size_bytes, view_of(job, dataset), _model(context, place))
 
 
 def result_pictures(result: ResultView | None, job: JobView, who: Principal) -> tuple[ShownLayer, ...]:
@@ -81,6 +79,27 @@ def result_tables(
     if result is None or result.dataset is None or job.result is None or job.workflow != MEASURES:
         return ()
     return tables_of(context, who, result.dataset).get(job.result.layer or "", ())
+
+
+def take_back(context: Context, job: JobView, who: Principal) -> str | None:
+    """Give the path of the page on which a box that a job gave out is uploaded when it is painted.
+
+    None for other jobs, and where labels cannot be put back, as into a dataset that is only linked.
+    """
+    if job.workflow != GIVES_OUT or job.result is None or job.publication != "published":
+        return None
+    told = job.result.value
+    try:
+        with context.database.read_session() as session:
+            dataset = catalog.find(session, str(told["dataset"]), by=who)
+    except DatasetNotFound:
+        return None
+    if not (catalog.is_changeable(dataset, by=who) and accounts.is_allowed(who, Action.ADD_TO_DATASET)):
+        return None
+    known = {"dataset": told["dataset"], "box": told["box"], "mag": told["mag"]}
+    # Labels that were corrected keep their ids: other boxes may show the same objects.
+    ids = {"ids": "keep"} if job.params.get("start_from") else {}
+    return "/uploads/new?" + urlencode({"then": TAKES_BACK, **known, **ids})
 
 
 def result_line(result: SealedResult) -> str:
@@ -108,16 +127,6 @@ def _boxes(job: JobView) -> list[object]:
     """Give the boxes that a job has put into a layer."""
     told = job.result.value.get("boxes") if job.result is not None else None
     return told if isinstance(told, list) else []
-
-
-def _take_back(job: JobView) -> str | None:
-    if job.workflow != GIVES_OUT or job.result is None:
-        return None
-    told = job.result.value
-    known = {"dataset": told["dataset"], "box": told["box"], "mag": told["mag"]}
-    # Labels that were corrected keep their ids: other boxes may show the same objects.
-    ids = {"ids": "keep"} if job.params.get("start_from") else {}
-    return "/uploads/new?" + urlencode({"then": TAKES_BACK, **known, **ids})
 
 
 def _dataset(context: Context, place: str | None) -> DatasetView | None:

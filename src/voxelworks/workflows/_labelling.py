@@ -253,7 +253,8 @@ def _agreed_place(name: str, stated: BoxPlace | None, given: Given) -> BoxPlace:
             "file as it was called"
         )
     place = BoxPlace(mag, box.in_mag(mag).from_mag(mag), stated.dataset if stated is not None else None)
-    if stated is not None and str(stated) != str(place):
+    is_given = given.mag is not None or given.box is not None
+    if is_given and stated is not None and (stated.mag, stated.box) != (mag, place.box):
         raise InvalidParams(
             f"{name} says that it is {stated}, but {place} is given; leave out what is given, or name the file another "
             "way if that is right"

@@ -37,7 +37,7 @@ from voxelworks.server.job_filters import Filters, JobFilters, Period
 from voxelworks.server.job_table import job_lines
 from voxelworks.server.origin import public_address
 from voxelworks.server.pages.logs import log_frame, new_lines, tail_of
-from voxelworks.server.results import describe_result, result_line, result_pictures, result_tables
+from voxelworks.server.results import describe_result, result_line, result_pictures, result_tables, take_back
 from voxelworks.server.security import still_in
 from voxelworks.server.sse import PING_S, Frame, event_stream
 from voxelworks.server.subjects import describe_params, find_workflow, is_priced, subject, workflow_title
@@ -387,7 +387,7 @@ def _job_values(context: Context, who: Principal, detail: JobDetail) -> dict[str
         "detail": detail, "job": job, "title": workflow_title(job.workflow),
         "subject": subject(job.workflow, job.params),
         "result": result, "pictures": result_pictures(result, job, who), "settings": context.settings,
-        "tables": result_tables(context, result, job, who),
+        "tables": result_tables(context, result, job, who), "take_back": take_back(context, job, who),
         "cancel_grace_s": jobs.cancel_grace_s(job.workflow, context.settings),
         "rights": {action.value for action in Action if accounts.is_allowed(who, action)},
         "is_file": job.result is not None and job.result.file is not None,
