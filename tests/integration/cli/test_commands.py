@@ -77,8 +77,8 @@ def test_the_version_is_told(call: Call) -> None:
             (
                 "error: there is no workflow 'fly'; installed are apply_mapping, compute_segment_index_file, "
                 "compute_segment_statistics, convert, describe, downsample, downsample_volume_annotation, "
-                "evaluate_segmentation, export_ome_zarr, export_tiff, find_largest_segment_id, "
-                "materialize_volume_annotation\n"
+                "evaluate_segmentation, export_ome_zarr, export_tiff, export_training_box, find_largest_segment_id, "
+                "import_training_labels, materialize_volume_annotation\n"
             ),
         ),
         (
