@@ -19,8 +19,8 @@ from voxelworks.ops._segment_loops import slot_of
 from voxelworks.ops.fragments import pair_key, resolve, root_of
 from voxelworks.ops.region_graph import Pairs, ends_of
 
-BYTES_PER_PAIR, BYTES_PER_FRAGMENT = 200, 40
-"""Memory that `agglomerate` takes."""
+BYTES_PER_PAIR, BYTES_PER_FRAGMENT = 220, 40
+"""Memory that `agglomerate` takes: measured with 6 million pairs of a million fragments."""
 
 JOIN = np.dtype([("a", "<u4"), ("b", "<u4"), ("affinity", "<f4")])
 """Two fragments that touch, a < b, and how much what they belonged to belonged together when it was joined."""
@@ -185,12 +185,12 @@ def _agglomerate(
         size *= 2
     keys, places = np.zeros(size, np.uint64), np.zeros(size, np.int64)
     used = 0
-    original, values = sums / weights, sums / weights
-    is_dead = np.zeros(count, np.bool_)
-    origins = np.where(touches, np.arange(count), -1)
+    original, values = np.empty(count), np.empty(count)
+    is_dead, origins = np.zeros(count, np.bool_), np.full(count, -1, np.int64)
     heap, position = np.empty(count, np.int64), np.full(count, -1, np.int64)
     filled = 0
     for edge in range(count):
+        original[edge] = values[edge] = sums[edge] / weights[edge]
         for side in range(2):
             node = first[edge] if side == 0 else second[edge]
             end = 2 * edge + side
@@ -198,7 +198,7 @@ def _agglomerate(
             degrees[node] += 1
         used += _put(keys, places, pair_key(first[edge], second[edge]), edge)
         if touches[edge]:
-            heap[filled], position[edge] = edge, filled
+            heap[filled], position[edge], origins[edge] = edge, filled, edge
             filled += 1
     for place in range(filled // 2 - 1, -1, -1):
         _sink(heap, position, values, place, filled)
@@ -261,7 +261,7 @@ def _agglomerate(
                     degrees[kept] += 1
                     used += _put(keys, places, key, edge)
             end = following
-    return joined[:joins].copy(), affinities[:joins].copy()
+    return joined[:joins], affinities[:joins]
 
 
 @compiled

@@ -442,7 +442,10 @@ def _find_saddles(numbers: Numbers, heights: Heights) -> tuple[NDArray[np.uint64
                         if 2 * used + 2 > size:
                             size *= 2
                             keys, places = rehash(found, used, size)
-                            found, values = np.append(found, found), np.append(values, values)
+                            more, more_values = np.zeros(size // 2, np.uint64), np.zeros(size // 2, np.uint16)
+                            for old in range(used):
+                                more[old], more_values[old] = found[old], values[old]
+                            found, values = more, more_values
                         slot = slot_of(key, size)
                         while keys[slot] != 0 and keys[slot] != key:
                             slot = (slot + 1) & (size - 1)
@@ -454,7 +457,7 @@ def _find_saddles(numbers: Numbers, heights: Heights) -> tuple[NDArray[np.uint64
                     saddle = min(own_heights[x], ahead_heights[x])
                     if saddle > values[place]:
                         values[place] = saddle
-    return found[:used].copy(), values[:used].copy()
+    return found[:used], values[:used]
 
 
 @inlined

@@ -160,7 +160,7 @@ def _add_affinities(
             near, near_found, near_sums, near_used, keys, places, found, sums, used
         )
         near_used = 0
-    return found[:used].copy(), sums[:used].copy()
+    return found[:used], sums[:used]
 
 
 @compiled
@@ -179,7 +179,12 @@ def _carry_over(
     for number in range(near_used):
         if 2 * used + 2 > keys.size:
             keys, places = rehash(found, used, 2 * keys.size)
-            found, sums = np.append(found, found), np.concatenate((sums, np.zeros_like(sums)))
+            more, more_sums = np.zeros(2 * found.size, np.uint64), np.zeros((2 * found.size, 4), np.int64)
+            for old in range(used):
+                more[old] = found[old]
+                for column in range(4):
+                    more_sums[old, column] = sums[old, column]
+            found, sums = more, more_sums
         key, size = near_found[number], keys.size
         slot = slot_of(key, size)
         while keys[slot] != 0 and keys[slot] != key:
@@ -187,7 +192,8 @@ def _carry_over(
         if keys[slot] == 0:
             keys[slot], places[slot], found[used] = key, used, key
             used += 1
-        sums[places[slot]] += near_sums[number]
+        for column in range(4):
+            sums[places[slot], column] += near_sums[number, column]
+            near_sums[number, column] = 0
     near[:] = 0
-    near_sums[:] = 0
     return keys, places, found, sums, used

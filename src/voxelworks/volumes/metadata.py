@@ -296,7 +296,7 @@ class DataSource(_Properties):
         added = AttachmentProperties(name=name, path=path, data_format="zarr3").model_dump(
             mode="json", by_alias=True
         )
-        others = [item for item in listed.get("agglomerates") or () if item.get("name") != name]
+        others = [item for item in listed.get("agglomerates") or () if item["name"] != name]
         return self.with_layer(
             layer.model_copy(update={"attachments": {**listed, "agglomerates": [*others, added]}})
         )

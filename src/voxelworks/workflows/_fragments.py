@@ -303,7 +303,7 @@ class Resolve:
         ids = numbers[parents]
         sizes = np.zeros(len(order) + 1, np.int64)
         for number, block in enumerate(blocks):
-            counts = np.ascontiguousarray(open_run(folder, TREE, block.trees)["count"])
+            counts = np.array(open_run(folder, TREE, block.trees)["count"])
             fragments.add_at(sizes, ids[bases[number] + 1 : bases[number + 1]], counts)
         found = np.concatenate([np.empty(0, np.uint16), *heights])[order]
         none = np.zeros(1, np.uint16)
@@ -644,7 +644,7 @@ def _segment_neurons(
         job, f"{name}: joining fragments", Agglomerate(tuple(merged), count, found.folder), LONG_WEIGHT, voxels // 50,
         memory_bytes, Run, partial(is_intact, folder, JOIN),
     )  # fmt: skip
-    joins = np.asarray(open_run(folder, JOIN, run))
+    joins = np.array(open_run(folder, JOIN, run))
     return agglomerated(
         found, joins, rules.agglomeration_threshold, _voxels(rules.size_min_nm3, voxel_size, math.ceil)
     )

@@ -181,7 +181,7 @@ def whole(request, tmp_path_factory):
 def test_blocks_of_any_size_give_the_same_bytes(whole, tmp_path):
     home, array, facts, voxels = whole
     assert 3 < len(np.unique(voxels["segments"])) < 100
-    for number, block in enumerate([(16, 8, 8), (8, 24, 40)]):
+    for number, block in enumerate([(16, 16, 8), (8, 24, 40)]):
         cut_up, reporter = segment(tmp_path, array, facts, block, name=f"made{number}")
         for name, expected in voxels.items():
             assert np.array_equal(cut_up[name], expected)
@@ -251,7 +251,7 @@ def test_touching_objects_are_parted_at_the_neck_and_filtered_by_size(tmp_path):
     array = stored(tmp_path / "predictions", values)
 
     def count(name, **rules):
-        found, _ = segment(tmp_path, array, facts_of("instances", **rules), (8, 16, 8), name=name)
+        found, _ = segment(tmp_path, array, facts_of("instances", **rules), (16, 16, 8), name=name)
         return [int((found["segments"] == number).sum()) for number in range(1, found["segments"].max() + 1)]
 
     three = count("three", min_depth_nm=3)

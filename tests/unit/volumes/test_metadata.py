@@ -166,6 +166,20 @@ def test_merging_a_mag_replaces_the_one_that_is_there_and_keeps_the_rest():
     assert [str(item.mag) for item in before.layer("segmentation").mags] == ["2-2-1", "1"]
 
 
+def test_agglomerate_files_are_listed_beside_each_other():
+    source = foreign()
+    for name in ("coarse", "fine", "coarse"):
+        source = source.with_agglomerates("segmentation", name)
+    stated = json.loads(source.to_json())["dataLayers"][0]["attachments"]
+    assert stated == {
+        **FOREIGN["dataLayers"][0]["attachments"],
+        "agglomerates": [
+            {"name": name, "path": f"./segmentation/agglomerates/{name}", "dataFormat": "zarr3"}
+            for name in ("fine", "coarse")
+        ],
+    }
+
+
 def test_a_missing_layer_is_named_with_those_that_exist():
     with pytest.raises(LayerNotFound, match="no layer 'color'; the dataset has: segmentation"):
         foreign().layer("color")
