@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,16 +26,22 @@ from voxelworks.ops.fragments import FACE, HEIGHT_OF_ONE, SADDLE, TREE
 from voxelworks.ops.region_graph import PAIR
 from voxelworks.volumes.arrays import MagArray, create_mag_array
 from voxelworks.volumes.shards import CHUNK
+from voxelworks.workflows._heights import (
+    AffinityHeights,
+    HeightMap,
+    InstanceHeights,
+    grown,
+    smoothing,
+    within,
+    zyx,
+)
 from voxelworks.workflows._materialize import Fallback, MergedVolume
 from voxelworks.workflows._runs import Run, is_intact, open_run, plan_ranges, read_range, starts_of, write_run
 
 if TYPE_CHECKING:
-    from voxelworks.ai.inference import Predictions
     from voxelworks.protocol.models import ModelFacts, PostProcessing
     from voxelworks.workflows._job import Job
 
-Predicted: TypeAlias = "MagArray | Predictions"
-"""Bytes (c, z, y, x) on the voxels of a layer."""
 BLOCK: Vec3 = (256, 256, 256)
 """Voxels (x, y, z) that are looked at together."""
 ID = np.dtype("<u4")
@@ -96,81 +102,6 @@ class Tiling:
         return (place[0] * height + place[1]) * width + place[2]
 
 
-class HeightMap(Protocol):
-    """The heights of a volume, from its predictions. Cheap, picklable."""
-
-    @property
-    def predictions(self) -> Predicted: ...
-
-    def read(self, box: Box) -> NDArray[np.uint16]:
-        """Read a box (z, y, x); 0 where nothing is, also beyond the volume."""
-
-
-@dataclass(frozen=True)
-class InstanceHeights:
-    """The predicted distance from the surface, inside of the foreground."""
-
-    predictions: Predicted
-    foreground: int
-    """Number of the channel."""
-    distance: int | None
-    """Number of the channel; without one all of the foreground is equally high."""
-    threshold: int
-    """Bytes of at least this are foreground."""
-    smoothing: Zyx = (0, 0, 0)
-
-    def read(self, box: Box) -> NDArray[np.uint16]:
-        heights = np.zeros(box.shape_zyx, np.uint16)
-        wanted = _grown(box, self.smoothing)
-        there, inside = wanted.intersect(self.predictions.box), box.intersect(self.predictions.box)
-        if inside.is_empty:
-            return heights
-        values = self.predictions.read(there)
-        foreground = values[self.foreground][_within(inside, there)] >= self.threshold
-        if self.distance is None:
-            heights[_within(inside, box)] = foreground
-            return heights
-        distances = values[self.distance].astype(np.uint16) * np.uint16(HEIGHT_OF_ONE // 255) + np.uint16(1)
-        smoothed = fragments.smooth(_extended(distances, there, wanted), self.smoothing)
-        heights[_within(inside, box)] = np.where(foreground, smoothed[_within(inside, box)], 0)
-        return heights
-
-
-@dataclass(frozen=True)
-class AffinityHeights:
-    """How well each voxel belongs together with its direct neighbours."""
-
-    predictions: Predicted
-    offsets: tuple[Zyx, ...]
-    """Of all channels."""
-    smoothing: Zyx = (0, 0, 0)
-    height_min: int = 0
-    """What is lower is outside of all fragments."""
-
-    def read(self, box: Box) -> NDArray[np.uint16]:
-        heights = np.zeros(box.shape_zyx, np.uint16)
-        volume = self.predictions.box
-        wanted = _grown(box, self.smoothing)
-        inside = box.intersect(volume)
-        if inside.is_empty:
-            return heights
-        # One voxel more: the affinity with the voxel before it stands at that one.
-        there = _grown(wanted, (1, 1, 1)).intersect(volume)
-        near = [channel for channel, offset in enumerate(self.offsets) if region_graph.is_short(offset)]
-        first, stop = near[0], near[-1] + 1
-        part = replace(
-            self.predictions,
-            channel_index=self.predictions.channel_index + first,
-            channel_count=stop - first,
-        )
-        found = fragments.affinity_heights(part.read(there), np.array(self.offsets[first:stop], np.int64))
-        known = wanted.intersect(volume)
-        smoothed = fragments.smooth(_extended(found[_within(known, there)], known, wanted), self.smoothing)
-        cut = smoothed[_within(inside, box)]
-        heights[_within(inside, box)] = np.where(cut < self.height_min, 0, cut) if self.height_min else cut
-        return heights
-
-
 @dataclass(frozen=True)
 class Climbed:
     """What one block left."""
@@ -192,7 +123,7 @@ class Climb:
 
     def __call__(self, box: Box) -> Climbed:
         volume = self.heights.predictions.box
-        heights = self.heights.read(_grown(box, (1, 1, 1)))
+        heights = self.heights.read(grown(box, (1, 1, 1)))
         start = tuple(a - b for a, b in zip(box.start_zyx, volume.start_zyx, strict=True))
         numbers, trees = fragments.climb(heights, start, volume.shape_zyx)  # type: ignore[arg-type]
         own = np.ascontiguousarray(heights[1:-1, 1:-1, 1:-1])
@@ -449,7 +380,7 @@ class Partition:
         for piece in box.intersect(self.box).tiles(self.tiling.block):
             number = self.tiling.number(piece)
             own = np.asarray(ids[bases[number] : bases[number + 1]])
-            found[0][_within(piece, box)] = own[self.numbers.read(piece)[0]]
+            found[0][within(piece, box)] = own[self.numbers.read(piece)[0]]
         return found
 
     def volume(self) -> MergedVolume:
@@ -474,7 +405,7 @@ class Partition:
 class AddAffinities:
     """Add up the affinities between the fragments of a block and others."""
 
-    predictions: Predicted
+    predictions: MagArray
     offsets: tuple[Zyx, ...]
     fragments: Partition
     folder: str
@@ -483,10 +414,10 @@ class AddAffinities:
         before = [max(0, *(-offset[axis] for offset in self.offsets)) for axis in range(3)]
         after = [max(0, *(offset[axis] for offset in self.offsets)) for axis in range(3)]
         around = Box.from_zyx(
-            _zyx(start - more for start, more in zip(box.start_zyx, before, strict=True)),
-            _zyx(map(sum, zip(box.shape_zyx, before, after, strict=True))),
+            zyx(start - more for start, more in zip(box.start_zyx, before, strict=True)),
+            zyx(map(sum, zip(box.shape_zyx, before, after, strict=True))),
         ).intersect(self.predictions.box)
-        start = _zyx(a - b for a, b in zip(box.start_zyx, around.start_zyx, strict=True))
+        start = zyx(a - b for a, b in zip(box.start_zyx, around.start_zyx, strict=True))
         pairs = region_graph.add_affinities(
             self.fragments.read(around)[0], self.predictions.read(box), self.offsets, start
         )
@@ -534,7 +465,7 @@ class Neurons:
     """What the threshold made of them."""
 
 
-def work_units(predictions: Predicted, facts: ModelFacts) -> int:
+def work_units(predictions: MagArray, facts: ModelFacts) -> int:
     """Give how much work `segment` is, for `Job.expect`."""
     voxels = predictions.box.voxel_count
     return voxels + 3 * (voxels // 50) + (voxels + 2 * (voxels // 50) if facts.task == "affinities" else 0)
@@ -543,11 +474,12 @@ def work_units(predictions: Predicted, facts: ModelFacts) -> int:
 def segment(
     job: Job,
     name: str,
-    predictions: Predicted,
+    predictions: MagArray,
     facts: ModelFacts,
     voxel_size: VoxelSize,
     rules: PostProcessing | None = None,
     *,
+    fills_space: bool = True,
     block: Vec3 = BLOCK,
 ) -> Partition | Neurons:
     """Make a segmentation of predictions. It is the same for any blocks.
@@ -565,6 +497,9 @@ def segment(
         Of the predictions.
     rules
         By default those of the model.
+    fills_space
+        Whether every voxel belongs to a neuron, also those of membranes; otherwise those whose mean affinity with their
+        neighbours is below the threshold of the rules belong to none.
     block
         Voxels (x, y, z) that are looked at together.
 
@@ -578,12 +513,12 @@ def segment(
     """
     rules = rules or facts.post_processing
     if facts.task == "affinities":
-        return _segment_neurons(job, name, predictions, facts, voxel_size, rules, block)
+        return _segment_neurons(job, name, predictions, facts, voxel_size, rules, fills_space, block)
     return _segment_instances(job, name, predictions, facts, voxel_size, rules, block)
 
 
 def _segment_instances(
-    job: Job, name: str, predictions: Predicted, facts: ModelFacts, voxel_size: VoxelSize, rules: PostProcessing,
+    job: Job, name: str, predictions: MagArray, facts: ModelFacts, voxel_size: VoxelSize, rules: PostProcessing,
     block: Vec3,
 ) -> Partition:  # fmt: skip
     """Instances are where the foreground is thick; without a predicted distance, its connected parts."""
@@ -602,11 +537,12 @@ def _segment_instances(
 
 
 def _segment_neurons(
-    job: Job, name: str, predictions: Predicted, facts: ModelFacts, voxel_size: VoxelSize, rules: PostProcessing,
-    block: Vec3,
+    job: Job, name: str, predictions: MagArray, facts: ModelFacts, voxel_size: VoxelSize, rules: PostProcessing,
+    fills_space: bool, block: Vec3,
 ) -> Neurons:  # fmt: skip
     offsets = _offsets(facts)
-    heights = AffinityHeights(predictions, offsets, smoothing(voxel_size, NEURON_SMOOTHING))
+    lowest = 0 if fills_space else 1 + round(rules.threshold * HEIGHT_OF_ONE)
+    heights = AffinityHeights(predictions, offsets, smoothing(voxel_size, NEURON_SMOOTHING), lowest)
     chosen = Rules(
         depth=max(1, round(NEURON_DEPTH * HEIGHT_OF_ONE)),
         height_min=1 + round(NEURON_TOP_MIN * HEIGHT_OF_ONE),
@@ -676,7 +612,7 @@ def _find_objects(job: Job, name: str, heights: HeightMap, rules: Rules, block: 
     blocks, voxels = tiling.blocks, box.voxel_count
     numbers = create_mag_array(
         folder / "numbers", mag=mag, layer_box=box.from_mag(mag), dtype=ID, channel_count=1,
-        shard_zyx=_zyx(block[::-1]), category="segmentation", chunk=math.gcd(CHUNK, *block),
+        shard_zyx=zyx(block[::-1]), category="segmentation", chunk=math.gcd(CHUNK, *block),
     )  # fmt: skip
     climbed = job.process(
         f"{name}: fragments",
@@ -729,12 +665,6 @@ def _single(
     )  # fmt: skip
 
 
-def smoothing(voxel_size: VoxelSize, passes: int) -> Zyx:
-    """Give how often to average along each axis: as far in nm along all, so not along axes with much longer voxels."""
-    shortest = min(voxel_size.zyx)
-    return _zyx(math.floor(passes * (shortest / length) ** 2 + 0.5) for length in voxel_size.zyx)
-
-
 def _depths(facts: ModelFacts, rules: PostProcessing) -> tuple[int, int]:
     """Turn the depth and the seed distance, in nm, into heights.
 
@@ -765,7 +695,7 @@ def _channel(facts: ModelFacts, output: str) -> int:
 
 
 def _offsets(facts: ModelFacts) -> tuple[Zyx, ...]:
-    offsets = tuple(_zyx(offset[::-1]) for offset in facts.offsets)
+    offsets = tuple(zyx(offset[::-1]) for offset in facts.offsets)
     axes = {tuple(map(abs, offset)) for offset in offsets if region_graph.is_short(offset)}
     if len(axes) < 3:
         raise InvalidModel(
@@ -779,44 +709,13 @@ def _voxels(volume_nm3: float, voxel_size: VoxelSize, rounded: Callable[[float],
     return rounded(round(volume_nm3 / math.prod(voxel_size.zyx), 6))
 
 
-def _climb_bytes(predictions: Predicted, block: Vec3) -> int:
+def _climb_bytes(predictions: MagArray, block: Vec3) -> int:
     """Give the memory for a block: predictions, heights and sums before and after smoothing, numbers, directions."""
     voxels = math.prod(edge + 2 * (NEURON_SMOOTHING + 2) for edge in block)
     return voxels * (predictions.channel_count + 24) + 2**27
 
 
-def _affinity_bytes(predictions: Predicted, offsets: Sequence[Zyx], block: Vec3) -> int:
+def _affinity_bytes(predictions: MagArray, offsets: Sequence[Zyx], block: Vec3) -> int:
     reach = [max(abs(offset[axis]) for offset in offsets) for axis in range(3)]
     voxels = math.prod(edge + 2 * more for edge, more in zip(block[::-1], reach, strict=True))
     return voxels * 8 + math.prod(block) * (predictions.channel_count + 8) + 2**28
-
-
-def _grown(box: Box, by: Zyx) -> Box:
-    return Box.from_zyx(
-        _zyx(start - more for start, more in zip(box.start_zyx, by, strict=True)),
-        _zyx(extent + 2 * more for extent, more in zip(box.shape_zyx, by, strict=True)),
-    )
-
-
-def _within(part: Box, whole: Box) -> tuple[slice, slice, slice]:
-    """Index a part of an array that holds a box."""
-    x, y, z = whole.topleft
-    return part.moved((-x, -y, -z)).slices_zyx
-
-
-def _extended(values: NDArray[Any], there: Box, wanted: Box) -> NDArray[Any]:
-    """Repeat what lies at the border of the volume, until a box is full."""
-    if there == wanted:
-        return values
-    missing = [
-        (start - first, last - stop)
-        for start, first, last, stop in zip(
-            there.start_zyx, wanted.start_zyx, wanted.stop_zyx, there.stop_zyx, strict=True
-        )
-    ]
-    return np.pad(values, missing, mode="edge")
-
-
-def _zyx(values: Iterable[int]) -> Zyx:
-    z, y, x = values
-    return z, y, x

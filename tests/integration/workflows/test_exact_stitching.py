@@ -74,6 +74,8 @@ class Parameters(Params):
     """Of the model."""
     block: tuple[int, int, int]
     """How they are cut."""
+    fills_space: bool = True
+    """Whether all voxels belong to neurons."""
 
 
 @workflow(version=1, cost=FREE, example={"target": "made"}, group="Test")
@@ -83,7 +85,7 @@ def segment_predictions(params: Parameters, job: Job) -> NewDataset:
     array = MagArray(params.predictions, MAG, params.box, np.dtype("uint8"), len(facts.outputs))
     made = job.start_dataset(params.target, VoxelSize(4, 4, 16), inputs=[])
     job.expect(work.work_units(array, facts))
-    found = work.segment(job, "made", array, facts, SIZE, block=params.block)
+    found = work.segment(job, "made", array, facts, SIZE, fills_space=params.fills_space, block=params.block)
     layers = {"segments": found}
     if isinstance(found, work.Neurons):
         layers = {"segments": found.segments, "fragments": found.fragments}
@@ -112,13 +114,14 @@ class Log:
         self.lines.append(text)
 
 
-def segment(home, array, facts, block, *, name="made", reporter=None, stop=None):
+def segment(home, array, facts, block, *, name="made", reporter=None, stop=None, **more):
     params = Parameters(
         target=str(home / name),
         predictions=array.location,
         box=array.box,
         facts=facts.model_dump_json(),
         block=block,
+        **more,
     )
     reporter = reporter or Log()
     run_locally(
@@ -273,6 +276,18 @@ def test_where_nothing_is_there_is_no_segment(tmp_path):
     array = stored(tmp_path / "affinities", np.zeros((len(OFFSETS), 5, 9, 1), np.uint8))
     found, _ = segment(tmp_path, array, facts_of("affinities"), (8, 8, 8), name="neurons")
     assert found["segments"].all()
+
+
+def test_membranes_may_belong_to_no_neuron(tmp_path):
+    affinities = np.full((len(OFFSETS), 8, 8, 24), 250, np.uint8)
+    affinities[:, :, :, 10:13] = 5
+    array = stored(tmp_path / "predictions", affinities)
+    found, _ = segment(tmp_path, array, facts_of("affinities"), (8, 8, 8), name="all")
+    assert [len(np.unique(found["segments"][:, :, x])) for x in (2, 11, 20)] == [1, 1, 1]
+    assert found["segments"].all()
+    found, _ = segment(tmp_path, array, facts_of("affinities"), (8, 8, 8), fills_space=False)
+    assert np.unique(found["segments"][:, :, 11]).tolist() == [0]
+    assert sorted({*found["segments"][:, :, 2].flat, *found["segments"][:, :, 20].flat}) == [1, 2]
 
 
 def test_rules_that_cannot_be_followed_are_refused(tmp_path):
