@@ -2,6 +2,7 @@
 
 usage: check_with_webknossos.py DATASET [REFERENCE.npz ...]
        check_with_webknossos.py --claims FILE.json
+       check_with_webknossos.py --agglomerates DATASET LAYER FOLDER
 
 Run it with the Python of an environment of its own that has the package `webknossos` (AGPL: never imported by
 Voxelworks). A reference file is named LAYER@MAG.npz, such as color@4-4-1.npz, and holds `data` (c, z, y, x)
@@ -12,6 +13,8 @@ Claims are a JSON list of datasets, each with its `path`, `voxel_size` and `laye
 `dtype`, `channels`, `box` (x, y, z, width, height, depth), `largest_segment_id`, `attachments` (name -> path) and
 `mags` (name -> .npy file of all voxels, c, z, y, x). What differs is printed, one line each, then how many values
 were compared.
+
+Agglomerate files of a layer are read as graphs and written anew into a folder, which must give equal arrays.
 """
 
 import json
@@ -19,12 +22,16 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import tensorstore
 import webknossos as wk
+from webknossos.dataset import AgglomerateAttachment
 
 
 def main() -> int:
     if sys.argv[1] == "--claims":
         return check_claims(json.loads(Path(sys.argv[2]).read_text()))
+    if sys.argv[1] == "--agglomerates":
+        return check_agglomerates(wk.Dataset.open(sys.argv[2]).get_layer(sys.argv[3]), Path(sys.argv[4]))
     dataset = wk.Dataset.open(sys.argv[1])
     print(f"{dataset.name}: voxel size {tuple(dataset.voxel_size)}")
     for layer in dataset.layers.values():
@@ -61,6 +68,29 @@ def compare(dataset: wk.Dataset, reference: Path) -> int:
         f"  {layer_name} mag {mag_name}: {'equal' if is_equal else 'DIFFERENT'} {expected.shape} {expected.dtype}"
     )
     return 0 if is_equal else 1
+
+
+def check_agglomerates(layer, folder: Path) -> int:
+    different = 0
+    for attachment in layer.attachments.agglomerates:
+        graph = attachment.to_graph()
+        print(f"{attachment.name}: {graph}")
+        written = AgglomerateAttachment.create(folder / attachment.name, graph)
+        for place in sorted(path for path in Path(written.path).iterdir() if path.is_dir()):
+            found, expected = (
+                rows_of(Path(parent) / place.name) for parent in (attachment.path, written.path)
+            )
+            if found.dtype != expected.dtype or not np.array_equal(found, expected):
+                different += 1
+                print(
+                    f"{place.name}: {found.dtype} {found.shape} instead of {expected.dtype} {expected.shape}"
+                )
+    return 1 if different else 0
+
+
+def rows_of(place: Path) -> np.ndarray:
+    spec = {"driver": "zarr3", "kvstore": {"driver": "file", "path": str(place)}}
+    return tensorstore.open(spec).result().read().result()
 
 
 def check_claims(claims: list[dict]) -> int:

@@ -1,6 +1,9 @@
 """Predictions become the same segmentation however they are cut into blocks, and whatever is killed on the way."""
 
+import os
 import shutil
+import subprocess
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -30,6 +33,7 @@ from voxelworks.workflows._mappings import attached_mappings, open_agglomerates
 from voxelworks.workflows._new_layers import LayerPlan
 from voxelworks.workflows._run import run_locally
 
+CHECKER = Path(__file__).parents[2] / "check_with_webknossos.py"
 SMALL = Settings(slots=1, shard_bytes_max=2**18)
 SIZE = VoxelSize(8, 8, 16)
 MAG = Mag(2, 2, 1)
@@ -356,6 +360,21 @@ def test_agglomerate_files_follow_the_rules_of_webknossos(tmp_path):
     shutil.rmtree(tmp_path / "again" / "joins")
     with pytest.raises(UnsupportedFormat, match=r"has no array 'joins'"):
         read_agglomeration(str(tmp_path / "again"))
+
+
+@pytest.mark.parametrize("whole", ["affinities"], indirect=True)
+def test_the_official_library_writes_the_same_agglomerate_file(whole, tmp_path):
+    python = os.environ.get("VOXELWORKS_TEST_WEBKNOSSOS_PYTHON")
+    if not python:
+        pytest.skip("VOXELWORKS_TEST_WEBKNOSSOS_PYTHON is not set")
+    home, _, _, found = whole
+    done = subprocess.run(
+        [python, CHECKER, "--agglomerates", home / "made", "fragments", tmp_path],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr[-3000:]
+    assert f"{found['fragments'].max()} nodes" in done.stdout
 
 
 def test_the_agglomerate_file_of_nothing(tmp_path):
