@@ -484,6 +484,9 @@ def segment(
 ) -> Partition | Neurons:
     """Make a segmentation of predictions. It is the same for any blocks.
 
+    What it depends on beside the params of the job (predictions, facts) belongs into the `inputs` with which the job was
+    started: an attempt that goes on believes what an earlier one left.
+
     Parameters
     ----------
     job

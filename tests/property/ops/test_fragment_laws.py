@@ -223,6 +223,13 @@ def test_the_two_that_belong_together_most_are_joined_first(graph):
         a, b = int(join["a"]), int(join["b"])
         assert (a << 32) | b in touching
         assert groups[a] | groups[b] == union
+        between = [
+            (int(row["short_sum"] + row["long_sum"]) / int(row["short_count"] + row["long_count"]), int(row["id"]))
+            for row in pairs
+            if row["short_count"] and len({groups[int(row["id"]) >> 32], groups[int(row["id"]) & (2**32 - 1)]}) == 2
+            and {int(row["id"]) >> 32, int(row["id"]) & (2**32 - 1)} <= union
+        ]  # fmt: skip
+        assert (max(between)[0], (a << 32) | b) in between, "the strongest pair stands for the join"
         groups.update(dict.fromkeys(union, union))
 
 
