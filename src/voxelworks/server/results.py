@@ -58,7 +58,9 @@ def describe_result(context: Context, job: JobView) -> ResultView | None:
     groups = {key: _facts(value) for key, value in told.items() if isinstance(value, Mapping)}
     values = _facts({key: value for key, value in told.items() if key not in groups})
     named = tuple((heading(key), group) for key, group in groups.items() if group)
-    return ResultView(values, named, dataset, job.result.size_bytes, view_of(job, dataset), _model(context, place))
+    return ResultView(
+        values, named, dataset, job.result.size_bytes, view_of(job, dataset), _model(context, place)
+    )
 
 
 def result_pictures(result: ResultView | None, job: JobView, who: Principal) -> tuple[ShownLayer, ...]:

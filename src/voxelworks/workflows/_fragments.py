@@ -30,6 +30,7 @@ from voxelworks.workflows._heights import (
     AffinityHeights,
     HeightMap,
     InstanceHeights,
+    Predicted,
     grown,
     smoothing,
     within,
@@ -405,7 +406,7 @@ class Partition:
 class AddAffinities:
     """Add up the affinities between the fragments of a block and others."""
 
-    predictions: MagArray
+    predictions: Predicted
     offsets: tuple[Zyx, ...]
     fragments: Partition
     folder: str
@@ -465,7 +466,7 @@ class Neurons:
     """What the threshold made of them."""
 
 
-def work_units(predictions: MagArray, facts: ModelFacts) -> int:
+def work_units(predictions: Predicted, facts: ModelFacts) -> int:
     """Give how much work `segment` is, for `Job.expect`."""
     voxels = predictions.box.voxel_count
     return voxels + 3 * (voxels // 50) + (voxels + 2 * (voxels // 50) if facts.task == "affinities" else 0)
@@ -474,7 +475,7 @@ def work_units(predictions: MagArray, facts: ModelFacts) -> int:
 def segment(
     job: Job,
     name: str,
-    predictions: MagArray,
+    predictions: Predicted,
     facts: ModelFacts,
     voxel_size: VoxelSize,
     rules: PostProcessing | None = None,
@@ -484,8 +485,8 @@ def segment(
 ) -> Partition | Neurons:
     """Make a segmentation of predictions. It is the same for any blocks.
 
-    What it depends on beside the params of the job (predictions, facts) belongs into the `inputs` with which the job was
-    started: an attempt that goes on believes what an earlier one left.
+    What it depends on beside the params of the job (predictions, facts) belongs into the `inputs` with which the job
+    was started: an attempt that goes on believes what an earlier one left.
 
     Parameters
     ----------
@@ -521,7 +522,7 @@ def segment(
 
 
 def _segment_instances(
-    job: Job, name: str, predictions: MagArray, facts: ModelFacts, voxel_size: VoxelSize, rules: PostProcessing,
+    job: Job, name: str, predictions: Predicted, facts: ModelFacts, voxel_size: VoxelSize, rules: PostProcessing,
     block: Vec3,
 ) -> Partition:  # fmt: skip
     """Instances are where the foreground is thick; without a predicted distance, its connected parts."""
@@ -540,7 +541,7 @@ def _segment_instances(
 
 
 def _segment_neurons(
-    job: Job, name: str, predictions: MagArray, facts: ModelFacts, voxel_size: VoxelSize, rules: PostProcessing,
+    job: Job, name: str, predictions: Predicted, facts: ModelFacts, voxel_size: VoxelSize, rules: PostProcessing,
     fills_space: bool, block: Vec3,
 ) -> Neurons:  # fmt: skip
     offsets = _offsets(facts)
@@ -712,13 +713,13 @@ def _voxels(volume_nm3: float, voxel_size: VoxelSize, rounded: Callable[[float],
     return rounded(round(volume_nm3 / math.prod(voxel_size.zyx), 6))
 
 
-def _climb_bytes(predictions: MagArray, block: Vec3) -> int:
+def _climb_bytes(predictions: Predicted, block: Vec3) -> int:
     """Give the memory for a block: predictions, heights and sums before and after smoothing, numbers, directions."""
     voxels = math.prod(edge + 2 * (NEURON_SMOOTHING + 2) for edge in block)
     return voxels * (predictions.channel_count + 24) + 2**27
 
 
-def _affinity_bytes(predictions: MagArray, offsets: Sequence[Zyx], block: Vec3) -> int:
+def _affinity_bytes(predictions: Predicted, offsets: Sequence[Zyx], block: Vec3) -> int:
     reach = [max(abs(offset[axis]) for offset in offsets) for axis in range(3)]
     voxels = math.prod(edge + 2 * more for edge, more in zip(block[::-1], reach, strict=True))
     return voxels * 8 + math.prod(block) * (predictions.channel_count + 8) + 2**28

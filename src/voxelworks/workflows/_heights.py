@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,12 +15,18 @@ from voxelworks.ops import fragments, region_graph
 from voxelworks.ops.fragments import HEIGHT_OF_ONE
 from voxelworks.volumes.arrays import MagArray
 
+if TYPE_CHECKING:
+    from voxelworks.ai.inference import Predictions
+
+Predicted: TypeAlias = "MagArray | Predictions"
+"""Bytes (c, z, y, x) on the voxels of a layer: 255 is a probability, an affinity or a distance of 1."""
+
 
 class HeightMap(Protocol):
     """The heights of a volume, from its predictions. Cheap, picklable."""
 
     @property
-    def predictions(self) -> MagArray: ...
+    def predictions(self) -> Predicted: ...
 
     def read(self, box: Box) -> NDArray[np.uint16]:
         """Read a box (z, y, x); 0 where nothing is, also beyond the volume."""
@@ -30,7 +36,7 @@ class HeightMap(Protocol):
 class InstanceHeights:
     """The predicted distance from the surface, inside of the foreground."""
 
-    predictions: MagArray
+    predictions: Predicted
     foreground: int
     """Number of the channel."""
     distance: int | None
@@ -60,7 +66,7 @@ class InstanceHeights:
 class AffinityHeights:
     """How well each voxel belongs together with its direct neighbours."""
 
-    predictions: MagArray
+    predictions: Predicted
     offsets: tuple[Zyx, ...]
     """Of all channels."""
     smoothing: Zyx = (0, 0, 0)

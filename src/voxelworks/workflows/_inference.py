@@ -6,11 +6,11 @@ import math
 import shutil
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated
 
 from pydantic import field_validator
 
-from voxelworks.errors import InvalidModel, ModelNotFound, TargetExists
+from voxelworks.errors import InvalidModel, TargetExists
 from voxelworks.geometry import Box, Mag
 from voxelworks.protocol.models import ModelFacts, ModelTask
 from voxelworks.workflows import (
@@ -35,7 +35,9 @@ if TYPE_CHECKING:
     from voxelworks.volumes.dataset import Dataset, Layer
     from voxelworks.workflows._fragments import Neurons
 
-PRELOADS = ("voxelworks.ai.inference", "voxelworks.workflows._fragments", "onnxruntime")
+PRELOADS = (
+    "onnxruntime", "voxelworks.ai.inference", "voxelworks.workflows._fragments", "voxelworks.ops.warm_fragments",
+)  # fmt: skip
 _COARSER_MAX = 4
 """Results are made in the finest mag whose voxels are no more than so many times shorter than the network's."""
 _LABEL_BYTES = 4
@@ -55,8 +57,8 @@ class InferenceParams(Params):
     target: NewDatasetRef
     """Dataset to make. It must not exist yet."""
 
-    model: ModelRef | None = None
-    """Model to use; by default the one that comes with Voxelworks for this."""
+    model: ModelRef
+    """Model to use."""
 
     box: Box | None = None
     """Part to segment, `x,y,z,width,height,depth` in voxels of mag 1; by default the whole layer."""
@@ -72,9 +74,6 @@ class InferenceParams(Params):
 
     copy_image: Annotated[bool, ADVANCED] = True
     """Also copy the segmented part of the image layer into the new dataset."""
-
-    default_model: ClassVar[str | None] = None
-    """Name of the model that is used if none is given."""
 
     @field_validator("output_layer")
     @classmethod
@@ -212,12 +211,7 @@ def open_model(params: InferenceParams, job: Job, tasks: Sequence[ModelTask]) ->
     ------
     ModelNotFound, InvalidModel
     """
-    name = params.model or (None if params.default_model is None else ModelRef(params.default_model))
-    if name is None:
-        raise ModelNotFound(
-            "no model for this comes with Voxelworks; give one with model, or train one first"
-        )
-    package = job.open_model(name)
+    package = job.open_model(params.model)
     if package.facts.task not in tasks:
         raise InvalidModel(
             f"model {package.facts.title!r} gives {package.facts.task}, and this needs {' or '.join(tasks)}; choose "

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from voxelworks.workflows import ADVANCED, Job, PerGigavoxel, workflow
+from voxelworks.workflows import ADVANCED, Job, ModelRef, OfTask, PerGigavoxel, workflow
 from voxelworks.workflows._inference import (
     PRELOADS,
     InferenceParams,
@@ -19,6 +19,9 @@ from voxelworks.workflows._inference import (
 
 class InferInstancesParams(InferenceParams):
     """What to segment, and with which model of single objects."""
+
+    model: Annotated[ModelRef, OfTask("instances", "semantic")]
+    """Model to use: one of single objects, or of a foreground alone."""
 
     seed_generator_distance_threshold_nm: Annotated[float | None, ADVANCED] = Field(None, ge=0)
     """How far inside of an object its middle lies at least, in nm: larger values give fewer and larger objects; by

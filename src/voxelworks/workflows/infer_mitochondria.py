@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Annotated
 
-from voxelworks.workflows import Job, PerGigavoxel, workflow
+from voxelworks.workflows import Job, ModelRef, OfTask, PerGigavoxel, workflow
 from voxelworks.workflows._inference import PRELOADS, SegmentedDataset, infer, made_layers, result_bytes
 from voxelworks.workflows.infer_instances import InferInstancesParams
 
@@ -12,7 +12,8 @@ from voxelworks.workflows.infer_instances import InferInstancesParams
 class InferMitochondriaParams(InferInstancesParams):
     """Where to segment mitochondria."""
 
-    default_model: ClassVar[str | None] = "mitochondria"
+    model: Annotated[ModelRef, OfTask("instances", "semantic")] = ModelRef("mitochondria")
+    """Model to use: one of single objects, or of a foreground alone."""
 
 
 @workflow(

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar
+from typing import Annotated
 
 from pydantic import Field
 
-from voxelworks.workflows import ADVANCED, Job, MadeLayer, PerGigavoxel, workflow
+from voxelworks.workflows import ADVANCED, Job, MadeLayer, ModelRef, OfTask, PerGigavoxel, workflow
 from voxelworks.workflows._inference import (
     PRELOADS,
     InferenceParams,
@@ -21,11 +21,12 @@ from voxelworks.workflows._inference import (
 class InferNeuronsParams(InferenceParams):
     """Where to segment neurons."""
 
+    model: Annotated[ModelRef, OfTask("affinities")] = ModelRef("neurons")
+    """Model to use, one of neurons."""
+
     agglomeration_threshold: Annotated[float | None, ADVANCED] = Field(None, ge=0, le=1)
     """Fragments whose mean affinity is at least this are joined: larger values give more and smaller segments; by
     default what the model says. It can be changed later without predicting again, with agglomerate."""
-
-    default_model: ClassVar[str | None] = "neurons"
 
 
 def _made_layers(params: InferNeuronsParams) -> list[MadeLayer]:

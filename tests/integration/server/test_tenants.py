@@ -118,6 +118,8 @@ CONVERT_FORM = {
 LAYER = {"layer": {"dataset": "{ref}", "layer": "color"}}
 JUDGED = {**LAYER, "truth": {"dataset": "{ref}", "layer": "truth"}}
 MAPPED = {"layer": {"dataset": "{ref}", "layer": "color"}, "mapping": "m", "target": "{new}-mapped"}
+INFERRED = {**LAYER, "model": "nothing", "target": "{new}-made"}
+TRAINED = {"boxes": [{"image": "{ref}/color", "truth": "{ref}/truth"}], "target": "{new}-model"}
 SHRUNK = {"dataset": "{ref}", "annotation": "{annotation_id}"}
 ANNOTATED = {"dataset": "{ref}", "annotation": "{annotation_id}", "target": "{new}-made"}
 
@@ -137,6 +139,14 @@ API = {
     "POST /workflows/export_tiff/jobs": case(ALL, "dataset", json=LAYER),
     "POST /workflows/materialize_volume_annotation/jobs": case(ALL, "annotated_dataset", json=ANNOTATED),
     "POST /workflows/import_model/jobs": case(ALL, "new", json={"source": "root:scope/run1", "target": "{new}"}),
+    **{
+        f"POST /workflows/{name}/jobs": case(ALL, "dataset", json=INFERRED, ok={404})
+        for name in ("infer_instances", "infer_mitochondria", "infer_neurons", "infer_nuclei", "infer_with_model")
+    },
+    **{
+        f"POST /workflows/{name}/jobs": case(ALL, "dataset", json=TRAINED, ok={201, 404, 422})
+        for name in ("train_instance_model", "train_neuron_model")
+    },
     "POST /workflows/find_largest_segment_id/jobs": case(ALL, "dataset", json=LAYER, ok={201, 422}),
     "POST /jobs": case(ALL, "new", json=JOB),
     "POST /jobs/quote": case(ALL, "new", json=JOB),

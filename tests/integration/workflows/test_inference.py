@@ -10,7 +10,7 @@ from ball_networks import ball_facts, balls, write_ball_model, write_image
 from voxelworks.ai.inference import Grid, Intensities, Predictions, Source
 from voxelworks.ai.resampling import apply_matrices, covered, means_matrix
 from voxelworks.blocks.executor import SerialExecutor
-from voxelworks.errors import InvalidInput, InvalidModel, ModelNotFound, TargetExists
+from voxelworks.errors import InvalidInput, InvalidModel, InvalidParams, ModelNotFound, TargetExists
 from voxelworks.geometry import MAG1, Box, Mag
 from voxelworks.ops.evaluation import count_overlaps
 from voxelworks.volumes.arrays import create_zarr2_array
@@ -241,7 +241,7 @@ def not_finite(image):
 REFUSED = [
     ({"channels": 3}, {}, {}, InvalidModel, "layer 'color' has 3 channels and the model 'Balls' is for 1"),
     ({}, {}, {"model": "no_such_model"}, ModelNotFound, "no_such_model"),
-    ({}, {}, {"model": None}, ModelNotFound, "give one with model"),
+    ({}, {}, {"model": None}, InvalidParams, "model is missing"),
     ({}, TASKS["affinities"], {}, InvalidModel, "gives affinities, and this needs instances or semantic"),
     (
         {"dtype": "float32", "change": not_finite},

@@ -26,9 +26,9 @@ def dataset(*layers, trashed_ms=None):
     ],
 )
 def test_a_result_is_looked_at_in_the_box_of_its_job(params, expected):
-    assert view_of(SimpleNamespace(params=params), dataset(COLOR)) == expected
+    assert view_of(SimpleNamespace(params=params, result=None), dataset(COLOR)) == expected
 
 
 @pytest.mark.parametrize("made", [None, dataset(), dataset(COLOR, trashed_ms=1)])
 def test_what_cannot_be_looked_at_is_not_offered(made):
-    assert view_of(SimpleNamespace(params={}), made) is None
+    assert view_of(SimpleNamespace(params={}, result=None), made) is None
