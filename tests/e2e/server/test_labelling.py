@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -78,6 +79,15 @@ def test_a_person_labels_a_box_and_finds_it_as_ground_truth(site, open_page, tmp
     array = zarr.open_array(site.settings.datasets_dir / "local/cortex/ground_truth/1", mode="r")
     assert (array[0, 4:36, 33:73, 21:117] == ids).all()
     assert np.count_nonzero(array[...]) == np.count_nonzero(ids)
+
+    # A program sends the whole folder, with what was not painted in.
+    packed = shutil.make_archive(tmp_path / "sent", "zip", labels.parent.parent, labels.parent.name)
+    upload = site.client.upload({"sent.zip": Path(packed)})
+    asked = {"dataset": "cortex", "source": f"upload:{upload.id}", "layer_name": "again"}
+    *_, ended = site.client.watch(site.client.submit("import_training_labels", asked).id)
+    assert ended.result.value["boxes"] == ["21,33,4,96,40,32"]
+    again = zarr.open_array(site.settings.datasets_dir / "local/cortex/again/1", mode="r")
+    assert (again[...] == array[...]).all()
 
 
 def look(page, name: str) -> None:
