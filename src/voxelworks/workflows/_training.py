@@ -67,7 +67,8 @@ class TrainingBox(BaseModel):
     """Segmentation layer with one id for each object; 0 is background."""
 
     box: Box | None = None
-    """Labelled part, `x,y,z,width,height,depth` in voxels of mag 1; by default all that both layers cover."""
+    """Labelled part, `x,y,z,width,height,depth` in voxels of mag 1; by default the boxes that were labelled for
+    training, or else all that both layers cover."""
 
     purpose: Literal["train", "validate"] = "train"
     """Whether the network learns from it, or is measured with it; by default the end of each box is for measuring."""
@@ -144,16 +145,19 @@ class TrainedModel(NewModel):
 class SizeRule:
     """How large a labelled box must be."""
 
-    voxels: Vec3
-    """x,y,z, in voxels of the network; on axes with longer voxels so many that they are half as long will do."""
+    kind: str
+    """Of models, as in `SIZES_MIN`: voxels of the network. On axes with longer voxels so many that they are half as long
+    will do."""
     what: str
 
     def check(self, size_zyx: Zyx, voxel_size: VoxelSize, name: str) -> None:
         """Refuse a box that is too small; `InvalidGeometry` says by how much."""
+        from voxelworks.volumes.labelled import SIZES_MIN
+
         finest = min(voxel_size.xyz)
         needed = tuple(
             voxels if own < 1.5 * finest else max(4, math.ceil(voxels * finest / own / 2))
-            for voxels, own in zip(self.voxels, voxel_size.xyz, strict=True)
+            for voxels, own in zip(SIZES_MIN[self.kind], voxel_size.xyz, strict=True)
         )
         found = size_zyx[::-1]
         if any(have < need for have, need in zip(found, needed, strict=True)):
@@ -202,7 +206,11 @@ def train(
     voxel_size = params.voxel_size or (
         parent.facts.voxel_size if parent else layers[0][1].voxel_size.in_mag(layers[0][1].mags[0])
     )
-    parts = [_Part.of(item, *pair, voxel_size, rule) for item, pair in zip(params.boxes, layers, strict=True)]
+    parts = [
+        _Part.of(one, *pair, voxel_size, rule)
+        for item, pair in zip(params.boxes, layers, strict=True)
+        for one in _labelled(item, pair[1])
+    ]
     job.require_memory(
         sum(part.voxel_count for part in parts) * 12,
         item="training set",
@@ -213,7 +221,7 @@ def train(
         params.target, inputs=[*facts, "" if parent is None else parent.facts.weights_sha256]
     )
     loaded = [part.load(job) for part in parts]
-    learning, measuring = _split(params, loaded)
+    learning, measuring = _split(parts, loaded)
     scale = distance_scale_nm
     if task == "instances" and scale is None:
         scale = _typical_radius_nm(learning, voxel_size)
@@ -397,12 +405,20 @@ def _reading_facts(voxel_size: VoxelSize, channels: int) -> ModelFacts:
     )  # fmt: skip
 
 
+def _labelled(item: TrainingBox, truth: Layer) -> list[TrainingBox]:
+    """Take the boxes that were labelled for training where none is given."""
+    from voxelworks.volumes.labelled import labelled_boxes
+
+    boxes = labelled_boxes(truth) if item.box is None else []
+    return [item.model_copy(update={"box": box}) for box in boxes] or [item]
+
+
 def _split(
-    params: TrainingParams, loaded: Sequence[LabelledBox]
+    parts: Sequence[_Part], loaded: Sequence[LabelledBox]
 ) -> tuple[list[LabelledBox], list[LabelledBox]]:
     """Part what is learned from and what is measured with."""
-    learning = [box for item, box in zip(params.boxes, loaded, strict=True) if item.purpose == "train"]
-    measuring = [box for item, box in zip(params.boxes, loaded, strict=True) if item.purpose == "validate"]
+    learning = [box for part, box in zip(parts, loaded, strict=True) if part.item.purpose == "train"]
+    measuring = [box for part, box in zip(parts, loaded, strict=True) if part.item.purpose == "validate"]
     if measuring:
         return learning, measuring
     pairs = [_cut_end(box) for box in learning]

@@ -13,10 +13,10 @@ from voxelworks.workflows import (
     ADVANCED,
     FREE,
     Artifact,
+    ImageRef,
     Inputs,
     Job,
     LayerMag,
-    LayerRef,
     NewFileRef,
     Params,
     SegmentationRef,
@@ -31,16 +31,10 @@ if TYPE_CHECKING:
     from voxelworks.volumes.dataset import Layer
 
 
-class ColorRef(LayerRef):
-    """A colour layer of a dataset. As text: `DATASET/LAYER`."""
-
-    category = "color"
-
-
 class ExportTrainingBoxParams(Params):
     """What to label."""
 
-    layer: ColorRef
+    layer: ImageRef
     """Image layer to label."""
 
     box: Box

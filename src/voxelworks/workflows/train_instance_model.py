@@ -17,7 +17,7 @@ from voxelworks.workflows._training import (
     train,
 )
 
-_RULE = SizeRule((32, 32, 32), "models of objects")
+_RULE = SizeRule("instances", "models of objects")
 _SEED_SHARE = 0.2
 """Of the typical radius: so far inside of an object its middle lies at least."""
 _DEPTH_SHARE = 0.25
@@ -38,7 +38,7 @@ class TrainInstanceModelParams(TrainingParams):
 @workflow(
     version=1,
     cost=PerGigavoxel("train_instance_model", of=annotated_voxels),
-    group="AI",
+    group="Training",
     result_bytes=result_bytes,
     example={
         "boxes": [{"image": "demo/color", "truth": "demo/segmentation"}],

@@ -13,7 +13,7 @@ from voxelworks.workflows._training import (
     train,
 )
 
-_RULE = SizeRule((85, 85, 30), "models of neurons")
+_RULE = SizeRule("neurons", "models of neurons")
 
 
 class TrainNeuronModelParams(TrainingParams):
@@ -23,7 +23,7 @@ class TrainNeuronModelParams(TrainingParams):
 @workflow(
     version=1,
     cost=PerGigavoxel("train_neuron_model", of=annotated_voxels),
-    group="AI",
+    group="Training",
     result_bytes=result_bytes,
     example={"boxes": [{"image": "demo/color", "truth": "demo/segmentation"}], "target": "my_neurons"},
     preloads=[],

@@ -75,6 +75,22 @@ def test_training_starts_from_another_model(learned, tmp_path, monkeypatch):
     assert read_package(tmp_path / "tuned").facts.started_from == str(folder / "model")
 
 
+def test_training_takes_the_boxes_that_were_labelled_for_it(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(networks._FEATURES, "small", (2, 2))
+    write_image(tmp_path / "image", balls(SHAPE, CENTRES))
+    properties = tmp_path / "image" / "datasource-properties.json"
+    known = json.loads(properties.read_text())
+    (layer,) = (layer for layer in known["dataLayers"] if layer["name"] == "truth")
+    boxes = [Box((0, 0, 0), (32, 32, 32)), Box((12, 2, 0), (32, 32, 32))]
+    layer["labelledBoxes"] = [
+        {"topLeft": list(box.topleft), "width": 32, "height": 32, "depth": 32} for box in boxes
+    ]
+    properties.write_text(json.dumps(known))
+    voxelworks.run("train_instance_model", boxes=[box_of(tmp_path)], target=str(tmp_path / "model"), steps=1)
+    told = capsys.readouterr().err
+    assert all(f"truth {box}: " in told for box in boxes)
+
+
 def test_training_needs_labels_of_some_size(tmp_path):
     write_image(tmp_path / "image", balls(SHAPE, [(9, 9, 4)], radius=4))
     train = {"target": str(tmp_path / "model"), "steps": 1}
