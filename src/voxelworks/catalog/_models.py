@@ -24,7 +24,7 @@ from voxelworks.errors import InvalidParams, ModelNotFound, NotFound, TargetExis
 from voxelworks.protocol.installed_models import list_installed
 from voxelworks.protocol.models import ModelFacts
 from voxelworks.protocol.people import Principal
-from voxelworks.protocol.places import DATASET_NAME, MODEL, Places, model_parts, model_place
+from voxelworks.protocol.places import DATASET_NAME, MODEL, ORGANIZATION_ID, Places, model_parts, model_place
 from voxelworks.protocol.views import ModelVersionView, ModelView
 
 COMMENT_LENGTH_MAX = 2000
@@ -176,11 +176,8 @@ def change_model(
     """
     row = _lock_own(session, model_id, by)
     if comment is not None:
-        if len(comment) > COMMENT_LENGTH_MAX:
-            raise InvalidParams(
-                f"the comment has {len(comment)} characters, and at most {COMMENT_LENGTH_MAX} are kept"
-            )
-        row.comment, row.updated_ms = comment.strip(), now(session)
+        comment = _checked_comment(comment)
+        row.comment, row.updated_ms = comment, now(session)
     if name is not None and name != row.name:
         _rename(session, row, name)
     session.flush()
@@ -201,7 +198,8 @@ def share_model(
     """
     row = _lock_own(session, model_id, by)
     wanted = set(organizations) - {by.organization_id}
-    known = set(session.scalars(select(_organizations.c.id).where(_organizations.c.id.in_(wanted))))
+    named = [item for item in wanted if ORGANIZATION_ID.fullmatch(item)]
+    known = set(session.scalars(select(_organizations.c.id).where(_organizations.c.id.in_(named))))
     if len(wanted) > SHARES_MAX or known != wanted:
         unknown = sorted(wanted - known) or sorted(wanted)
         raise NotFound(f"there is no organization {unknown[0]!r}; give the short names of organizations")
@@ -358,6 +356,17 @@ def _lock_by_folder(session: Session, organization_id: str, folder: str) -> Mode
         .with_for_update(),
         execution_options={"populate_existing": True},
     )
+
+
+def _checked_comment(text: str) -> str:
+    text = text.replace("\r\n", "\n").strip()
+    if len(text) > COMMENT_LENGTH_MAX:
+        raise InvalidParams(
+            f"the comment has {len(text)} characters, and at most {COMMENT_LENGTH_MAX} are kept"
+        )
+    if not all(letter.isprintable() or letter in "\n\t" for letter in text):
+        raise InvalidParams("the comment holds characters that cannot be shown; leave them out")
+    return text
 
 
 def _rename(session: Session, row: ModelRow, name: str) -> None:

@@ -121,8 +121,9 @@ def test_models_are_shared_by_id_and_no_further(queue):
     [model] = models(queue)
     with pytest.raises(ModelNotFound):
         take(queue, model.id, by=queue.principal("cleo"))
-    with pytest.raises(NotFound, match="no organization 'nobody'"):
-        queue.call(catalog.share_model, model.id, ["nobody"], by=queue.principal("ada"))
+    for nobody in ("nobody", "No\0body"):
+        with pytest.raises(NotFound, match="there is no organization"):
+            queue.call(catalog.share_model, model.id, [nobody], by=queue.principal("ada"))
     queue.call(catalog.share_model, model.id, ["other", "local"], by=queue.principal("ada"))
     assert find(queue, model.id).shared_with == ("other",)
     [seen] = models(queue, "cleo")
@@ -168,6 +169,9 @@ def test_renaming_keeps_files_and_numbers(queue):
     with pytest.raises(TargetExists, match="the files of 'mitos' lie under it"):
         bring_in(queue, "mito")
     make(queue, "third")
+    for comment in ("x" * 2001, "a\0b"):
+        with pytest.raises(InvalidParams, match="the comment"):
+            queue.call(catalog.change_model, model.id, by=queue.principal("ada"), comment=comment)
     for name, error in (("third", TargetExists), ("a/b", InvalidParams)):
         with pytest.raises(error):
             queue.call(catalog.change_model, model.id, by=queue.principal("ada"), name=name)

@@ -31,7 +31,7 @@ from voxelworks.workflows import Workflow, workflows
 router = APIRouter(prefix="/models")
 
 DONE = {
-    "changed": "It is kept.",
+    "changed": "The change is saved.",
     "shared": "The sharing is changed.",
     "deleted": "The model is deleted.",
     "version-deleted": "The version is deleted.",
