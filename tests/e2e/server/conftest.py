@@ -15,7 +15,10 @@ from pathlib import Path
 import httpx
 import pytest
 
+from small_networks import small_facts, small_network
+from voxelworks.ai.package import write_package
 from voxelworks.client import Client, ServerInfo
+from voxelworks.protocol.models import ModelScore
 from voxelworks.settings import Settings
 from voxelworks.testing.server import PretendWorker, running_server
 
@@ -115,6 +118,9 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         credits_enabled=True,
         support_email="help@example.org",
     )
+    scores = (ModelScore(data="Cortex", measure="IoU", value=0.9, low=0.8, high=0.95, count=20),)
+    facts = small_facts(scores=scores, is_commercial_use_allowed=False)
+    write_package(settings.models_dir / "cells", facts, small_network())
     with running_server(settings) as info, Client(info.url, info.token) as client:
         worker = PretendWorker.join(info, settings, name="scope-pc")
         with worker.client:

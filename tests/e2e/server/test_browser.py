@@ -16,9 +16,9 @@ PATHS = (
     "/jobs", "/jobs?period=7d&dataset=demo", "/jobs/selected?deed=cancel&all=true", "/jobs?state=failed",
     "/jobs?state=cancelled&workflow=downsample", "/workflows", "/workflows/convert/new",
     "/workflows/downsample/new?dataset=demo", "/datasets", "/datasets/demo", "/uploads/new", "/annotations", "/trash",
-    "/account", "/organization", "/organization/credits", "/organization/webhooks", "/organization/audit",
-    "/operator", "/operator/failures", "/operator/workers", "/operator/organizations", "/operator/mails",
-    "/operator/orders", "/operator/audit", "/setup", "/help",
+    "/models", "/models/cells", "/account", "/organization", "/organization/credits", "/organization/webhooks",
+    "/organization/audit", "/operator", "/operator/failures", "/operator/workers", "/operator/organizations",
+    "/operator/mails", "/operator/orders", "/operator/audit", "/setup", "/help",
 )  # fmt: skip
 
 
