@@ -114,6 +114,7 @@ def test_a_job_gets_a_clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_pat
         monkeypatch.setenv(name, value)
     assert clean_environment(tmp_path) == {
         "PATH": "/bin", "LC_ALL": "C.UTF-8", "http_proxy": "http://proxy:1", "TMPDIR": str(tmp_path),
+        "ORT_DISABLE_TELEMETRY": "1",
     }  # fmt: skip
 
 
