@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnxruntime
 from numpy.typing import NDArray
 
 from voxelworks.ai.resampling import apply_matrices, cached_matrix, covered, interpolated, same_length
@@ -360,8 +361,6 @@ class Session:
     """A network that is ready to run."""
 
     def __init__(self, weights: str, device: str, threads: int) -> None:
-        import onnxruntime
-
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1

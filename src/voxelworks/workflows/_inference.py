@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from voxelworks.workflows._fragments import Neurons
 
 PRELOADS = (
-    "onnxruntime", "voxelworks.ai.inference", "voxelworks.workflows._fragments", "voxelworks.ops.warm_fragments",
+    "voxelworks.ai.inference", "voxelworks.workflows._fragments", "voxelworks.ops.warm_fragments",
 )  # fmt: skip
 _COARSER_MAX = 4
 """Results are made in the finest mag whose voxels are no more than so many times shorter than the network's."""

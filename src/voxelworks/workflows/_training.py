@@ -146,8 +146,8 @@ class SizeRule:
     """How large a labelled box must be."""
 
     kind: str
-    """Of models, as in `SIZES_MIN`: voxels of the network. On axes with longer voxels so many that they are half as long
-    will do."""
+    """Of models, as in `SIZES_MIN`: voxels of the network. On axes with longer voxels so many that they are half as
+    long will do."""
     what: str
 
     def check(self, size_zyx: Zyx, voxel_size: VoxelSize, name: str) -> None:

@@ -147,7 +147,7 @@ def _result_bytes(params: ImportModelParams, inputs: Inputs) -> int:
 @workflow(
     version=1,
     cost=FREE,
-    group="AI",
+    group="AI analysis",
     priority_class="short",
     result_bytes=_result_bytes,
     example={"source": "root:demo/mitochondria.zip", "target": "mitochondria"},

@@ -31,7 +31,7 @@ class InferInstancesParams(InferenceParams):
 @workflow(
     version=1,
     cost=PerGigavoxel("infer_instances"),
-    group="AI",
+    group="AI analysis",
     makes=made_layers,
     result_bytes=result_bytes,
     example={"layer": "demo/color", "model": "my_nuclei", "target": "demo_nuclei"},

@@ -19,7 +19,7 @@ class InferMitochondriaParams(InferInstancesParams):
 @workflow(
     version=1,
     cost=PerGigavoxel("infer_mitochondria"),
-    group="AI",
+    group="AI analysis",
     makes=made_layers,
     result_bytes=result_bytes,
     example={"layer": "demo/color", "target": "demo_mitochondria"},

@@ -36,7 +36,7 @@ def _made_layers(params: InferNeuronsParams) -> list[MadeLayer]:
 @workflow(
     version=1,
     cost=PerGigavoxel("infer_neurons"),
-    group="AI",
+    group="AI analysis",
     makes=_made_layers,
     result_bytes=result_bytes,
     example={"layer": "demo/color", "target": "demo_neurons"},

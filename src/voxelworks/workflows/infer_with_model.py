@@ -23,7 +23,7 @@ class InferWithModelParams(InferenceParams):
 @workflow(
     version=1,
     cost=PerGigavoxel("infer_with_model"),
-    group="AI",
+    group="AI analysis",
     makes=made_layers,
     result_bytes=result_bytes,
     example={"layer": "demo/color", "model": "my_nuclei", "target": "demo_segmented"},

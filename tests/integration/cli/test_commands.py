@@ -79,7 +79,8 @@ def test_the_version_is_told(call: Call) -> None:
                 "compute_segment_statistics, convert, describe, downsample, downsample_volume_annotation, "
                 "evaluate_segmentation, export_ome_zarr, export_tiff, export_training_box, find_largest_segment_id, "
                 "import_model, import_training_labels, infer_instances, infer_mitochondria, infer_neurons, "
-                "infer_nuclei, infer_with_model, materialize_volume_annotation, train_instance_model, train_neuron_model\n"
+                "infer_nuclei, infer_with_model, materialize_volume_annotation, train_instance_model, "
+                "train_neuron_model\n"
             ),
         ),
         (

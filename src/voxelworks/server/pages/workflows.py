@@ -40,7 +40,7 @@ from voxelworks.workflows import Workflow, get_workflow, workflows
 
 router = APIRouter()
 
-GROUPS = ("AI analysis", "Data", "Export")
+GROUPS = ("AI analysis", "Training", "Data", "Export", "Analysis")
 """In this order; others come after them."""
 
 

@@ -1,0 +1,88 @@
+"""Turn the public data sets into datasets that workflows read, one layer `color` and one layer `labels` each."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from voxelworks.geometry import Box, Mag, VoxelSize
+from voxelworks.volumes.dataset import Dataset
+
+HERE = Path(__file__).parent
+IMAGES: dict[str, tuple[tuple[str, ...], str]] = {
+    "mito_sbem_cdeep3m": (("raw_v1", "raw_v2"), "labels_mito"),
+    "mito_vnc_sstem": (("raw",), "labels_mito"),
+    "neuron_fib25": (("raw",), "labels_neuron"),
+    "neuron_gala": (("raw",), "labels_neuron"),
+    "nuclei_stardist": (("img3d",), "mask3d"),
+    "nuclei_qcanet": (("raw",), "labels_nuclei"),
+}
+"""The files of each data set: images, one after the other in z, and labels."""
+
+
+@dataclass(frozen=True)
+class Split:
+    """One part of a data set."""
+
+    dataset: str
+    purpose: str
+    box: Box
+
+
+def splits(path: Path = HERE / "splits.toml") -> Iterator[Split]:
+    """Read all parts, in the order of the file."""
+    for name, facts in tomllib.loads(path.read_text()).items():
+        for purpose in ("train", "validate", "test"):
+            for part in facts.get(purpose, []):
+                yield Split(name, purpose, _box(part, SHAPES[name]))
+
+
+def voxel_size(name: str) -> VoxelSize:
+    return VoxelSize(*tomllib.loads((HERE / "splits.toml").read_text())[name]["voxel_size"])
+
+
+def make_dataset(source: Path, name: str, target: Path) -> Path:
+    """Make a dataset of the files in a folder, unless it is there; give its folder."""
+    folder = target / name
+    if folder.exists():
+        return folder
+    images, truth = IMAGES[name]
+    image = np.concatenate([_load(source / name / f"{file}.npz") for file in images])
+    labels = _load(source / name / f"{truth}.npz")
+    if name.startswith("mito"):
+        labels = labels.astype(np.uint32)
+    dataset = Dataset.create(folder.with_name(f"{name}.part"), voxel_size(name), name=name)
+    for layer, array, category in (("color", image, "color"), ("labels", labels, "segmentation")):
+        box = Box.from_zyx((0, 0, 0), array.shape)
+        made = dataset.add_layer(layer, category, array.dtype.name, 1, box)
+        made.add_mag(Mag(1, 1, 1), shard_zyx=(64, 64, 64)).write(box, np.ascontiguousarray(array))
+    dataset.source = dataset.source.with_largest_segment_id("labels", int(labels.max()))
+    dataset.write_metadata()
+    folder.with_name(f"{name}.part").rename(folder)
+    return folder
+
+
+SHAPES: dict[str, tuple[int, int, int]] = {
+    "mito_sbem_cdeep3m": (30, 1024, 1024),
+    "mito_vnc_sstem": (13, 1024, 1024),
+    "neuron_fib25": (160, 250, 250),
+    "neuron_gala": (50, 100, 200),
+    "nuclei_stardist": (31, 61, 57),
+    "nuclei_qcanet": (51, 120, 122),
+}
+
+
+def _box(part: dict[str, list[int]], shape_zyx: tuple[int, int, int]) -> Box:
+    ranges = [part.get(axis, [0, size]) for axis, size in zip("zyx", shape_zyx, strict=True)]
+    start = tuple(first for first, _ in ranges)
+    return Box.from_zyx((start[0], start[1], start[2]), tuple(last - first for first, last in ranges))
+
+
+def _load(path: Path) -> np.ndarray[Any, Any]:
+    with np.load(path) as file:
+        return file["data"]
