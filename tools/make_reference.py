@@ -70,10 +70,11 @@ def workflow_section(workflow: Workflow) -> str:
     # The examples name places of a server; locally they are folders below the current one.
     local: Json = json.loads(json.dumps(workflow.example).replace('"root:', '"'))
     body = {"workflow": workflow.name, "params": workflow.example}
+    cost = "free" if workflow.cost.is_free else f"paid by the price `{workflow.cost.price}`"
     parts = [
         f"## {workflow.name}",
         workflow.description,
-        f"Version {workflow.version}, {'free' if workflow.cost.is_free else workflow.cost.quantity}.",
+        f"Version {workflow.version}, {cost}.",
         _table(("Option", "Value", "Meaning", "Default"), [_option_row(field) for field in workflow.fields]),
         _repeat_note(workflow),
         "Command line:",

@@ -3,8 +3,8 @@
     python training/train.py mitochondria --data FOLDER --work FOLDER
     python training/train.py neurons --data FOLDER --work FOLDER
 
-`--data` is the folder with the files of the data sets (see fetch.py); `--work` is where datasets, checkpoints and the
-model are written. It can be stopped (Ctrl-C) and started again: it goes on where it was.
+`--data` is a folder with one folder for each data set, which holds its arrays (see datasets.py); `--work` is where
+datasets, checkpoints and the model are written. It can be stopped (Ctrl-C) and started again: it goes on where it was.
 """
 
 from __future__ import annotations

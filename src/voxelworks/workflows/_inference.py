@@ -5,16 +5,20 @@ from __future__ import annotations
 import math
 import shutil
 import time
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import field_validator
 
-from voxelworks.errors import InvalidModel, TargetExists
+from voxelworks.errors import InvalidModel, InvalidParams, TargetExists
 from voxelworks.geometry import Box, Mag
+from voxelworks.protocol.foreign import native_id
+from voxelworks.protocol.messages import Json
 from voxelworks.protocol.models import ModelFacts, ModelTask
 from voxelworks.workflows import (
     ADVANCED,
+    ForeignName,
+    ForeignResult,
     ImageRef,
     Inputs,
     Job,
@@ -88,16 +92,62 @@ class SegmentedDataset(NewDataset):
     """The new segmentation layer."""
     mags: tuple[str, ...]
     """Its magnifications, finest first."""
-    largest_segment_id: int
+    largest_segment_id: int | None
     """Largest id in the new layer, which is the number of segments: ids begin at 1 and leave out none."""
-    model: str
-    """Title of the model."""
-    model_voxel_size: str
+    model: str | None = None
+    """Title of the model; null, like what follows, if a worker of another system has segmented."""
+    model_voxel_size: str | None = None
     """Voxel size that its network works on, x,y,z in nm."""
-    voxels_predicted: int
+    voxels_predicted: int | None = None
     """Voxels of this size that were predicted."""
-    model_warning: str | None
+    model_warning: str | None = None
     """Why the layer is outside of what the model is for; null if it is not."""
+
+
+def foreign(command: str) -> ForeignName:
+    """Give the command of WEBKNOSSOS that a segmentation is."""
+    return ForeignName(command, args_of=_args_of, outcome_of=_outcome_of, params_of=_params_of)
+
+
+def _args_of(params: InferenceParams) -> Json:
+    return {
+        "layer_name": params.layer.layer,
+        "bbox": None if params.box is None else str(params.box),
+        "new_dataset_name": str(params.target),
+        "invert_color_layer": params.invert_color_layer,
+        "model_id": str(params.model),
+        "seed_generator_distance_threshold": getattr(params, "seed_generator_distance_threshold_nm", None),
+    }
+
+
+def _params_of(args: Mapping[str, Any]) -> Json:
+    if args.get("do_split_merger_evaluation"):
+        raise InvalidParams(
+            "segmentations are not evaluated by the job that makes them here; run evaluate_segmentation on the result"
+        )
+    model = args.get("model_id")
+    given = {
+        "box": args.get("bbox"),
+        "invert_color_layer": args.get("invert_color_layer"),
+        "model": None if model in (None, "") else native_id(str(model)),
+        "seed_generator_distance_threshold_nm": args.get("seed_generator_distance_threshold"),
+    }
+    return {
+        "layer": {"dataset": args["dataset_name"], "layer": args["layer_name"]},
+        "target": args["new_dataset_name"],
+        **{name: value for name, value in given.items() if value not in (None, "")},
+    }
+
+
+def _outcome_of(params: InferenceParams, result: ForeignResult) -> SegmentedDataset:
+    summary = result.summary
+    found = [layer for layer in summary.layers if layer.category == "segmentation"] if summary else []
+    if summary is None or not found:
+        raise InvalidParams(f"the worker left no dataset {str(params.target)!r} with a segmentation")
+    return SegmentedDataset(
+        dataset=str(params.target), layers=tuple(layer.name for layer in summary.layers), layer=found[-1].name,
+        mags=found[-1].mags, largest_segment_id=None,
+    )  # fmt: skip
 
 
 def made_layers(params: InferenceParams) -> Sequence[MadeLayer]:
@@ -157,6 +207,7 @@ def infer(
     if params.copy_image and params.output_layer == layer.name:
         raise TargetExists(f"the image layer is called {layer.name!r}; choose another name with output_layer")
     box = _box(params, layer)
+    attached.check_indexable(box)
     mag = params.mag or result_mag(layer, facts)
     layer.mag(mag)  # or it is refused here
     source, size = inference.open_source(layer, box, facts, inverted=params.invert_color_layer)
@@ -191,7 +242,7 @@ def infer(
     partition = found if isinstance(found, stitching.Partition) else found.segments
     plan = LayerPlan(made, params.output_layer, box, partition.volume(), job)
     largest = plan.write(job, None)
-    _attach(job, made, params.output_layer)
+    attached.attach(job, made, params.output_layer)
     if neurons is not None:
         _write_fragments(job, made, params, neurons)
     for copy in copies:
@@ -297,24 +348,6 @@ def _tell(
     job.log(
         f"{len(grid.cores)} patches of {patch} voxels, of which {border} at each side are not used; on the CPU"
     )
-
-
-def _attach(job: Job, made: Dataset, name: str) -> None:
-    """Write segment index and statistics of the new layer."""
-    from voxelworks.workflows import _segment_attachments as attached
-    from voxelworks.workflows.publishing import LayerChange, NewAttachment
-
-    layer = made.layer(name)
-    folder = job.folder.result
-    changes = []
-    attached.check_indexable(layer.box)
-    index = NewAttachment.to(layer.properties, "segmentIndex", attached.INDEX_NAME)
-    attached.write_index(job, layer, layer.finest, folder / index.folder(name))
-    changes.append(index)
-    statistics = NewAttachment.to(layer.properties, "segmentStatistics", attached.STATISTICS_NAME)
-    _, is_listed = attached.write_statistics(job, layer, layer.finest, (), folder / statistics.folder(name))
-    changes.append(statistics.model_copy(update={"is_listed": is_listed}))
-    made.source = LayerChange(layer=name, attachments=tuple(changes)).apply(made.source)
 
 
 def _write_fragments(job: Job, made: Dataset, params: InferenceParams, neurons: Neurons) -> None:

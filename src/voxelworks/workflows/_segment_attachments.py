@@ -13,7 +13,7 @@ from voxelworks.geometry import Box
 if TYPE_CHECKING:
     import numpy as np
 
-    from voxelworks.volumes.dataset import Layer, MagArray
+    from voxelworks.volumes.dataset import Dataset, Layer, MagArray
     from voxelworks.workflows._job import Job
     from voxelworks.workflows._segment_statistics import Channel
 
@@ -39,6 +39,19 @@ _RECORD_BYTES = 4096
 _DENSE_ROWS_MIN, _DENSE_PER_SEGMENT = 2**20, 32
 """WEBKNOSSOS' file has a row for each number up to the largest id: it is left out where nearly all would be empty."""
 _INT32_MAX = 2**31 - 1
+
+
+def attach(job: Job, made: Dataset, name: str) -> None:
+    """Write segment index and statistics of a layer of a new dataset, and list them; `check_indexable` was asked."""
+    from voxelworks.workflows.publishing import LayerChange, NewAttachment
+
+    layer, folder = made.layer(name), job.folder.result
+    index = NewAttachment.to(layer.properties, "segmentIndex", INDEX_NAME)
+    write_index(job, layer, layer.finest, folder / index.folder(name))
+    statistics = NewAttachment.to(layer.properties, "segmentStatistics", STATISTICS_NAME)
+    _, is_listed = write_statistics(job, layer, layer.finest, (), folder / statistics.folder(name))
+    statistics = statistics.model_copy(update={"is_listed": is_listed})
+    made.source = LayerChange(layer=name, attachments=(index, statistics)).apply(made.source)
 
 
 def index_units(voxels: int) -> int:

@@ -11,6 +11,7 @@ from voxelworks.workflows._inference import (
     PRELOADS,
     InferenceParams,
     SegmentedDataset,
+    foreign,
     infer,
     made_layers,
     result_bytes,
@@ -36,6 +37,7 @@ class InferInstancesParams(InferenceParams):
     result_bytes=result_bytes,
     example={"layer": "demo/color", "model": "my_nuclei", "target": "demo_nuclei"},
     preloads=PRELOADS,
+    foreign=[foreign("infer_instances")],
 )
 def infer_instances(params: InferInstancesParams, job: Job) -> SegmentedDataset:
     """Segment single objects, such as vesicles or cells, with a model that was trained for them.

@@ -5,7 +5,14 @@ from __future__ import annotations
 from typing import Annotated
 
 from voxelworks.workflows import Job, ModelRef, OfTask, PerGigavoxel, workflow
-from voxelworks.workflows._inference import PRELOADS, SegmentedDataset, infer, made_layers, result_bytes
+from voxelworks.workflows._inference import (
+    PRELOADS,
+    SegmentedDataset,
+    foreign,
+    infer,
+    made_layers,
+    result_bytes,
+)
 from voxelworks.workflows.infer_instances import InferInstancesParams
 
 
@@ -24,6 +31,7 @@ class InferMitochondriaParams(InferInstancesParams):
     result_bytes=result_bytes,
     example={"layer": "demo/color", "target": "demo_mitochondria"},
     preloads=PRELOADS,
+    foreign=[foreign("infer_mitochondria")],
 )
 def infer_mitochondria(params: InferMitochondriaParams, job: Job) -> SegmentedDataset:
     """Segment mitochondria.

@@ -11,6 +11,7 @@ from voxelworks.workflows._inference import (
     PRELOADS,
     InferenceParams,
     SegmentedDataset,
+    foreign,
     fragments_layer,
     infer,
     made_layers,
@@ -41,6 +42,7 @@ def _made_layers(params: InferNeuronsParams) -> list[MadeLayer]:
     result_bytes=result_bytes,
     example={"layer": "demo/color", "target": "demo_neurons"},
     preloads=PRELOADS,
+    foreign=[foreign("infer_neurons")],
 )
 def infer_neurons(params: InferNeuronsParams, job: Job) -> SegmentedDataset:
     """Segment neurons.

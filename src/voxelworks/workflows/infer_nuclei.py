@@ -5,7 +5,14 @@ from __future__ import annotations
 from typing import Annotated
 
 from voxelworks.workflows import Job, ModelRef, OfTask, PerGigavoxel, workflow
-from voxelworks.workflows._inference import PRELOADS, SegmentedDataset, infer, made_layers, result_bytes
+from voxelworks.workflows._inference import (
+    PRELOADS,
+    SegmentedDataset,
+    foreign,
+    infer,
+    made_layers,
+    result_bytes,
+)
 from voxelworks.workflows.infer_instances import InferInstancesParams
 
 
@@ -24,6 +31,7 @@ class InferNucleiParams(InferInstancesParams):
     result_bytes=result_bytes,
     example={"layer": "demo/color", "target": "demo_nuclei"},
     preloads=PRELOADS,
+    foreign=[foreign("infer_nuclei")],
 )
 def infer_nuclei(params: InferNucleiParams, job: Job) -> SegmentedDataset:
     """Segment nuclei.

@@ -7,6 +7,7 @@ from voxelworks.workflows._inference import (
     PRELOADS,
     InferenceParams,
     SegmentedDataset,
+    foreign,
     infer,
     made_layers,
     result_bytes,
@@ -28,6 +29,7 @@ class InferWithModelParams(InferenceParams):
     result_bytes=result_bytes,
     example={"layer": "demo/color", "model": "my_nuclei", "target": "demo_segmented"},
     preloads=PRELOADS,
+    foreign=[foreign("infer_with_model")],
 )
 def infer_with_model(params: InferWithModelParams, job: Job) -> SegmentedDataset:
     """Segment a layer with any model, be it of neurons, of single objects, or of a foreground alone.

@@ -75,12 +75,12 @@ def test_the_version_is_told(call: Call) -> None:
             ["run", "fly"],
             2,
             (
-                "error: there is no workflow 'fly'; installed are apply_mapping, compute_segment_index_file, "
-                "compute_segment_statistics, convert, describe, downsample, downsample_volume_annotation, "
-                "evaluate_segmentation, export_ome_zarr, export_tiff, export_training_box, find_largest_segment_id, "
-                "import_model, import_training_labels, infer_instances, infer_mitochondria, infer_neurons, "
-                "infer_nuclei, infer_with_model, materialize_volume_annotation, train_instance_model, "
-                "train_neuron_model\n"
+                "error: there is no workflow 'fly'; installed are agglomerate, apply_mapping, "
+                "compute_segment_index_file, compute_segment_statistics, convert, describe, downsample, "
+                "downsample_volume_annotation, evaluate_segmentation, export_ome_zarr, export_tiff, "
+                "export_training_box, find_largest_segment_id, import_model, import_training_labels, "
+                "infer_instances, infer_mitochondria, infer_neurons, infer_nuclei, infer_with_model, "
+                "materialize_volume_annotation, train_instance_model, train_neuron_model\n"
             ),
         ),
         (

@@ -71,6 +71,7 @@ def site(tmp_path: Path) -> Iterator[Site]:
 
 def test_only_what_can_work_on_a_dataset_is_offered(site: Site):
     elsewhere = [
+        "agglomerate",
         "apply_mapping",
         "downsample_volume_annotation",
         "evaluate_segmentation",
@@ -81,6 +82,7 @@ def test_only_what_can_work_on_a_dataset_is_offered(site: Site):
     ]
     assert {which: sorted(site.offers(which)) for which in site.ids} == {
         "own": [
+            "agglomerate",
             "apply_mapping",
             "compute_segment_index_file",
             "compute_segment_statistics",

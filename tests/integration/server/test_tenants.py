@@ -118,6 +118,8 @@ CONVERT_FORM = {
 LAYER = {"layer": {"dataset": "{ref}", "layer": "color"}}
 JUDGED = {**LAYER, "truth": {"dataset": "{ref}", "layer": "truth"}}
 MAPPED = {"layer": {"dataset": "{ref}", "layer": "color"}, "mapping": "m", "target": "{new}-mapped"}
+LABELLED = {**LAYER, "box": "0,0,0,8,8,8"}
+PAINTED = {"dataset": "{ref}", "source": "root:scope/run1"}
 INFERRED = {**LAYER, "model": "nothing", "target": "{new}-made"}
 TRAINED = {"boxes": [{"image": "{ref}/color", "truth": "{ref}/truth"}], "target": "{new}-model"}
 SHRUNK = {"dataset": "{ref}", "annotation": "{annotation_id}"}
@@ -128,6 +130,9 @@ API = {
     "GET /workflows": case(ALL),
     "GET /workflows/{name}": case(ALL, "workflow"),
     "POST /workflows/convert/jobs": case(ALL, "new", json=CONVERT),
+    "POST /workflows/agglomerate/jobs": case(
+        ALL, "dataset", json={**LAYER, "threshold": 0.5, "target": "{new}-made"}, ok={201, 422}
+    ),
     "POST /workflows/apply_mapping/jobs": case(ALL, "dataset", json=MAPPED, ok={201, 422}),
     "POST /workflows/describe/jobs": case(ALL, "dataset", json={"dataset": "{ref}"}),
     "POST /workflows/compute_segment_index_file/jobs": case(ALL, "dataset", json=LAYER, ok={201, 422}),
@@ -138,6 +143,8 @@ API = {
     "POST /workflows/export_ome_zarr/jobs": case(ALL, "dataset", json=LAYER),
     "POST /workflows/export_tiff/jobs": case(ALL, "dataset", json=LAYER),
     "POST /workflows/materialize_volume_annotation/jobs": case(ALL, "annotated_dataset", json=ANNOTATED),
+    "POST /workflows/export_training_box/jobs": case(ALL, "dataset", json=LABELLED, ok={201, 422}),
+    "POST /workflows/import_training_labels/jobs": case(ALL, "dataset", json=PAINTED, ok={201, 422}),
     "POST /workflows/import_model/jobs": case(ALL, "new", json={"source": "root:scope/run1", "target": "{new}"}),
     **{
         f"POST /workflows/{name}/jobs": case(ALL, "dataset", json=INFERRED, ok={404})
@@ -938,6 +945,12 @@ def _calm(world: World) -> None:
 
 UNCHANGED = {
     # The layer is looked at first, and has no ids.
+    "POST /workflows/agglomerate/jobs of /api/v1": 422,
+    **{
+        f"POST /workflows/infer_{name}/jobs of /api/v1": 404  # so is the model
+        for name in ("instances", "mitochondria", "neurons", "nuclei", "with_model")
+    },
+    **{f"POST /workflows/train_{name}_model/jobs of /api/v1": 404 for name in ("instance", "neuron")},
     "POST /workflows/apply_mapping/jobs of /api/v1": 422,
     "POST /workflows/find_largest_segment_id/jobs of /api/v1": 422,
     "POST /workflows/compute_segment_index_file/jobs of /api/v1": 422,

@@ -10,7 +10,14 @@ from ball_networks import ball_facts, balls, write_ball_model, write_image
 from voxelworks.ai.inference import Grid, Intensities, Predictions, Source
 from voxelworks.ai.resampling import apply_matrices, covered, means_matrix
 from voxelworks.blocks.executor import SerialExecutor
-from voxelworks.errors import InvalidInput, InvalidModel, InvalidParams, ModelNotFound, TargetExists
+from voxelworks.errors import (
+    InvalidInput,
+    InvalidModel,
+    InvalidParams,
+    ModelNotFound,
+    SourceNotFound,
+    TargetExists,
+)
 from voxelworks.geometry import MAG1, Box, Mag
 from voxelworks.ops.evaluation import count_overlaps
 from voxelworks.volumes.arrays import create_zarr2_array
@@ -136,6 +143,18 @@ def test_neurons_come_with_fragments_that_can_be_joined_anew(tmp_path):
     again = voxels(tmp_path / "joined", joined["layer"])
     pairs = count_overlaps(np.ascontiguousarray(found), np.ascontiguousarray(again))
     assert len(pairs) == answer["largest_segment_id"]  # the same partition, whatever its numbers
+    run = {"layer": f"{tmp_path}/made/segmentation_fragments"}
+    same = voxelworks.run("agglomerate", **run, threshold=0.5, target=str(tmp_path / "same"))
+    assert np.array_equal(voxels(tmp_path / "same"), found)
+    apart = voxelworks.run("agglomerate", **run, threshold=1, target=str(tmp_path / "apart"))
+    assert apart["largest_segment_id"] == apart["fragments"] == same["fragments"]
+    assert apart["fragments"] > same["largest_segment_id"]
+    with pytest.raises(
+        SourceNotFound, match="layer 'segmentation' has no agglomerate file 'agglomerate_view'"
+    ):
+        voxelworks.run(
+            "agglomerate", layer=f"{tmp_path}/made/segmentation", threshold=0.5, target=str(tmp_path / "none")
+        )
 
 
 def test_a_stopped_job_goes_on_and_gives_the_same_bytes(tmp_path, here):

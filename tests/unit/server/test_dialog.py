@@ -78,7 +78,7 @@ def test_only_workflows_that_take_what_was_made_may_follow():
     of_segments = ["compute_segment_index_file", "compute_segment_statistics"]
     inferring = ["infer_instances", "infer_mitochondria", "infer_neurons", "infer_nuclei", "infer_with_model"]
     of_all = ["import_training_labels"]
-    found = ["apply_mapping", *of_segments, *of_images, "find_largest_segment_id", *of_all]
+    found = ["agglomerate", "apply_mapping", *of_segments, *of_images, "find_largest_segment_id", *of_all]
     assert names(STACK) == found
     assert names(STACK | {"category": ["color"]}) == [*of_images, *of_all, *inferring]
     assert names({}) == [*of_images, *of_all, *inferring], "by default the layer is an image"

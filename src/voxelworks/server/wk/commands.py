@@ -97,11 +97,22 @@ RUN_ROUTES: Mapping[str, RunRoute] = {
 }  # fmt: skip
 
 
-AI_ROUTES: Mapping[str, str] = {
-    "runNeuronModelTraining": "train_neuron_model",
-    "runInstanceModelTraining": "train_instance_model",
-    "inferences/runNeuronModelInference": "infer_neurons",
-    "inferences/runInstanceModelInference": "infer_instances",
+_INFERENCE = {"colorLayerName": "layer_name", "boundingBox": "bbox", "aiModelId": "model_id"}
+AI_ROUTES: Mapping[str, RunRoute] = {
+    "runNeuronModelTraining": RunRoute("train_neuron_model", ("trainingAnnotations", "name")),
+    "runInstanceModelTraining": RunRoute("train_instance_model", ("trainingAnnotations", "name")),
+    "inferences/runNeuronModelInference": RunRoute(
+        "infer_neurons",
+        ("datasetId", "colorLayerName", "boundingBox", "newDatasetName"),
+        ("aiModelId", "invertColorLayer", "doSplitMergerEvaluation"),
+        _INFERENCE,
+    ),
+    "inferences/runInstanceModelInference": RunRoute(
+        "infer_instances",
+        ("datasetId", "colorLayerName", "boundingBox", "newDatasetName"),
+        ("aiModelId", "invertColorLayer", "seedGeneratorDistanceThreshold"),
+        _INFERENCE,
+    ),
 }
 """Path below `/aiModels`, to which the newest clients post, and the command that it starts."""
 

@@ -22,7 +22,7 @@ from voxelworks.protocol.people import Principal
 from voxelworks.protocol.views import JobView, WorkerView
 from voxelworks.server.api.artifacts import answer_with_artifact
 from voxelworks.server.context import Context, Here, Who
-from voxelworks.server.wk.commands import AI_ROUTES, FREE, PAID, RUN_ROUTES, read_body
+from voxelworks.server.wk.commands import AI_ROUTES, FREE, PAID, RUN_ROUTES, RunRoute, read_body
 from voxelworks.server.wk.models import CreditCost, ForeignJob, ForeignWorker, JobsStatus
 from voxelworks.server.wk.translate import JobWriter, command_of, workflow_of
 from voxelworks.workflows import ForeignName, Workflow, find_foreign
@@ -146,17 +146,11 @@ async def run(context: Here, who: Who, request: Request, route: str, dataset_id:
     return await run_in_threadpool(_run, context, who, route, dataset_id, given)
 
 
-@router.post("/aiModels/{route:path}")
-def run_ai(who: Who, route: str) -> None:
-    """Start a training or inference as the newest clients ask for it: no workflow of this server is one yet."""
-    command = AI_ROUTES.get(route)
-    if command is None:
-        raise NotFound(f"there is nothing to run at {route!r}; there are {', '.join(AI_ROUTES)}")
-    accounts.require(who, Action.SUBMIT_JOB)
-    workflow, _ = _supported(command)
-    raise InvalidInput(
-        f"{command} cannot be started here; submit {workflow.name} on its page or with POST /api/v1/jobs"
-    )
+@router.post("/aiModels/{route:path}", response_model_exclude_none=True)
+async def run_ai(context: Here, who: Who, request: Request, route: str) -> ForeignJob:
+    """Start a segmentation as the newest clients ask for it. Trainings are started on their pages."""
+    given = read_body(await request.body())
+    return await run_in_threadpool(_run_ai, context, who, route, given)
 
 
 def newest_jobs(
@@ -193,17 +187,28 @@ def _write(session: Session, view: JobView, who: Principal) -> ForeignJob:
     return JobWriter.of(session, [view], by=who).write(view)
 
 
+def _run_ai(context: Context, who: Principal, route: str, given: Json) -> ForeignJob:
+    known = AI_ROUTES.get(route)
+    if known is None:
+        raise NotFound(f"there is nothing to run at {route!r}; there are {', '.join(AI_ROUTES)}")
+    return _start(context, who, known, str(given.get("datasetId") or ""), given)
+
+
 def _run(context: Context, who: Principal, route: str, dataset_id: str, given: Json) -> ForeignJob:
     known = RUN_ROUTES.get(route)
     if known is None:
         raise NotFound(f"there is no command {route!r} to run; there are {', '.join(RUN_ROUTES)}")
+    return _start(context, who, known, dataset_id, given)
+
+
+def _start(context: Context, who: Principal, known: RunRoute, dataset_id: str, given: Json) -> ForeignJob:
     context.limits.count_for("submission", who)
     accounts.require(who, Action.SUBMIT_JOB)
     workflow, foreign = _supported(known.command)
     if foreign.params_of is None:
         raise InvalidInput(
-            f"{known.command} cannot be started here: this server takes images from its import roots; "
-            f"submit {workflow.name} on its page or with POST /api/v1/jobs"
+            f"{known.command} cannot be started by this route; submit {workflow.name} on its page or with "
+            "POST /api/v1/jobs"
         )
     arguments = known.arguments(given)
     with context.database.session() as session:

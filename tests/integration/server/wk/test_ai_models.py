@@ -1,8 +1,8 @@
 """Models, as clients written for WEBKNOSSOS see and change them."""
 
 from small_networks import small_facts
-from voxelworks import accounts, catalog
-from voxelworks.protocol.foreign import foreign_id
+from voxelworks import accounts, catalog, jobs
+from voxelworks.protocol.foreign import foreign_id, native_id
 from voxelworks.protocol.places import model_place
 
 from .conftest import Face
@@ -50,3 +50,39 @@ def test_models_are_listed_changed_shared_and_deleted(face: Face):
         )
         assert ada.delete(f"/aiModels/{model_id}").status_code == 200
         assert ada.get("/aiModels").json() == cleo.get("/aiModels").json() == []
+
+
+def test_segmentations_are_started_as_older_and_newer_clients_do(face: Face):
+    with face.database.session() as session:
+        ada = accounts.find_principal(session, face.user_ids["ada"], "local")
+        made = catalog.register_model(
+            session, model_place("local", "mitochondria", 1), small_facts(), user_id=ada.user_id, size_bytes=5,
+            made_by_job=None,
+        )  # fmt: skip
+    box = "0,0,0,8,8,8"
+    older = {"layerName": "color", "bbox": box, "newDatasetName": "older"}
+    newer = {
+        "datasetId": face.dataset_id, "colorLayerName": "color", "boundingBox": box, "newDatasetName": "newer",
+        "aiModelId": foreign_id(made.id), "invertColorLayer": True, "seedGeneratorDistanceThreshold": 20,
+    }  # fmt: skip
+    with face.client("ada") as client:
+        first = client.post(f"/jobs/run/inferMitochondria/{face.dataset_id}", params=older).json()
+        second = client.post("/aiModels/inferences/runInstanceModelInference", json=newer).json()
+        neurons = {**newer, "newDatasetName": "other", "aiModelId": None}
+        missing = client.post("/aiModels/inferences/runNeuronModelInference", json=neurons)
+        judged = client.post(
+            "/aiModels/inferences/runNeuronModelInference", json={**neurons, "doSplitMergerEvaluation": True}
+        )
+    assert (first["command"], second["command"]) == ("infer_mitochondria", "infer_instances")
+    with face.database.read_session() as session:
+        by_id = {
+            native_id(job["id"]): jobs.show(session, native_id(job["id"]), by=ada, settings=face.settings).job
+            for job in (first, second)
+        }
+    params = [job.params for job in by_id.values()]
+    assert [item["model"] for item in params] == ["mitochondria@1"] * 2
+    assert [item["box"] for item in params] == [box] * 2
+    told = (params[1]["invert_color_layer"], params[1]["seed_generator_distance_threshold_nm"])
+    assert told == (True, 20)
+    assert missing.status_code == 404
+    assert "run evaluate_segmentation on the result" in judged.text
