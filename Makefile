@@ -4,7 +4,7 @@ PYTHON_HERE := .venv/bin/python
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format bench bench-segments bench-peers bench-large bench-pages test-faults test-mutation docs
+.PHONY: help setup demo test check format bench bench-segments bench-inference bench-peers bench-large bench-pages test-faults test-mutation docs
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -48,6 +48,10 @@ test-mutation: ## Change single things in the ledger and the job transitions: do
 bench: ## Measure conversion and pyramids against the simplest correct script (long)
 	@tools/environment.sh test
 	@$(PYTHON_HERE) benchmarks/run.py $(ARGS)
+
+bench-inference: ## Measure whole segmentations with networks against the networks alone
+	@tools/environment.sh test
+	@$(PYTHON_HERE) benchmarks/inference.py $(ARGS)
 
 bench-segments: ## Measure what is computed of segments against the simplest correct scripts
 	@tools/environment.sh test

@@ -25,8 +25,11 @@ PAGE_FIGURES = DOCS / "figures" / "pages.json"
 SEGMENT_FIGURES = DOCS / "figures" / "segments.json"
 PEER_FIGURES = DOCS / "figures" / "peers.json"
 SCALING_FIGURES = DOCS / "figures" / "scaling.json"
+INFERENCE_FIGURES = DOCS / "figures" / "inference.json"
 
 CPU_RATIO_MAX = 1.5
+SPEED_MIN = 0.85
+"""Of a whole segmentation, as a share of the speed of the network alone."""
 WALL_RATIO_MAX = 0.65
 PEAK_MIB_MAX = 2048
 FOREIGN_CORES_MAX = 0.1
@@ -68,6 +71,7 @@ def made_page() -> str:
     page = _between(page, "foundation", "\n\n".join([tables(in_memory), "### On a disk", limits(on_disk)]))
     page = _between(page, "segments", segment_tables(json.loads(SEGMENT_FIGURES.read_text())))
     page = _between(page, "peers", _if_measured(PEER_FIGURES, "bench-peers", peer_tables))
+    page = _between(page, "inference", _if_measured(INFERENCE_FIGURES, "bench-inference", inference_table))
     page = _between(page, "scaling", _if_measured(SCALING_FIGURES, "bench-large", scaling_tables))
     return _between(page, "pages", page_tables(json.loads(PAGE_FIGURES.read_text())))
 
@@ -235,6 +239,38 @@ def segment_tables(figures: Json) -> str:
     head = ["Work", "Voxels", "Processes", "CPU, floor", "CPU", f"CPU / floor, at most {CPU_RATIO_MAX}"]
     head += ["Start-up, floor", "Start-up", "CPU / floor without start-up", "Wall, floor", "Wall", "Peak MiB"]
     head += ["Foreign cores"]
+    return f"{about}\n\n{_table(head, rows)}"
+
+
+def inference_table(figures: Json) -> str:
+    """Give what the file of segmentations with networks shows, as Markdown."""
+    machine, values = figures["machine"], figures["values"]
+    commit, changed = figures["commit"].rstrip("+")[:12], " with changes" * figures["commit"].endswith("+")
+    patch, border = figures["patch"]
+    about = (
+        f"`{figures['command']}` on {figures['date'][:10]}, commit `{commit}`{changed}: medians of "
+        f"{len(values[0]['wall_s'])} interleaved runs with {values[0]['processes']} processes of one thread, in "
+        f"seconds; patches of {patch} voxels on each axis, of which {border} at each side are not used.\n"
+        f"Machine: {machine['processor']}, {machine['cores']} cores, {machine['memory_gib']:.0f} GiB, "
+        f"{machine['system']}, {machine['file_system']}."
+    )
+    rows = []
+    for floor, ours in zip(values[::2], values[1::2], strict=True):
+        share = _wall_s(floor) / _wall_s(ours)
+        foreign = max(median(item["foreign_cores"]) for item in (floor, ours))
+        rows.append(
+            [
+                ours["work"],
+                _size(ours),
+                *(f"{_wall_s(item):.1f}" for item in (floor, ours)),
+                f"{math.prod(ours['size']) / _wall_s(ours) / 1000:.0f}",
+                f"{share:.2f}" + ("" if share >= SPEED_MIN else " (missed)"),
+                f"{max(ours['peak_mib']):.0f}",
+                f"{foreign:.2f}" + (" (not clean)" if foreign > FOREIGN_CORES_MAX else ""),
+            ]
+        )
+    head = ["Network", "Voxels", "Wall, network alone", "Wall, whole job", "1000 voxels/s"]
+    head += [f"Speed / network alone, at least {SPEED_MIN}", "Peak MiB", "Foreign cores"]
     return f"{about}\n\n{_table(head, rows)}"
 
 
