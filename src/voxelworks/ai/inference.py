@@ -175,35 +175,44 @@ class Source:
         return np.pad(voxels, [(0, 0), *padding], mode="symmetric") if any(map(any, padding)) else voxels
 
 
-def open_source(layer: Layer, box: Box, facts: ModelFacts, *, inverted: bool = False) -> tuple[Source, Zyx]:
-    """Choose the mag that is nearest to the voxel size of a network, and measure its intensities.
+def open_source(
+    layer: Layer,
+    box: Box,
+    voxel_size: VoxelSize,
+    method: NormalizationMethod = "standardize",
+    *,
+    inverted: bool = False,
+) -> tuple[Source, Zyx]:
+    """Choose the mag that is nearest to the voxel size of a network, and measure the intensities of the layer.
+
+    Parameters
+    ----------
+    layer
+    box
+        What is to be looked at, in mag 1.
+    voxel_size
+        Of the network.
+    method
+        How intensities are changed.
+    inverted
+        Whether they are turned around.
 
     Returns
     -------
     Source
     size_zyx
         Of the box in voxels of the network.
-
-    Raises
-    ------
-    InvalidModel
-        If the model is for images with another number of channels.
     """
-    if layer.channel_count != facts.input_channels:
-        raise InvalidModel(
-            f"layer {layer.name!r} has {layer.channel_count} channels and the model {facts.title!r} is for "
-            f"{facts.input_channels}; choose another layer or model"
-        )
-    array = layer.mag(mag_for(layer, facts.voxel_size))
+    array = layer.mag(mag_for(layer, voxel_size))
     size = layer.voxel_size.in_mag(array.mag)
     scale = [
         1.0 if same_length(wanted, own) else wanted / own
-        for wanted, own in zip(facts.voxel_size.zyx, size.zyx, strict=True)
+        for wanted, own in zip(voxel_size.zyx, size.zyx, strict=True)
     ]
     inside = box.in_mag(array.mag)
     shape = [math.ceil(extent / step - 1e-6) for extent, step in zip(inside.shape_zyx, scale, strict=True)]
     whole = layer.box.in_mag(array.mag)
-    intensities = measure_intensities(array, whole, facts.normalization.method, inverted=inverted)
+    intensities = measure_intensities(array, whole, method, inverted=inverted)
     source = Source(array, whole, inside.topleft, (scale[0], scale[1], scale[2]), intensities)
     return source, (shape[0], shape[1], shape[2])
 

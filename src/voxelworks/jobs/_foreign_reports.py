@@ -233,7 +233,9 @@ def _end_of(job: JobRow, told: ForeignReport, made: MadeDataset | None, token: s
 def _result_of(job: JobRow, told: ForeignReport, made: MadeDataset | None) -> SealedResult:
     declared = get_workflow(job.workflow)
     assert declared.foreign, f"{job.workflow} was given to a worker of WEBKNOSSOS"
-    outcome = declared.foreign[0].outcome_of(
+    outcome_of = declared.foreign[0].outcome_of
+    assert outcome_of is not None, f"{job.workflow} is not for workers of WEBKNOSSOS"
+    outcome = outcome_of(
         declared.parse(upgraded(job, declared)),
         ForeignResult(told.return_value, made.summary if made else None),
     )

@@ -167,7 +167,7 @@ def _workflows_of(commands: Collection[str]) -> dict[str, int]:
         for declared in workflows().values()
         for foreign in declared.foreign
         # The files that such workers leave are not taken over: where they lie, and whole, only they know.
-        if declared.outcome_type.kind != "artifact"
+        if declared.outcome_type.kind != "artifact" and foreign.outcome_of is not None
         if not commands or foreign.command in commands or declared.name in commands
     }
 

@@ -336,7 +336,7 @@ def _views(
         _view(
             job, *attempts.get(job.id, (None, None)), at_ms=at_ms, settings=settings, after=awaited.get(job.id, ()),
             owner=owners[job.user_id].name if job.user_id in owners else job.user_id, charge=charges.get(job.id),
-            wait=waits.get(job.id),
+            wait=waits.get(job.id), is_alone=counted_max is None,
         )
         for job in jobs
     )  # fmt: skip
@@ -353,8 +353,11 @@ def _view(
     owner: str,
     charge: credits.ChargeView | None,
     wait: WaitView | None,
+    is_alone: bool,
 ) -> JobView:
     progress = Progress.model_validate(attempt.progress) if attempt is not None and attempt.progress else None
+    if progress is not None and not is_alone:
+        progress = progress.model_copy(update={"curves": ()})  # lists show none, and would become long
     is_held = job.state in HELD_STATES and attempt is not None
     heard_s = _seconds_between(attempt.renewed_ms, at_ms) if is_held and attempt is not None else None
     eta: EtaView | None = None

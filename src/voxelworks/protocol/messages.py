@@ -33,6 +33,17 @@ class Message(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
 
 
+CURVE_POINTS_MAX = 200
+
+
+class Curve(Message):
+    """How a number changed while a job ran, such as the loss of a training."""
+
+    name: str = Field(max_length=60)
+    points: tuple[tuple[int, float], ...] = Field(max_length=CURVE_POINTS_MAX)
+    """Step and value, by step."""
+
+
 class Progress(Message):
     """How far an attempt is. Units never go backwards within a phase."""
 
@@ -42,6 +53,8 @@ class Progress(Message):
     text: str = ""
     number: int = Field(default=0, ge=0)
     """Which message of its attempt this is, from 1, or 0. One that arrives after a later one is ignored."""
+    curves: tuple[Curve, ...] = Field(default=(), max_length=6)
+    """All that the job has to show until now."""
 
 
 PRIORITY_MAX = 24

@@ -25,6 +25,7 @@ from voxelworks.protocol.models import ModelTask
 from voxelworks.protocol.people import LOCAL_USER_ID, Role, Scope
 from voxelworks.protocol.places import is_remote
 from voxelworks.protocol.views import AttemptOutcome, JobView
+from voxelworks.server.charts import charts_of
 from voxelworks.server.context import context_of, principal_of
 from voxelworks.server.origin import BASE_PATH, is_from_here
 from voxelworks.workflows import Workflow
@@ -313,6 +314,6 @@ def _environment() -> Environment:
         "moment": moment, "date": date_text, "credits": credits_text, "change": change_text, "count_of": count_text,
         "number": number_text,
         "iso": iso, "sentence": sentence, "wait_text": wait_text, "percent": percent, "worked_s": worked_s,
-        "python": _python_text,
+        "python": _python_text, "charts": charts_of,
     }  # fmt: skip
     return environment

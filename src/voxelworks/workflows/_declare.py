@@ -344,8 +344,9 @@ class ForeignName:
     command: str
     args_of: Callable[[Any], Json]
     """Turns params into the arguments of the command, besides those that every command has (organization, dataset)."""
-    outcome_of: Callable[[Any, ForeignResult], Outcome]
-    """Turns params, and what a worker of WEBKNOSSOS left, into the outcome; `InvalidParams` if that cannot be one."""
+    outcome_of: Callable[[Any, ForeignResult], Outcome] | None
+    """Turns params, and what a worker of WEBKNOSSOS left, into the outcome; `InvalidParams` if that cannot be one.
+    None: workers of that system are not given it."""
     params_of: Callable[[Mapping[str, Any]], Json] | None = None
     """Turns arguments into raw params; `dataset_name` names the dataset. None: not to be started by that protocol."""
     return_value_of: Callable[[Json], str] | None = None

@@ -18,7 +18,6 @@ from voxelworks.protocol.models import ModelFacts, ModelTask
 from voxelworks.workflows import (
     ADVANCED,
     ForeignName,
-    ForeignResult,
     ImageRef,
     Inputs,
     Job,
@@ -92,21 +91,21 @@ class SegmentedDataset(NewDataset):
     """The new segmentation layer."""
     mags: tuple[str, ...]
     """Its magnifications, finest first."""
-    largest_segment_id: int | None
+    largest_segment_id: int
     """Largest id in the new layer, which is the number of segments: ids begin at 1 and leave out none."""
-    model: str | None = None
-    """Title of the model; null, like what follows, if a worker of another system has segmented."""
-    model_voxel_size: str | None = None
+    model: str
+    """Title of the model."""
+    model_voxel_size: str
     """Voxel size that its network works on, x,y,z in nm."""
-    voxels_predicted: int | None = None
+    voxels_predicted: int
     """Voxels of this size that were predicted."""
-    model_warning: str | None = None
+    model_warning: str | None
     """Why the layer is outside of what the model is for; null if it is not."""
 
 
 def foreign(command: str) -> ForeignName:
-    """Give the command of WEBKNOSSOS that a segmentation is."""
-    return ForeignName(command, args_of=_args_of, outcome_of=_outcome_of, params_of=_params_of)
+    """Give the command of WEBKNOSSOS that a segmentation is. Its workers know no models of this server."""
+    return ForeignName(command, args_of=_args_of, outcome_of=None, params_of=_params_of)
 
 
 def _args_of(params: InferenceParams) -> Json:
@@ -137,17 +136,6 @@ def _params_of(args: Mapping[str, Any]) -> Json:
         "target": args["new_dataset_name"],
         **{name: value for name, value in given.items() if value not in (None, "")},
     }
-
-
-def _outcome_of(params: InferenceParams, result: ForeignResult) -> SegmentedDataset:
-    summary = result.summary
-    found = [layer for layer in summary.layers if layer.category == "segmentation"] if summary else []
-    if summary is None or not found:
-        raise InvalidParams(f"the worker left no dataset {str(params.target)!r} with a segmentation")
-    return SegmentedDataset(
-        dataset=str(params.target), layers=tuple(layer.name for layer in summary.layers), layer=found[-1].name,
-        mags=found[-1].mags, largest_segment_id=None,
-    )  # fmt: skip
 
 
 def made_layers(params: InferenceParams) -> Sequence[MadeLayer]:
@@ -210,7 +198,14 @@ def infer(
     attached.check_indexable(box)
     mag = params.mag or result_mag(layer, facts)
     layer.mag(mag)  # or it is refused here
-    source, size = inference.open_source(layer, box, facts, inverted=params.invert_color_layer)
+    if layer.channel_count != facts.input_channels:
+        raise InvalidModel(
+            f"layer {layer.name!r} has {layer.channel_count} channels and the model {facts.title!r} is for "
+            f"{facts.input_channels}; choose another layer or model"
+        )
+    source, size = inference.open_source(
+        layer, box, facts.voxel_size, facts.normalization.method, inverted=params.invert_color_layer
+    )
     grid = inference.Grid.plan(size, facts)
     warning = facts.unfit(layer.voxel_size.in_mag(source.array.mag))
     job.require_memory(

@@ -24,7 +24,7 @@ from voxelworks.errors import (
     VoxelworksError,
 )
 from voxelworks.geometry import VoxelSize
-from voxelworks.protocol.messages import ArtifactFile, Progress, SealedResult
+from voxelworks.protocol.messages import ArtifactFile, Curve, Progress, SealedResult
 from voxelworks.protocol.places import is_remote
 from voxelworks.sizes import size_text
 from voxelworks.volumes.metadata import PROPERTIES_FILE, MagProperties
@@ -124,6 +124,7 @@ class Job:
         self._facts: dict[str, tuple[int, str]] = {}
         self._units_done = 0
         self._units_total = 0
+        self._curves: tuple[Curve, ...] = ()
 
     # Reading
 
@@ -225,7 +226,7 @@ class Job:
 
     def _report_unpacked(self, done: int, total: int) -> None:
         text = f"{done // 2**20:,} of {total // 2**20:,} MiB"
-        self._reporter.progress(Progress(phase="unpacking", done=0, total=1, text=text))
+        self._report(Progress(phase="unpacking", done=0, total=1, text=text))
 
     def require_inside(self, ref: SourceRef, files: Iterable[str | Path]) -> None:
         """On a server, refuse source files that lead out of their folder by symbolic links.
@@ -508,7 +509,7 @@ class Job:
             share = progress.done / progress.total if progress.total else 1.0
             done = base + int(units * share)
             text = f"{progress.done} of {progress.total} {noun}" if progress.total else ""
-            self._reporter.progress(Progress(phase=phase, done=done, total=total, text=progress.text or text))
+            self._report(Progress(phase=phase, done=done, total=total, text=progress.text or text))
 
         begun_s = time.monotonic()
         results = process(
@@ -521,11 +522,18 @@ class Job:
         self.log(f"{phase}: {count} in {time.monotonic() - begun_s:.1f} s")
         return results
 
+    def draw(self, curves: Sequence[Curve]) -> None:
+        """Show curves on the page of the job from now on, in place of the ones before."""
+        self._curves = tuple(curves)
+
+    def _report(self, progress: Progress) -> None:
+        self._reporter.progress(
+            progress.model_copy(update={"curves": self._curves}) if self._curves else progress
+        )
+
     def tell(self, phase: str, done: int, text: str) -> None:
         """Tell of the progress of work that is not made of blocks, of which so many units are done."""
-        self._reporter.progress(
-            Progress(phase=phase, done=done, total=max(done, self._units_total), text=text)
-        )
+        self._report(Progress(phase=phase, done=done, total=max(done, self._units_total), text=text))
 
     def skip(self, units: int) -> None:
         """Count work that `expect` announced and that turned out to be done already."""
@@ -574,7 +582,7 @@ class Job:
             progress = Progress(
                 phase="pictures", done=self._units_done, total=self._units_total, text=layer.name
             )
-            self._reporter.progress(progress)
+            self._report(progress)
             try:
                 self.require_memory(MEMORY_BYTES, item="picture", remedy="wait until less runs here")
                 preview = draw(layer, folder)
@@ -604,7 +612,7 @@ class Job:
         place, layer = self._target
         if outcome.kind in ("dataset", "addition"):
             self._draw_what_is_new(outcome.kind)
-        self._reporter.progress(
+        self._report(
             Progress(
                 phase="sealing", done=self._units_total, total=self._units_total, text="checking every file"
             )

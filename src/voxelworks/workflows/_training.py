@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from voxelworks.errors import InvalidGeometry, InvalidInput, InvalidParams
 from voxelworks.geometry import Box, Vec3, VoxelSize, Zyx
+from voxelworks.protocol.messages import CURVE_POINTS_MAX, Curve
 from voxelworks.protocol.models import ModelFacts, ModelScore, ModelTask, PostProcessing
 from voxelworks.workflows import (
     ADVANCED,
@@ -202,6 +203,11 @@ def train(
     from voxelworks.ai.training import Training
 
     layers = [(job.open(item.image), job.open(item.truth)) for item in params.boxes]
+    counts = sorted({image.channel_count for image, _ in layers})
+    if len(counts) > 1:
+        raise InvalidInput(
+            f"the images have {' and '.join(map(str, counts))} channels; a network learns from images that are alike"
+        )
     parent = None if params.start_from is None else job.open_model(params.start_from)
     voxel_size = params.voxel_size or (
         parent.facts.voxel_size if parent else layers[0][1].voxel_size.in_mag(layers[0][1].mags[0])
@@ -226,7 +232,7 @@ def train(
     if task == "instances" and scale is None:
         scale = _typical_radius_nm(learning, voxel_size)
         job.log(f"objects have a typical radius of {scale:.0f} nm: that is where the distance is 1")
-    plan = _plan(params, task, voxel_size, layers[0][0].channel_count, scale, learning, job)
+    plan = _plan(params, task, voxel_size, counts[0], scale, learning, job)
     training = Training(plan, learning, measuring, job.folder.scratch / "training", _weights_of(parent))
     if parent is not None:
         job.log(f"{training.reused:,} numbers of {params.start_from} are the start")
@@ -236,7 +242,7 @@ def train(
         f"{sum(box.labels.size for box in measuring):,} to measure with, on {plan.device}"
     )
     job.expect(params.steps)
-    reporter = _Reporter(job, params.steps)
+    reporter = _Reporter(job, params.steps, _MEASURES[task], training.progress.evaluations)
     progress = training.run(check=job.check, report=reporter.step, evaluated=reporter.evaluation)
     best = next(item for item in progress.evaluations if item.step == progress.best_step)
     kept = _read_weights(training.best)
@@ -280,8 +286,8 @@ class _Part:
     """Mag 1."""
     size_zyx: Zyx
     """In voxels of the network."""
-    facts: ModelFacts
-    """Only what reading needs is meant."""
+    voxel_size: VoxelSize
+    """Of the network."""
 
     @classmethod
     def of(
@@ -314,7 +320,7 @@ class _Part:
         size = (math.floor(lengths[0] + 1e-6), math.floor(lengths[1] + 1e-6), math.floor(lengths[2] + 1e-6))
         if item.purpose == "train":
             rule.check(size, voxel_size, f"box {box} of {item.truth}")
-        return cls(item, image, truth, box, size, _reading_facts(voxel_size, image.channel_count))
+        return cls(item, image, truth, box, size, voxel_size)
 
     @property
     def voxel_count(self) -> int:
@@ -334,7 +340,7 @@ class _Part:
         from voxelworks.ai.training import LabelledBox
 
         job.check()
-        source, _ = open_source(self.image, self.box, self.facts)
+        source, _ = open_source(self.image, self.box, self.voxel_size)
         image = source.read((0, 0, 0), self.size_zyx)
         labels = self._labels(source.array.mag)
         ids, numbers = np.unique(labels, return_inverse=True)
@@ -362,7 +368,7 @@ class _Part:
         voxels = array.read(whole)[0]
         places = []
         for axis in range(3):
-            step = self.facts.voxel_size.zyx[axis]
+            step = self.voxel_size.zyx[axis]
             middles = origin[axis] * read[axis] + (np.arange(self.size_zyx[axis]) + 0.5) * step
             index = np.floor(middles / own[axis] + 1e-6).astype(int) - whole.start_zyx[axis]
             places.append(np.clip(index, 0, voxels.shape[axis] - 1))
@@ -370,11 +376,29 @@ class _Part:
         return labels
 
 
+def curves_of(found: Sequence[Evaluation], measure: str) -> list[Curve]:
+    """Give what a training has to show: losses, and how good the network is on what it does not learn from."""
+    step = -(-len(found) // CURVE_POINTS_MAX)
+    shown = [item for index, item in enumerate(found) if (len(found) - 1 - index) % step == 0]
+    values = {
+        "Loss in training": [(item.step, item.training_loss) for item in shown],
+        "Loss in validation": [(item.step, item.validation_loss) for item in shown],
+        measure: [(item.step, item.score) for item in shown],
+    }
+    return [
+        Curve(name=name, points=tuple((at, round(value, 5)) for at, value in points))
+        for name, points in values.items()
+    ]
+
+
 class _Reporter:
     """Tells users how a training goes on."""
 
-    def __init__(self, job: Job, steps: int) -> None:
-        self._job, self._steps = job, steps
+    def __init__(self, job: Job, steps: int, measure: str, earlier: Sequence[Evaluation]) -> None:
+        self._job, self._steps, self._measure = job, steps, measure
+        self._found = list(earlier)
+        if self._found:
+            job.draw(curves_of(self._found, measure))
         self._begun_s = self._told_s = time.monotonic()
         self._first: int | None = None
 
@@ -392,17 +416,12 @@ class _Reporter:
         )
 
     def evaluation(self, found: Evaluation) -> None:
+        self._found.append(found)
+        self._job.draw(curves_of(self._found, self._measure))
         self._job.log(
             f"step {found.step:,}: loss {found.training_loss:.4f}, validation loss {found.validation_loss:.4f}, "
             f"score {found.score:.4f}"
         )
-
-
-def _reading_facts(voxel_size: VoxelSize, channels: int) -> ModelFacts:
-    return ModelFacts(
-        title="training", task="semantic", structure="training", voxel_size=voxel_size, voxel_size_min=voxel_size,
-        voxel_size_max=voxel_size, input_channels=channels, outputs=("foreground",), patch=(1, 1, 1), border=(0, 0, 0),
-    )  # fmt: skip
 
 
 def _labelled(item: TrainingBox, truth: Layer) -> list[TrainingBox]:

@@ -15,10 +15,11 @@ from voxelworks.ai.augmentation import Augmentation
 from voxelworks.ai.networks import Architecture, ResidualUNet
 from voxelworks.ai.package import read_package
 from voxelworks.ai.targets import affinities, distances, offsets_for
-from voxelworks.ai.training import LabelledBox, Training, TrainingPlan
+from voxelworks.ai.training import Evaluation, LabelledBox, Training, TrainingPlan
 from voxelworks.errors import InvalidGeometry, InvalidInput, InvalidParams, TrainingFailed
 from voxelworks.geometry import Box, Mag, VoxelSize
 from voxelworks.volumes.dataset import Dataset
+from voxelworks.workflows._training import curves_of
 
 SHAPE = (32, 34, 44)
 CENTRES = [(8, 9, 9), (22, 24, 12), (9, 26, 24), (22, 10, 26), (16, 16, 38)]
@@ -108,6 +109,16 @@ def test_training_needs_labels_of_some_size(tmp_path):
     refused(InvalidInput, "nothing is labelled in box 12,2,0,32,32,32", box="12,2,0,32,32,32")
     refused(InvalidGeometry, "leaves layer color", box="0,0,0,100,34,32")
     refused(InvalidParams, "all boxes are for validation", purpose="validate")
+
+
+def test_images_with_other_channels_are_refused(tmp_path):
+    for name, channels in (("image", 1), ("rgb", 3)):
+        write_image(tmp_path / name, balls(SHAPE, CENTRES), channels=channels)
+    rgb = {"image": f"{tmp_path}/rgb/color", "truth": f"{tmp_path}/rgb/truth"}
+    with pytest.raises(InvalidInput, match="the images have 1 and 3 channels"):
+        voxelworks.run(
+            "train_instance_model", boxes=[box_of(tmp_path), rgb], target=str(tmp_path / "model"), steps=1
+        )
 
 
 def test_a_label_layer_without_the_mag_of_the_box_is_refused(tmp_path):
@@ -237,6 +248,16 @@ def test_augmentations_change_image_and_labels_alike(voxel_size):
         assert set(np.unique(wanted)) <= {0, 1}
         bright, dark = found[0][wanted == 1], found[0][wanted == 0]
         assert bright.mean() > dark.mean() + 1
+
+
+def test_curves_of_a_long_training_are_thinned_out_and_end_with_the_last_step():
+    found = [Evaluation(step, 2 / step, 3 / step, step / 1000, 0.5) for step in range(1, 1000)]
+    loss, validation, score = curves_of(found, "IoU")
+    assert (loss.name, validation.name, score.name) == ("Loss in training", "Loss in validation", "IoU")
+    assert len(score.points) <= 200
+    assert score.points[-1] == (999, 0.999)
+    assert [step for step, _ in loss.points] == sorted({step for step, _ in score.points})
+    assert curves_of(found[:3], "IoU")[0].points == ((1, 2.0), (2, 1.0), (3, 0.66667))
 
 
 def test_the_model_card_says_what_it_learned_from(learned):

@@ -402,8 +402,7 @@ def test_the_status_page_shows_the_worker(face: Face, worker: Worker):
     ])  # fmt: skip
     assert (shown["maxParallelHighPriorityJobs"], shown["maxParallelLowPriorityJobs"]) == (50, 50)
     assert shown["supportedJobCommands"] == [
-        "compute_segment_index_file", "convert_to_wkw", "find_largest_segment_id", "infer_instances",
-        "infer_mitochondria", "infer_neurons", "infer_nuclei", "infer_with_model", "materialize_volume_annotation",
+        "compute_segment_index_file", "convert_to_wkw", "find_largest_segment_id", "materialize_volume_annotation",
     ]  # fmt: skip
     assert shown["lastReportedVersion"] == "24.1"
 
