@@ -33,11 +33,11 @@ def submit(page) -> None:
 
 def test_a_person_trains_a_model_and_segments_with_it(site, open_page):
     page = open_page("/workflows/train_instance_model/new")
-    page.locator("#input-image").fill("trained/color")
-    page.locator("#input-truth").fill("trained/truth")
+    page.locator("#input-image-0").fill("trained/color")
+    page.locator("#input-truth-0").fill("trained/truth")
     page.locator("#input-target").fill("balls")
     page.locator("#input-structure").fill("balls")
-    page.locator("#input-steps").fill("30")
+    page.locator("#input-steps").fill("15")
     submit(page)
     playwright.expect(page.locator(".result")).to_contain_text("Best step")
     page.locator("#open-result").click()
