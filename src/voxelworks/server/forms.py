@@ -21,6 +21,8 @@ from voxelworks.workflows import (
     Workflow,
     check_part,
     finest_mag,
+    heading,
+    singular,
 )
 
 RUNS = "runs"
@@ -173,7 +175,7 @@ class Group:
     def item_title(self) -> str:
         if self.name == RUNS:
             return "Dataset" if len(self.rows) > 1 else "What to work on"
-        return self.name.replace("_", " ").removesuffix("s").capitalize()
+        return heading(singular(self.name))
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,8 @@ from voxelworks.workflows import (
     Workflow,
     get_workflow,
     heading,
+    layer_text,
+    singular,
 )
 
 NOTHING = "–"
@@ -89,7 +91,7 @@ def describe_params(workflow_name: str, raw: Json) -> list[ParamGroup]:
         items = raw.get(name) or []
         fields = [field for field in workflow.fields if field.path[0] == name]
         for number, item in enumerate(items, start=1):
-            title = heading(name.removesuffix("s")) + (f" {number}" if len(items) > 1 else "")
+            title = heading(singular(name)) + (f" {number}" if len(items) > 1 else "")
             groups.append(
                 ParamGroup(title, tuple(_view(field, _at(item, field.path[1:])) for field in fields))
             )
@@ -122,6 +124,7 @@ def _at(raw: object, path: tuple[str, ...]) -> object:
 
 
 def _text(value: object) -> str:
+    value = layer_text(value)
     if value is None or value == "":
         return NOTHING
     if isinstance(value, bool):

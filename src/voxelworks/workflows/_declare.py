@@ -287,6 +287,11 @@ def heading(name: str) -> str:
     return words[:1].upper() + words[1:]
 
 
+def singular(name: str) -> str:
+    """Give what one item of a list is called: `boxes` -> `box`, `layers` -> `layer`."""
+    return name[:-2] if name.endswith("xes") else name.removesuffix("s")
+
+
 @dataclass(frozen=True)
 class ParamField:
     """One thing a person fills in: a command-line option, or an input of a form.
@@ -446,7 +451,7 @@ class Workflow:
         flat: dict[str, str | list[str]] = {}
         for field in self.fields:
             if field.is_repeated:
-                rows = [_layer_text(item.get(field.path[1])) for item in raw.get(field.path[0]) or []]
+                rows = [layer_text(item.get(field.path[1])) for item in raw.get(field.path[0]) or []]
                 if rows and any(row is not None for row in rows):
                     flat[field.name] = [_text(row) or "" for row in rows]
                 continue
@@ -691,7 +696,7 @@ def _default(info: FieldInfo) -> str | None:
     return None if value is None or value is PydanticUndefined else _text(value)
 
 
-def _layer_text(value: object) -> object:
+def layer_text(value: object) -> object:
     """Write a layer as one text, as it is filled in for the items of a list."""
     if isinstance(value, dict) and value.keys() == {"dataset", "layer"}:
         return f"{value['dataset']}/{value['layer']}"

@@ -271,7 +271,7 @@ def train(
     return TrainedModel(
         model=str(params.target), steps=progress.step, best_step=best.step, score=round(best.score, 4),
         training_loss=round(progress.running_loss, 4), validation_loss=round(best.validation_loss, 4),
-        export_difference=difference,
+        export_difference=float(f"{difference:.1e}"),
     )  # fmt: skip
 
 
