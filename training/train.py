@@ -3,7 +3,7 @@
     python training/train.py mitochondria --data FOLDER --work FOLDER
     python training/train.py neurons --data FOLDER --work FOLDER
 
-`--data` is a folder with one folder for each data set, which holds its arrays (see datasets.py); `--work` is where
+`--data` is a folder with one folder for each data set, which holds its arrays (see fetch.py); `--work` is where
 datasets, checkpoints and the model are written. It can be stopped (Ctrl-C) and started again: it goes on where it was.
 """
 
