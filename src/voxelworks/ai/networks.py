@@ -8,7 +8,7 @@ added skip connections, anisotropic kernels).
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -153,6 +153,6 @@ def parameter_count(network: nn.Module) -> int:
     return sum(parameter.numel() for parameter in network.parameters())
 
 
-def _triple(numbers: Sequence[int] | object) -> Zyx:
-    z, y, x = numbers  # type: ignore[misc]
-    return int(z), int(y), int(x)
+def _triple(numbers: Iterable[int]) -> Zyx:
+    z, y, x = numbers
+    return z, y, x

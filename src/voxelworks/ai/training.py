@@ -144,7 +144,7 @@ class Training:
             self.network.parameters(), lr=plan.learning_rate, weight_decay=1e-4, foreach=False
         )
         self.progress = Progress()
-        self._weights = np.array([_room(box, plan.patch_zyx) for box in boxes], float)
+        self._weights = np.array([box.labels.size for box in boxes], float)
         if not self._weights.sum():
             raise InvalidGeometry("there is no box to learn from that holds a patch")
         self._load()
@@ -408,11 +408,6 @@ def _schedule(step: int, steps: int) -> float:
     """Rise for the first steps, then sink to nothing (cosine)."""
     warm = min(200, max(1, steps // 10))
     return min((step + 1) / warm, 0.5 * (1 + math.cos(math.pi * step / max(1, steps))))
-
-
-def _room(box: LabelledBox, patch_zyx: Zyx) -> int:
-    """Weigh a box by its voxels."""
-    return box.labels.size if all(box.labels.shape) and all(patch_zyx) else 0
 
 
 def _cut(
