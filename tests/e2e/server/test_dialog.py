@@ -120,6 +120,33 @@ def test_what_is_typed_while_the_form_is_on_its_way_stays(site, open_page):
     expect(page.locator("#quote .total")).to_have_text("Total1 credit")
 
 
+def test_what_is_chosen_before_the_scripts_have_come_counts(site, open_page):
+    page = open_page("/workflows")
+    held = []
+    page.route("**/dialog*.js*", lambda route: held.append(route))
+    page.goto(f"{site.info.url}{MAKE}", wait_until="commit")
+    page.locator("#input-dataset").select_option("retina")
+    page.locator("#input-target").fill("retina_cells")
+    while not held:
+        page.wait_for_timeout(20)
+    held[0].continue_()
+    expect(page.locator("#input-layer")).to_have_value("cells")
+    expect(page.locator("#input-target")).to_have_value("retina_cells")
+    expect(page.locator("#quote .total")).to_have_text("Total1 credit")
+
+
+def test_what_is_typed_before_the_scripts_have_come_is_priced(site, open_page):
+    page = open_page("/workflows")
+    held = []
+    page.route("**/dialog*.js*", lambda route: held.append(route))
+    page.goto(f"{site.info.url}{MAKE}?dataset=retina", wait_until="commit")
+    page.locator("#input-target").fill("retina_cells")
+    while not held:
+        page.wait_for_timeout(20)
+    held[0].continue_()
+    expect(page.locator("#quote .total")).to_have_text("Total1 credit")
+
+
 def test_box_and_mag_change_the_price_at_once(site, open_page):
     page = open_page(f"{MAKE}?dataset=retina&target=x")
     total = page.locator("#quote .total")

@@ -115,6 +115,20 @@
     typed = [];
   });
 
+  // What was chosen or typed before the scripts had come, or what the browser filled in as it was before a reload.
+  function isChanged(input) {
+    if (input.type === "checkbox") return input.checked !== input.defaultChecked;
+    if (!input.matches("select")) return input.value !== input.defaultValue;
+    const first = [...input.options].find((option) => option.defaultSelected) || input.options[0];
+    return Boolean(first) && !first.selected;
+  }
+
+  document.addEventListener("DOMContentLoaded", () => {
+    for (const input of inputs().filter(isChanged)) {
+      input.dispatchEvent(new Event("change", { bubbles: true }));
+    }
+  });
+
   function showFinds() {
     for (const find of document.querySelectorAll("[data-narrows][hidden]")) find.hidden = false;
   }
