@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import synthetic
+from scipy import ndimage
 
 from voxelworks.geometry import Box, Mag, VoxelSize
 from voxelworks.volumes.dataset import Dataset
@@ -23,15 +25,22 @@ IMAGES: dict[str, tuple[tuple[str, ...], str]] = {
     "nuclei_qcanet": (("raw",), "labels_nuclei"),
 }
 """The files of each data set: images, one after the other in z, and labels."""
+WITHOUT_IDS = ("mito_sbem_cdeep3m", "mito_vnc_sstem", "nuclei_qcanet")
+"""Data sets that tell the foreground alone: what hangs together is one object."""
+SYNTHETIC = "nuclei_synthetic_"
+"""Begin of the names of images that are drawn; their seed follows."""
 
 
 @dataclass(frozen=True)
 class Split:
     """One part of a data set."""
 
+    data: str
+    """Its section in the file."""
     dataset: str
     purpose: str
-    box: Box
+    box: Box | None
+    """None for all of it."""
 
 
 def splits(path: Path = HERE / "splits.toml") -> Iterator[Split]:
@@ -39,7 +48,9 @@ def splits(path: Path = HERE / "splits.toml") -> Iterator[Split]:
     for name, facts in tomllib.loads(path.read_text()).items():
         for purpose in ("train", "validate", "test"):
             for part in facts.get(purpose, []):
-                yield Split(name, purpose, _box(part, SHAPES[name]))
+                yield Split(name, name, purpose, _box(part, SHAPES[name]))
+            for seed in facts.get(f"{purpose}_seeds", []):
+                yield Split(name, f"{name}_{seed}", purpose, None)
 
 
 def voxel_size(name: str) -> VoxelSize:
@@ -47,16 +58,21 @@ def voxel_size(name: str) -> VoxelSize:
 
 
 def make_dataset(source: Path, name: str, target: Path) -> Path:
-    """Make a dataset of the files in a folder, unless it is there; give its folder."""
+    """Make a dataset of the files in a folder, or of a seed, unless it is there; give its folder."""
     folder = target / name
     if folder.exists():
         return folder
-    images, truth = IMAGES[name]
-    image = np.concatenate([_load(source / name / f"{file}.npz") for file in images])
-    labels = _load(source / name / f"{truth}.npz")
-    if name.startswith("mito"):
-        labels = labels.astype(np.uint32)
-    dataset = Dataset.create(folder.with_name(f"{name}.part"), voxel_size(name), name=name)
+    if name.startswith(SYNTHETIC):
+        image, labels, thickness_nm = synthetic.nuclei(int(name.removeprefix(SYNTHETIC)))
+        size = VoxelSize(synthetic.VOXEL_NM, synthetic.VOXEL_NM, thickness_nm)
+    else:
+        images, truth = IMAGES[name]
+        image = np.concatenate([_load(source / name / f"{file}.npz") for file in images])
+        labels = _load(source / name / f"{truth}.npz")
+        size = voxel_size(name)
+    if name in WITHOUT_IDS:
+        labels = ndimage.label(labels)[0].astype(np.uint32)
+    dataset = Dataset.create(folder.with_name(f"{name}.part"), size, name=name)
     for layer, array, category in (("color", image, "color"), ("labels", labels, "segmentation")):
         box = Box.from_zyx((0, 0, 0), array.shape)
         made = dataset.add_layer(layer, category, array.dtype.name, 1, box)
@@ -65,6 +81,19 @@ def make_dataset(source: Path, name: str, target: Path) -> Path:
     dataset.write_metadata()
     folder.with_name(f"{name}.part").rename(folder)
     return folder
+
+
+def add_reference(source: Path, name: str, target: Path) -> None:
+    """Add what others published as their segmentation of the same data, as the layer `ffn`."""
+    dataset = Dataset.open(target / name)
+    if any(layer.name == "ffn" for layer in dataset.layers):
+        return
+    array = _load(source / name / "ffn_baseline.npz")
+    box = Box.from_zyx((0, 0, 0), array.shape)
+    made = dataset.add_layer("ffn", "segmentation", array.dtype.name, 1, box)
+    made.add_mag(Mag(1, 1, 1), shard_zyx=(64, 64, 64)).write(box, np.ascontiguousarray(array))
+    dataset.source = dataset.source.with_largest_segment_id("ffn", int(array.max()))
+    dataset.write_metadata()
 
 
 SHAPES: dict[str, tuple[int, int, int]] = {

@@ -48,6 +48,8 @@ class LabelledBox:
     labels: NDArray[np.int32]
     """(Z, Y, X); 0 is background."""
     name: str = ""
+    weight: float = 1.0
+    """How often it is looked at, against others of its size."""
 
 
 @dataclass(frozen=True)
@@ -89,6 +91,17 @@ class Evaluation:
     """Probability from which on that is best."""
 
 
+@dataclass(frozen=True)
+class Example:
+    """One section of a validation box: what the network sees, what it shall give, and what it gives."""
+
+    image: NDArray[np.float32]
+    """(Y, X); normalized."""
+    wanted: NDArray[np.float32]
+    """(Y, X), 0 to 1; of affinities the smallest one to the next voxels in the section."""
+    found: NDArray[np.float32]
+
+
 @dataclass
 class Progress:
     """Where a training is: goes into the checkpoint."""
@@ -97,6 +110,8 @@ class Progress:
     best_step: int = 0
     best_score: float = -math.inf
     running_loss: float = math.nan
+    elapsed_s: float = field(default=0.0, compare=False)
+    """Of all attempts together, without what a killed one had not saved."""
     evaluations: list[Evaluation] = field(default_factory=list)
 
     @property
@@ -144,7 +159,7 @@ class Training:
             self.network.parameters(), lr=plan.learning_rate, weight_decay=1e-4, foreach=False
         )
         self.progress = Progress()
-        self._weights = np.array([box.labels.size for box in boxes], float)
+        self._weights = np.array([box.labels.size * box.weight for box in boxes], float)
         if not self._weights.sum():
             raise InvalidGeometry("there is no box to learn from that holds a patch")
         self._load()
@@ -162,7 +177,7 @@ class Training:
         *,
         check: Callable[[], None],
         report: Callable[[Progress], None],
-        evaluated: Callable[[Evaluation], None],
+        evaluated: Callable[[Evaluation, Example], None],
         save_every_s: float = 60.0,
     ) -> Progress:
         """Train to the end; give how it went. The best weights are in `best`.
@@ -181,16 +196,18 @@ class Training:
         TrainingFailed
             If the loss is not a number any more.
         """
-        saved_s = time.monotonic()
+        saved_s = told_s = time.monotonic()
         progress = self.progress
         try:
             while progress.step < self.plan.steps and progress.evaluations_since_best < self.plan.patience:
                 check()
                 self._step()
+                before_s, told_s = told_s, time.monotonic()
+                progress.elapsed_s += told_s - before_s
                 report(progress)
                 is_last = progress.step == self.plan.steps
                 if progress.step % self.plan.evaluate_every == 0 or is_last:
-                    evaluated(self._evaluate())
+                    evaluated(*self._evaluate())
                     self._save()
                     saved_s = time.monotonic()
                 elif time.monotonic() - saved_s > save_every_s:
@@ -265,15 +282,19 @@ class Training:
 
     # Measuring
 
-    def _evaluate(self) -> Evaluation:
+    def _evaluate(self) -> tuple[Evaluation, Example]:
         losses: list[float] = []
         counts = np.zeros((2, _BINS))
-        for patch in self._validation_patches():
+        patches = self._validation_patches()
+        shown = max(range(len(patches)), key=lambda index: _liveliness(patches[index].labels))
+        for index, patch in enumerate(patches):
             images, targets, known = self._tensors([patch])
             with torch.no_grad():
                 logits = self.averaged(images)
                 losses.append(float(loss_of(self.plan.task, logits, targets, known)))
             counts += _count(self.plan.task, logits, targets, known)
+            if index == shown:
+                example = _example(self.plan, images, targets, logits)
         score, threshold = _best(self.plan.task, counts)
         progress = self.progress
         found = Evaluation(progress.step, progress.running_loss, float(np.mean(losses)), score, threshold)
@@ -283,7 +304,7 @@ class Training:
         if found.score > progress.best_score:
             progress.best_score, progress.best_step = found.score, found.step
             save_file(_contiguous(self.averaged.state_dict()), self.best)
-        return found
+        return found, example
 
     def _validation_patches(self) -> list[LabelledBox]:
         """Cut the validation boxes into patches: the same ones each time."""
@@ -380,6 +401,24 @@ def _dice(found: Tensor, wanted: Tensor, known: Tensor) -> Tensor:
     common = (found * wanted * mask).sum((0, 2, 3, 4))
     squares = ((found * found + wanted * wanted) * mask).sum((0, 2, 3, 4))
     return (1 - (2 * common + _EPSILON) / (squares + _EPSILON)).mean()
+
+
+def _liveliness(labels: NDArray[np.int32]) -> int:
+    """Tell in how many voxels of the middle section another object begins: a picture of it shows most."""
+    section = labels[labels.shape[0] // 2]
+    return int(np.count_nonzero(section[1:] != section[:-1]))
+
+
+def _example(plan: TrainingPlan, images: Tensor, targets: Tensor, logits: Tensor) -> Example:
+    section = images.shape[2] // 2
+
+    def shown(values: Tensor) -> NDArray[np.float32]:
+        part = values[0, :, section]
+        next_ones = [index for index, (x, y, z) in enumerate(plan.offsets) if z == 0 and abs(x + y) == 1]
+        picked: NDArray[np.float32] = (part[next_ones].amin(0) if next_ones else part[0]).cpu().numpy()
+        return picked
+
+    return Example(images[0, 0, section].cpu().numpy(), shown(targets), shown(torch.sigmoid(logits)))
 
 
 def _count(task: ModelTask, logits: Tensor, targets: Tensor, known: Tensor) -> NDArray[np.int64]:

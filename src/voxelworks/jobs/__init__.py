@@ -43,6 +43,7 @@ from voxelworks.jobs._publication import (
     take_publish_order,
 )
 from voxelworks.jobs._reading import (
+    find_picture,
     is_annotation_in_use,
     is_model_in_use,
     jobs_of_annotation,
@@ -75,8 +76,8 @@ __all__ = [
     "Root", "Stranded", "append_log", "attach_foreign_dataset", "attach_foreign_workflow", "awaited_place",
     "can_work_on", "cancel", "cancel_grace_s", "cancel_group", "chain_of", "change_params", "claim", "cleaned",
     "count_states", "delete_artifact", "delete_params", "describe_dataset", "drain_worker", "failed_alike", "failures",
-    "find_artifact", "find_log", "find_params", "find_submitted", "finish", "foreign_orders", "foreign_runs",
-    "forgotten_at", "is_annotation_in_use", "is_model_in_use", "jobs_of_annotation", "jobs_of_dataset",
+    "find_artifact", "find_log", "find_params", "find_picture", "find_submitted", "finish", "foreign_orders",
+    "foreign_runs", "forgotten_at", "is_annotation_in_use", "is_model_in_use", "jobs_of_annotation", "jobs_of_dataset",
     "jobs_of_model", "keep_foreign", "lease_dataset", "leave", "list_events", "list_jobs", "list_params",
     "list_workers", "look_at", "metrics", "open_session", "pause_queue", "places_of", "price", "price_retry",
     "published", "queue_pauses", "quote", "quote_group", "quote_retry", "read_log", "reap_all", "release_dataset",

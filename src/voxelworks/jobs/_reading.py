@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 
 from voxelworks import accounts, catalog, credits
 from voxelworks.db import among, now, texts
-from voxelworks.errors import FailureClass, InvalidInput
+from voxelworks.errors import FailureClass, InvalidInput, NotFound
 from voxelworks.jobs import _progress
 from voxelworks.jobs._dependencies import awaited_by
 from voxelworks.jobs._leases import HELD_STATES, is_current
@@ -21,7 +21,7 @@ from voxelworks.jobs._tables import AttemptRow, EventRow, JobRow, WorkerSessionR
 from voxelworks.jobs._totals import totals
 from voxelworks.jobs._visibility import find_job, is_outside, seen_by, sight
 from voxelworks.jobs._waiting import COUNTED_MAX, waits_of
-from voxelworks.protocol.messages import JobState, Progress, SealedResult
+from voxelworks.protocol.messages import JobState, Picture, Progress, SealedResult
 from voxelworks.protocol.people import Principal
 from voxelworks.protocol.places import MODEL
 from voxelworks.protocol.views import (
@@ -67,6 +67,24 @@ def show(session: Session, job_id: str, *, by: Principal, settings: Settings) ->
         events=list_events(session, job_id=job_id, limit=None), retries=tuple(retries),
         artifact=None if is_outside(job, by) else catalog.find_artifact(session, job_id, settings=settings),
     )  # fmt: skip
+
+
+def find_picture(session: Session, job_id: str, *, by: Principal) -> Picture:
+    """Give the latest picture of a job.
+
+    Raises
+    ------
+    NotFound
+        Also if they may not see the job.
+    """
+    job = find_job(session, job_id, by)
+    told = session.scalar(
+        select(AttemptRow.progress).where(AttemptRow.job_id == job.id, AttemptRow.number == job.attempt)
+    )
+    picture = Progress.model_validate(told).picture if told else None
+    if picture is None or is_outside(job, by):  # it is a piece of their data
+        raise NotFound(f"job {job_id} has no picture")
+    return picture
 
 
 def list_jobs(
@@ -342,6 +360,15 @@ def _views(
     )  # fmt: skip
 
 
+def _shortened(progress: Progress, *, is_alone: bool) -> Progress:
+    """Leave out what views would become long of: lists show no curves, and pictures are fetched one by one."""
+    if not is_alone:
+        return progress.model_copy(update={"curves": (), "picture": None})
+    if progress.picture is None:
+        return progress
+    return progress.model_copy(update={"picture": progress.picture.model_copy(update={"png": ""})})
+
+
 def _view(
     job: JobRow | Row[Any],
     attempt: AttemptRow | None,
@@ -356,8 +383,8 @@ def _view(
     is_alone: bool,
 ) -> JobView:
     progress = Progress.model_validate(attempt.progress) if attempt is not None and attempt.progress else None
-    if progress is not None and not is_alone:
-        progress = progress.model_copy(update={"curves": ()})  # lists show none, and would become long
+    if progress is not None:
+        progress = _shortened(progress, is_alone=is_alone)
     is_held = job.state in HELD_STATES and attempt is not None
     heard_s = _seconds_between(attempt.renewed_ms, at_ms) if is_held and attempt is not None else None
     eta: EtaView | None = None

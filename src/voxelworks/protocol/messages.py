@@ -44,6 +44,20 @@ class Curve(Message):
     """Step and value, by step."""
 
 
+PICTURE_BYTES_MAX = 48_000
+
+
+class Picture(Message):
+    """What a job shows of its work while it runs, such as a prediction of a network that is learning."""
+
+    name: str = Field(max_length=200)
+    step: int = Field(ge=0)
+    width: int = Field(ge=1, le=2000)
+    height: int = Field(ge=1, le=2000)
+    png: str = Field(max_length=PICTURE_BYTES_MAX)
+    """Base64; empty in views, which name the picture alone: its page fetches it."""
+
+
 class Progress(Message):
     """How far an attempt is. Units never go backwards within a phase."""
 
@@ -55,6 +69,8 @@ class Progress(Message):
     """Which message of its attempt this is, from 1, or 0. One that arrives after a later one is ignored."""
     curves: tuple[Curve, ...] = Field(default=(), max_length=6)
     """All that the job has to show until now."""
+    picture: Picture | None = None
+    """The latest one."""
 
 
 PRIORITY_MAX = 24

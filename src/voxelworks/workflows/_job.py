@@ -24,7 +24,7 @@ from voxelworks.errors import (
     VoxelworksError,
 )
 from voxelworks.geometry import VoxelSize
-from voxelworks.protocol.messages import ArtifactFile, Curve, Progress, SealedResult
+from voxelworks.protocol.messages import ArtifactFile, Curve, Picture, Progress, SealedResult
 from voxelworks.protocol.places import is_remote
 from voxelworks.sizes import size_text
 from voxelworks.volumes.metadata import PROPERTIES_FILE, MagProperties
@@ -125,6 +125,7 @@ class Job:
         self._units_done = 0
         self._units_total = 0
         self._curves: tuple[Curve, ...] = ()
+        self._picture: Picture | None = None
 
     # Reading
 
@@ -522,14 +523,13 @@ class Job:
         self.log(f"{phase}: {count} in {time.monotonic() - begun_s:.1f} s")
         return results
 
-    def draw(self, curves: Sequence[Curve]) -> None:
-        """Show curves on the page of the job from now on, in place of the ones before."""
-        self._curves = tuple(curves)
+    def draw(self, curves: Sequence[Curve], picture: Picture | None = None) -> None:
+        """Show curves and a picture on the page of the job from now on, in place of the ones before."""
+        self._curves, self._picture = tuple(curves), picture
 
     def _report(self, progress: Progress) -> None:
-        self._reporter.progress(
-            progress.model_copy(update={"curves": self._curves}) if self._curves else progress
-        )
+        shown = {"curves": self._curves, "picture": self._picture}
+        self._reporter.progress(progress.model_copy(update=shown) if self._curves else progress)
 
     def tell(self, phase: str, done: int, text: str) -> None:
         """Tell of the progress of work that is not made of blocks, of which so many units are done."""

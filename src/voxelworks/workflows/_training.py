@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from voxelworks.errors import InvalidGeometry, InvalidInput, InvalidParams
 from voxelworks.geometry import Box, Vec3, VoxelSize, Zyx
-from voxelworks.protocol.messages import CURVE_POINTS_MAX, Curve
+from voxelworks.protocol.messages import CURVE_POINTS_MAX, Curve, Picture
 from voxelworks.protocol.models import ModelFacts, ModelScore, ModelTask, PostProcessing
 from voxelworks.workflows import (
     ADVANCED,
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     from voxelworks.ai.networks import NetworkSize
     from voxelworks.ai.package import ModelPackage
-    from voxelworks.ai.training import Evaluation, LabelledBox, Progress, TrainingPlan
+    from voxelworks.ai.training import Evaluation, Example, LabelledBox, Progress, TrainingPlan
     from voxelworks.geometry import Mag
     from voxelworks.volumes.dataset import Layer
 
@@ -49,6 +49,8 @@ _PATCH_VOXELS = {"small": 48**3, "medium": 80**3, "large": 96**3}
 _INFERENCE_EDGE, _BORDER = 160, 16
 """Of the patches that are predicted, in voxels of the network: large ones overlap less."""
 _LOADED_VOXELS_MAX = 2**31
+_PANE_MAX = 128
+"""Of each part of the picture that a training shows, in voxels."""
 _MEASURES: dict[ModelTask, str] = {
     "affinities": "F1 of membranes", "instances": "IoU of the foreground", "semantic": "IoU of the foreground",
 }  # fmt: skip
@@ -74,6 +76,9 @@ class TrainingBox(BaseModel):
     purpose: Literal["train", "validate"] = "train"
     """Whether the network learns from it, or is measured with it; by default the end of each box is for measuring."""
 
+    weight: Annotated[float, ADVANCED] = Field(1.0, gt=0, le=1000)
+    """How often the network looks at it, against other boxes of its size."""
+
 
 class TrainingParams(Params):
     """What a model is trained on, and how."""
@@ -85,10 +90,14 @@ class TrainingParams(Params):
     """Model to make."""
 
     start_from: ModelRef | None = None
-    """Model whose weights training begins with; by default it begins with none."""
+    """Model whose weights training begins with; by default the shipped one for this, if its licence lets all use it."""
+
+    from_zero: bool = False
+    """Begin with no weights of another model."""
 
     voxel_size: VoxelSize | None = None
-    """Voxel size, x,y,z in nm, that the network works on; by default that of `start_from`, or of the first labels."""
+    """Voxel size, x,y,z in nm, that the network works on; by default that of `start_from` if it is for layers like
+    the first one, or else that of the first labels."""
 
     network: Annotated[Literal["small", "medium", "large"], ADVANCED] = "small"
     """`small` for the CPU, `medium` for a GPU of 8 GB, `large` for one of 24 GB."""
@@ -117,6 +126,25 @@ class TrainingParams(Params):
     licence: Annotated[str, ADVANCED] = Field("", max_length=200)
     """Licence of the model, which is that of the data it learned from."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _starts_from_what_is_shipped(cls, given: object) -> object:
+        if not isinstance(given, Mapping):
+            return given
+        if given.get("start_from"):
+            if given.get("from_zero") in (True, "true"):
+                raise InvalidParams(
+                    f"start_from is {given['start_from']} and from_zero is set; give one of them"
+                )
+            return given
+        shipped = None if given.get("from_zero") in (True, "true") else cls.shipped_start(given)
+        return given if shipped is None else {**given, "start_from": shipped}
+
+    @classmethod
+    def shipped_start(cls, _given: Mapping[str, object]) -> str | None:
+        """Name the model to begin with where none is given; None for none."""
+        return None
+
     @model_validator(mode="after")
     def _learns_from_something(self) -> TrainingParams:
         if all(item.purpose == "validate" for item in self.boxes):
@@ -138,6 +166,8 @@ class TrainedModel(NewModel):
     """At the end."""
     validation_loss: float
     """Of the kept weights."""
+    hours: float
+    """How long it was trained, all attempts together."""
     export_difference: float
     """Largest difference between the probabilities of the exported network and those of the trained one."""
 
@@ -209,9 +239,7 @@ def train(
             f"the images have {' and '.join(map(str, counts))} channels; a network learns from images that are alike"
         )
     parent = None if params.start_from is None else job.open_model(params.start_from)
-    voxel_size = params.voxel_size or (
-        parent.facts.voxel_size if parent else layers[0][1].voxel_size.in_mag(layers[0][1].mags[0])
-    )
+    voxel_size = params.voxel_size or _voxel_size(layers[0][1], parent, job)
     parts = [
         _Part.of(one, *pair, voxel_size, rule)
         for item, pair in zip(params.boxes, layers, strict=True)
@@ -259,7 +287,7 @@ def train(
         outputs=_outputs(plan), offsets=plan.offsets, distance_scale_nm=scale, patch=patch, border=border,
         step=plan.architecture.step_zyx[::-1], post_processing=rules,
         training_data=tuple(sorted({f"{item.image} with {item.truth}" for item in params.boxes})),
-        licence=params.licence, started_from=None if parent is None else str(params.start_from),
+        **_licence(params, parent), started_from=None if parent is None else str(params.start_from),
         scores=(
             ModelScore(
                 data="held-out parts of the training boxes", measure=_MEASURES[task], value=round(best.score, 4),
@@ -267,12 +295,36 @@ def train(
             ),
         ),
     )  # fmt: skip
-    write_package(folder, written, weights, extra={TRAINED_WEIGHTS: training.best})
+    write_package(folder, written, weights, extra={TRAINED_WEIGHTS: _shortened(kept, job)})
     return TrainedModel(
         model=str(params.target), steps=progress.step, best_step=best.step, score=round(best.score, 4),
         training_loss=round(progress.running_loss, 4), validation_loss=round(best.validation_loss, 4),
+        hours=round(progress.elapsed_s / 3600, 3),
         export_difference=float(f"{difference:.1e}"),
     )  # fmt: skip
+
+
+def _voxel_size(truth: Layer, parent: ModelPackage | None, job: Job) -> VoxelSize:
+    """Choose the voxel size of the network where none is given."""
+    own = truth.voxel_size.in_mag(truth.mags[0])
+    if parent is None:
+        return own
+    unfit = parent.facts.unfit(own)
+    if unfit is not None:
+        job.log(f"{unfit}; the network works on the voxels of the labels")
+    return parent.facts.voxel_size if unfit is None else own
+
+
+def _licence(params: TrainingParams, parent: ModelPackage | None) -> dict[str, Any]:
+    """Say what one may do with the model: no more than with the one that it began with."""
+    if parent is None:
+        return {"licence": params.licence}
+    begun = f"It began as {parent.facts.title}, whose licence is {parent.facts.licence or 'not stated'}."
+    return {
+        "licence": params.licence or parent.facts.licence,
+        "licence_text": f"{begun} {parent.facts.licence_text}".strip(),
+        "is_commercial_use_allowed": parent.facts.is_commercial_use_allowed,
+    }
 
 
 @dataclass(frozen=True)
@@ -354,7 +406,7 @@ class _Part:
             )
         numbers = numbers.reshape(labels.shape) + (ids[0] != 0)  # background stays 0
         job.log(f"{self.item.truth} {self.box}: {np.count_nonzero(ids):,} objects")
-        return LabelledBox(image, numbers.astype(np.int32), str(self.item.truth))
+        return LabelledBox(image, numbers.astype(np.int32), str(self.item.truth), self.item.weight)
 
     def _labels(self, image_mag: Mag) -> NDArray[np.integer]:
         """Take for each voxel of the network the label in its middle."""
@@ -391,6 +443,30 @@ def curves_of(found: Sequence[Evaluation], measure: str) -> list[Curve]:
     ]
 
 
+def picture_of(example: Example, step: int) -> Picture:
+    """Draw a section beside what the network shall give for it and what it gives."""
+    import base64
+    import io
+
+    import numpy as np
+    from PIL import Image
+
+    # Two standard deviations about the mean: more would leave little contrast to the rest.
+    image = np.clip((example.image + 2) / 4, 0, 1)
+    panes = [pane[:_PANE_MAX, :_PANE_MAX] for pane in (image, example.wanted, example.found)]
+    gap = np.ones((panes[0].shape[0], 2), np.float32)
+    row = np.concatenate([panes[0], gap, panes[1], gap, panes[2]], axis=1)
+    # 16 levels of grey are enough to look at, and keep it small.
+    grey = np.rint(np.rint(row * 15) * 17).astype(np.uint8)
+    stream = io.BytesIO()
+    Image.fromarray(grey).save(stream, "PNG", optimize=True)
+    height, width = grey.shape
+    return Picture(
+        name=f"Image, labels and prediction in validation at step {step:,}", step=step, width=width, height=height,
+        png=base64.b64encode(stream.getvalue()).decode(),
+    )  # fmt: skip
+
+
 class _Reporter:
     """Tells users how a training goes on."""
 
@@ -415,9 +491,9 @@ class _Reporter:
             f"step {progress.step:,} of {self._steps:,}, loss {progress.running_loss:.3f}",
         )
 
-    def evaluation(self, found: Evaluation) -> None:
+    def evaluation(self, found: Evaluation, example: Example) -> None:
         self._found.append(found)
-        self._job.draw(curves_of(self._found, self._measure))
+        self._job.draw(curves_of(self._found, self._measure), picture_of(example, found.step))
         self._job.log(
             f"step {found.step:,}: loss {found.training_loss:.4f}, validation loss {found.validation_loss:.4f}, "
             f"score {found.score:.4f}"
@@ -548,6 +624,17 @@ def _read_weights(file: Path) -> dict[str, Tensor]:
             f"{file.parent.name} was not trained by Voxelworks: it holds no {file.name}, and nothing can start from it"
         )
     return load_file(file)
+
+
+def _shortened(weights: Mapping[str, Tensor], job: Job) -> Path:
+    """Write what a training may start from: with half the digits, of which training changes more in its first step."""
+    import torch
+    from safetensors.torch import save_file
+
+    file = job.folder.scratch / TRAINED_WEIGHTS
+    halves = {name: value.to(torch.float16) if value.dim() > 1 else value for name, value in weights.items()}
+    save_file({name: value.contiguous() for name, value in halves.items()}, file)
+    return file
 
 
 def _require_torch() -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import base64
 import csv
 import io
 import re
 
 import pytest
 
-from voxelworks.protocol.messages import Progress
+from voxelworks.protocol.messages import Curve, Picture, Progress
 from voxelworks.server import rendering
 from voxelworks.server.pages import jobs as jobs_pages
 from voxelworks.workflows import workflows
@@ -238,6 +239,35 @@ def test_the_page_of_a_running_job(served):
     words = text_of(served.browser.get(f"/jobs/{job_id}").text)
     for expected in ("Failed", "Program error block-failed block 3 failed 3 times", "Retry", "48 MiB"):
         assert expected in words
+
+
+def test_the_page_of_a_training_shows_curves_and_a_picture(served):
+    job_id = served.convert("learning")
+    worker = served.worker("scope-pc", convert=1)
+    while worker.claim().job_id != job_id:
+        worker.fail("user_input", "x", "not wanted")
+    png = b"\x89PNG\r\n\x1a\n" + bytes(20)
+    picture = Picture(
+        name="Prediction at step 400", step=400, width=484, height=160, png=base64.b64encode(png).decode()
+    )
+    curve = Curve(name="Loss in training", points=((200, 0.75), (400, 0.5)))
+    progress = Progress(phase="training", done=400, total=1000, curves=(curve,), picture=picture)
+    worker.renew(progress)
+    page = served.browser.get(f"/jobs/{job_id}").text
+    assert 'aria-label="Loss in training 0.5 at step 400"' in page
+    address = f"/jobs/{job_id}/picture.png?attempt=1&amp;step=400"
+    assert f'src="{address}" width="484" height="160" alt="Prediction at step 400"' in page
+    shown = served.browser.get(address.replace("&amp;", "&"))
+    assert (shown.status_code, shown.headers["content-type"], shown.content) == (200, "image/png", png)
+    # Views name the picture and do not hold it; lists have neither.
+    (told,) = (job.progress for job in served.client.list_jobs().jobs if job.id == job_id)
+    assert (told.curves, told.picture) == ((), None)
+    assert served.client.show(job_id).job.progress.picture == picture.model_copy(update={"png": ""})
+    worker.renew(progress.model_copy(update={"picture": picture.model_copy(update={"png": "PHN2Zz4="})}))
+    assert served.browser.get(f"/jobs/{job_id}/picture.png").status_code == 404
+    worker.renew(progress.model_copy(update={"picture": None}))
+    assert served.browser.get(f"/jobs/{job_id}/picture.png").status_code == 404
+    worker.fail("user_input", "x", "not wanted")
 
 
 def test_a_queued_job_says_why_it_waits(served):

@@ -5,6 +5,7 @@ The table says what is expected, independently of the matrix in `accounts.permis
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import io
 import secrets
@@ -322,6 +323,7 @@ PAGES = {
     "GET /jobs/{job_id}": own_job(),
     "GET /jobs/{job_id}/compare": own_job(query="?other={job_id}"),
     "GET /jobs/{job_id}/live": own_job(),
+    "GET /jobs/{job_id}/picture.png": artifact_of("failed_job"),
     "GET /jobs/{job_id}/log": own_job("failed_job", query="?attempt=1&find=line"),
     "GET /jobs/{job_id}/log.txt": own_job("failed_job", query="?attempt=1"),
     "POST /jobs/{job_id}/cancel": own_job(),
@@ -592,10 +594,14 @@ def _ended(world: World, session: Session, by: Principal, new: str) -> str:
 
 
 def _failed(world: World, session: Session, by: Principal, new: str) -> str:
-    """Have a worker fail a job, with a log."""
-    from voxelworks.protocol.messages import FinishRequest, RenewRequest
+    """Have a worker fail a job, with a log and a picture."""
+    from voxelworks.protocol.messages import FinishRequest, Picture, Progress, RenewRequest
 
     job_id = _job(world, session, by, new)
+    png = base64.b64encode(b"\x89PNG\r\n\x1a\n").decode()
+    progress = Progress(
+        phase="x", done=0, total=1, picture=Picture(name="x", step=1, width=1, height=1, png=png)
+    )
     request = SessionRequest(name=world.fresh("worker"), version="test", workflows={"convert": 1})
     opened = jobs.open_session(session, request, settings=world.settings)
     while True:
@@ -604,9 +610,8 @@ def _failed(world: World, session: Session, by: Principal, new: str) -> str:
         report = FinishRequest(
             token=claim.token, outcome="failed", failure_class="user_input", code="no", message="no"
         )
-        jobs.renew(
-            session, claim.job_id, claim.attempt, RenewRequest(token=claim.token), settings=world.settings
-        )
+        renewal = RenewRequest(token=claim.token, progress=progress)
+        jobs.renew(session, claim.job_id, claim.attempt, renewal, settings=world.settings)
         jobs.append_log(
             session,
             claim.job_id,

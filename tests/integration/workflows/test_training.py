@@ -1,5 +1,7 @@
 """Networks learn from labelled boxes, go on after a kill, and are refused what nothing can be learned from."""
 
+import base64
+import io
 import json
 import math
 from dataclasses import replace
@@ -7,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import voxelworks
 from ball_networks import balls, write_image
@@ -15,11 +18,12 @@ from voxelworks.ai.augmentation import Augmentation
 from voxelworks.ai.networks import Architecture, ResidualUNet
 from voxelworks.ai.package import read_package
 from voxelworks.ai.targets import affinities, distances, offsets_for
-from voxelworks.ai.training import Evaluation, LabelledBox, Training, TrainingPlan
+from voxelworks.ai.training import Evaluation, Example, LabelledBox, Training, TrainingPlan
 from voxelworks.errors import InvalidGeometry, InvalidInput, InvalidParams, TrainingFailed
 from voxelworks.geometry import Box, Mag, VoxelSize
+from voxelworks.protocol.messages import PICTURE_BYTES_MAX
 from voxelworks.volumes.dataset import Dataset
-from voxelworks.workflows._training import curves_of
+from voxelworks.workflows._training import curves_of, picture_of
 
 SHAPE = (32, 34, 44)
 CENTRES = [(8, 9, 9), (22, 24, 12), (9, 26, 24), (22, 10, 26), (16, 16, 38)]
@@ -74,6 +78,48 @@ def test_training_starts_from_another_model(learned, tmp_path, monkeypatch):
     )  # fmt: skip
     assert again["score"] > answer["score"] - 0.1
     assert read_package(tmp_path / "tuned").facts.started_from == str(folder / "model")
+
+
+def test_the_weight_of_a_box_says_how_often_it_is_looked_at(tmp_path):
+    image = np.zeros((1, 16, 16, 16), np.float32)
+    labels = np.zeros((16, 16, 16), np.int32)
+    boxes = [
+        LabelledBox(image, labels, "rare"),
+        LabelledBox(image + 1, labels, "often", weight=9.0),
+    ]
+    plan = TrainingPlan(
+        task="semantic",
+        architecture=Architecture(1, 1, (2, 2), ((3, 3, 3),) * 2, ((2, 2, 2),)),
+        voxel_size=ISOTROPIC,
+        patch_zyx=(8, 8, 8),
+        augmentation=Augmentation(
+            ISOTROPIC,
+            deform_share=0,
+            contrast_max=1,
+            brightness_max=0,
+            noise_max=0,
+            blur_share=0,
+            defect_share=0,
+        ),
+    )
+    training = Training(plan, boxes, boxes, tmp_path / "training")
+    seen = [training._patch(np.random.default_rng(number)).image.mean() > 0.5 for number in range(400)]
+    assert 0.85 < np.mean(seen) < 0.95
+
+
+def test_a_picture_of_a_training_shows_image_labels_and_prediction():
+    ramp = np.linspace(-2, 2, 200 * 30, dtype=np.float32).reshape(30, 200)
+    example = Example(ramp, np.ones((30, 200), np.float32), np.zeros((30, 200), np.float32))
+    picture = picture_of(example, 1500)
+    assert picture.name == "Image, labels and prediction in validation at step 1,500"
+    with Image.open(io.BytesIO(base64.b64decode(picture.png))) as opened:
+        assert opened.size == (picture.width, picture.height) == (3 * 128 + 4, 30)
+        pixels = np.asarray(opened)
+    assert pixels[0, 0] < 10
+    assert (pixels[:, 130:258] == 255).all()
+    assert (pixels[:, 260:] == 0).all()
+    noise = np.random.default_rng(0).standard_normal((300, 300)).astype(np.float32)
+    assert len(picture_of(Example(noise, noise, noise), 1).png) < PICTURE_BYTES_MAX
 
 
 def test_training_takes_the_boxes_that_were_labelled_for_it(tmp_path, monkeypatch, capsys):
@@ -155,7 +201,7 @@ def run(training, stop_at=math.inf):
         if training.progress.step >= stop_at:
             raise KeyboardInterrupt
 
-    return training.run(check=check, report=lambda _: None, evaluated=lambda _: None)
+    return training.run(check=check, report=lambda _: None, evaluated=lambda _, __: None)
 
 
 def weights_of(training):

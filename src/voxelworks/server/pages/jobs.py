@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 import time
+from base64 import b64decode
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -55,6 +56,7 @@ SHOWN_STATES: dict[Shown, tuple[JobState, ...]] = {
     "failed": ("failed",),
     "cancelled": ("cancelled",),
 }
+_PNG = b"\x89PNG\r\n\x1a\n"
 PAGE_SIZE = 50
 TABLE_PIECE = 500
 """Jobs that are read at once for a table of all."""
@@ -197,6 +199,20 @@ async def job_live(
     await run_in_threadpool(show_job, context, who, job_id)
     log_at = _log_position(request.headers.get("last-event-id") or since)
     return event_stream(_job_frames(context, request, who, job_id, attempt, seen, log_at))
+
+
+@router.get("/jobs/{job_id}/picture.png")
+def picture(context: Here, who: Who, job_id: str) -> Response:
+    """Give the latest picture of a job; its address in pages holds the step, so that a new one is fetched."""
+    with context.database.session() as session:
+        found = jobs.find_picture(session, job_id, by=who)
+    try:
+        content = b64decode(found.png, validate=True)
+    except ValueError:
+        content = b""
+    if not content.startswith(_PNG):
+        raise NotFound(f"the picture of job {job_id} is none that browsers show")
+    return Response(content, media_type="image/png", headers={"Cache-Control": "private, max-age=86400"})
 
 
 @router.get("/jobs/{job_id}/compare", response_class=HTMLResponse)
