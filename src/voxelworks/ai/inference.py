@@ -20,6 +20,7 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
+from voxelworks.ai.devices import INSTALL, take_gpu
 from voxelworks.ai.resampling import apply_matrices, cached_matrix, covered, interpolated, same_length
 from voxelworks.errors import InvalidInput, InvalidModel, ResourcesExceeded
 from voxelworks.geometry import Box, Mag, Vec3, VoxelSize, Zyx
@@ -33,6 +34,13 @@ _SAMPLE_EDGE = 64
 _SAMPLES_MAX = 64
 """Cubes that the intensities are measured in, evenly over the box."""
 _ALIGNED_NM = 1e-6
+_MEMORY_WORDS = (
+    "Failed to allocate memory",
+    "out of memory",
+    "CUDNN_STATUS_ALLOC_FAILED",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+)
+"""What ONNX Runtime says where a GPU is full."""
 
 
 @dataclass(frozen=True)
@@ -238,25 +246,36 @@ class PredictPatches:
     grid: Grid
     weights: str
     output: MagArray
-    device: str = "cpu"
+    step_zyx: Zyx = (1, 1, 1)
+    """What each side of a patch is a multiple of."""
+    gpus: tuple[int, ...] = ()
+    """Of which this process takes one; the CPU, if there are none."""
+    locks: Path | None = None
+    """Folder in which processes say which GPU they have."""
     threads: int = 1
 
     def __call__(self, cores: Sequence[Box]) -> int:
         """Write what the patches give; give the number of their voxels."""
-        session = open_session(self.weights, self.device, self.threads)
+        session = open_session(self.weights, self._device(), self.threads)
         with ThreadPoolExecutor(2) as pool:
             ahead: list[Future[NDArray[np.float32]]] = []
             writing: list[Future[None]] = []
             left = iter(cores)
             for core in self._with_reads(left, ahead, pool):
                 image = ahead.pop(0).result()
-                found = session.run(image)
+                found = predict_patch(session, image, self.grid.border_zyx, self.step_zyx)
                 writing.append(pool.submit(self.output.write, core, self._cropped(found, core)))
                 while len(writing) > 2:
                     writing.pop(0).result()
             for write in writing:
                 write.result()
         return sum(core.voxel_count for core in cores)
+
+    def _device(self) -> str:
+        if not self.gpus:
+            return "cpu"
+        assert self.locks is not None
+        return f"cuda:{take_gpu(self.locks, self.gpus)}"
 
     def _with_reads(
         self, cores: Iterator[Box], ahead: list[Future[NDArray[np.float32]]], pool: ThreadPoolExecutor
@@ -286,6 +305,63 @@ class PredictPatches:
             )
         result: Probabilities = np.rint(np.clip(cropped, 0, 1) * 255).astype(np.uint8)
         return result
+
+
+def predict_patch(
+    session: Session, image: NDArray[np.float32], border_zyx: Zyx, step_zyx: Zyx
+) -> NDArray[np.float32]:
+    """Predict a patch, in halves if the GPU has not enough memory for it; they overlap as patches do.
+
+    Parameters
+    ----------
+    session
+    image : (c, z, y, x) float32
+    border_zyx
+        How much at each side of a patch is not used.
+    step_zyx
+        What each side of a patch is a multiple of.
+
+    Returns
+    -------
+    (channels, z, y, x) float32
+
+    Raises
+    ------
+    ResourcesExceeded
+        If not even the smallest part fits.
+    """
+    try:
+        return session.run(image)
+    except OutOfGpuMemory:
+        cut = _halves(image.shape[1:], border_zyx, step_zyx)
+        if cut is None:
+            raise
+    axis, length, seam = cut
+    parts = [slice(None)] * 4
+    found = []
+    for chosen in (slice(0, length), slice(image.shape[axis + 1] - length, None)):
+        parts[axis + 1] = chosen
+        part = np.ascontiguousarray(image[tuple(parts)])
+        found.append(predict_patch(session, part, border_zyx, step_zyx))
+    first, second = found
+    parts[axis + 1] = slice(0, seam)
+    kept = first[tuple(parts)]
+    parts[axis + 1] = slice(seam - (image.shape[axis + 1] - length), None)
+    return np.concatenate([kept, second[tuple(parts)]], axis=axis + 1)
+
+
+def _halves(shape_zyx: Sequence[int], border_zyx: Zyx, step_zyx: Zyx) -> tuple[int, int, int] | None:
+    """Choose the axis along which a patch is cut, the length of each half, and where they meet; None: no way."""
+    found: tuple[int, int, int] | None = None
+    for axis, (side, border, step) in enumerate(zip(shape_zyx, border_zyx, step_zyx, strict=True)):
+        core = side - 2 * border
+        half = -(-core // 2)
+        length = -(-(half + 2 * border) // step) * step
+        if core < 2 or length >= side:
+            continue
+        if found is None or length / side < found[1] / shape_zyx[found[0]]:
+            found = axis, length, border + half
+    return found
 
 
 def create_output(folder: Path, grid: Grid, channel_count: int) -> MagArray:
@@ -366,6 +442,18 @@ class Predictions:
         return voxels if all(place is None for place in places) else interpolated(voxels, places)
 
 
+class OutOfGpuMemory(ResourcesExceeded):
+    """A patch does not fit into the memory of the GPU."""
+
+
+def require_cuda() -> None:
+    """Refuse a GPU if ONNX Runtime was installed without CUDA; `ResourcesExceeded` says what to install."""
+    if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
+        raise ResourcesExceeded(
+            f"the job shall run on a GPU, and ONNX Runtime is one without CUDA; {INSTALL}"
+        )
+
+
 class Session:
     """A network that is ready to run."""
 
@@ -378,21 +466,37 @@ class Session:
         options.enable_cpu_mem_arena = False
         providers: list[Any] = ["CPUExecutionProvider"]
         if device != "cpu":
-            name, _, number = device.partition(":")
-            if name != "cuda" or "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
-                raise ResourcesExceeded(
-                    f"the job shall run on {device}, and ONNX Runtime finds none; install the extra `gpu`, or choose "
-                    "another device"
-                )
-            providers = [("CUDAExecutionProvider", {"device_id": int(number or 0)})]
+            require_cuda()
+            if hasattr(onnxruntime, "preload_dlls"):  # CUDA's libraries where pip has put them
+                onnxruntime.preload_dlls()
+            number = int(device.removeprefix("cuda:"))
+            # Memory is asked for as it is needed: others may use the GPU, too.
+            providers = [
+                ("CUDAExecutionProvider", {"device_id": number, "arena_extend_strategy": "kSameAsRequested"})
+            ]
             options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+        self.device = device
         self._session = onnxruntime.InferenceSession(weights, options, providers=providers)
+        if device != "cpu" and "CUDAExecutionProvider" not in self._session.get_providers():
+            # With a driver or library that does not fit, ONNX Runtime warns and would go on with the CPU.
+            raise ResourcesExceeded(
+                f"the job shall run on {device}, and ONNX Runtime could not start CUDA there; {INSTALL}"
+            )
         self._input = self._session.get_inputs()[0].name
         self._output = self._session.get_outputs()[0].name
 
     def run(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
         """Give (channels, z, y, x) for an image (c, z, y, x)."""
-        (found,) = self._session.run([self._output], {self._input: image[np.newaxis]})
+        try:
+            (found,) = self._session.run([self._output], {self._input: image[np.newaxis]})
+        except Exception as error:  # ONNX Runtime has no class of its own for it
+            if self.device != "cpu" and any(words in str(error) for words in _MEMORY_WORDS):
+                size = ",".join(map(str, image.shape[:0:-1]))
+                raise OutOfGpuMemory(
+                    f"a patch of {size} voxels does not fit into the memory of {self.device}; end what else runs "
+                    "there, or choose device cpu"
+                ) from error
+            raise
         result: NDArray[np.float32] = found[0]
         return result
 

@@ -24,7 +24,7 @@ from torch.nn import functional
 from voxelworks.ai.augmentation import Augmentation
 from voxelworks.ai.networks import Architecture, ResidualUNet
 from voxelworks.ai.targets import affinities, distances, foreground
-from voxelworks.errors import InvalidGeometry, TrainingFailed
+from voxelworks.errors import InvalidGeometry, ResourcesExceeded, TrainingFailed
 from voxelworks.geometry import Vec3, VoxelSize, Zyx
 from voxelworks.protocol.models import ModelTask
 
@@ -215,6 +215,11 @@ class Training:
                     saved_s = time.monotonic()
         except TrainingFailed:
             raise
+        except torch.cuda.OutOfMemoryError as error:
+            raise ResourcesExceeded(
+                f"{self.plan.batch} patches of {self.plan.patch_zyx[::-1]} voxels do not fit into the memory of the "
+                "GPU; choose a smaller network, or end what else runs there"
+            ) from error
         except BaseException:
             self._save()
             raise

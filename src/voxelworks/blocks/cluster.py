@@ -63,6 +63,8 @@ class DaskExecutor:
         Cluster that was started for this executor: closed at the end too.
     """
 
+    is_here = False
+
     def __init__(self, client: Any, slots: int, *, cluster: Any = None) -> None:
         self._client = client
         self._cluster = cluster

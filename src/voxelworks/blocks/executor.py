@@ -56,6 +56,10 @@ class Executor(Protocol):
     def slots(self) -> int:
         """How many blocks run at the same time, if memory allows."""
 
+    @property
+    def is_here(self) -> bool:
+        """Whether all blocks run in processes of this machine that stay from block to block."""
+
     def room_for(
         self, memory_bytes_per_block: int, *, item: str = "block", remedy: str = SMALLER_BLOCKS
     ) -> int:
@@ -127,6 +131,7 @@ class SerialExecutor:
     """
 
     slots = 1
+    is_here = True
 
     def __init__(self, *, memory_bytes_max: int | None = None) -> None:
         self._memory_bytes_max = memory_bytes_max

@@ -83,6 +83,8 @@ class LocalExecutor:
         It is started once in the life of this process: what a later executor names is loaded by each worker for itself.
     """
 
+    is_here = True
+
     def __init__(
         self, slots: int, *, memory_bytes_max: int | None = None, preloads: Sequence[str] | None = None
     ) -> None:

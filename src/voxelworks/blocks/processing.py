@@ -57,6 +57,7 @@ def process(
     result_type: Any = None,
     is_intact: Callable[[Result], bool] = lambda _: True,
     memory_bytes_per_item: int = 0,
+    at_once_max: int | None = None,
     tries: int = 3,
     retry_wait_s: float = 1.0,
 ) -> list[Result]:
@@ -85,6 +86,8 @@ def process(
         Asked about the result of each block that is marked as done: whether what it left is still there.
     memory_bytes_per_item : int
         Memory that one block takes. Fewer blocks run side by side where not all fit.
+    at_once_max : int, optional
+        Most blocks that run side by side, such as where each needs a GPU.
     tries : int
         How often a block is tried. Errors that another try cannot help, such as bad input, are raised at once.
     retry_wait_s : float
@@ -109,6 +112,7 @@ def process(
     pace = _Pace(report, phase, len(items))
     pace.tell(len(results))
     room = executor.room_for(memory_bytes_per_item) if left else 0
+    room = min(room, at_once_max or room)
     try:
         while left:
             check()

@@ -292,6 +292,7 @@ def list_workers(session: Session, *, settings: Settings) -> tuple[WorkerView, .
         WorkerView(
             session_id=worker.id, name=worker.name, version=worker.version, workflows=worker.workflows,
             protocol=worker.protocol, job_slots=sum(worker.slots.values()), slots=worker.slots, gpus=worker.gpus,
+            gpu_names=tuple(worker.gpu_names or ()),
             memory_bytes=worker.memory_bytes, isolation=worker.isolation, organization_id=worker.organization_id,
             failures_in_a_row=len(worker.failed_jobs), paused_ms=worker.paused_ms, paused_why=worker.paused_why,
             is_draining=worker.drained_ms is not None, opened_ms=worker.opened_ms,

@@ -412,12 +412,13 @@ def place(
     _require_permission(declared, by, resolved, is_paid=price is not None and settings.credits_enabled)
     check_room(session, declared, order.params, resolved, by.organization_id, settings)
     params = resolved.pinned(declared, order.params.model_dump(mode="json"))
+    needs = declared.needs_of(order.params)
     job = JobRow(
         id=job_id, user_id=by.user_id, organization_id=by.organization_id, workflow=declared.name,
         version=declared.version, params=params, places={**resolved.places, **_own_places(declared, by, job_id)},
         priority=order.priority, priority_class=declared.priority_class,
         rank_ms=created_ms - order.priority * milliseconds(settings.ageing_s),
-        needs_gpu=declared.needs.gpu, memory_bytes=declared.needs.memory_bytes, walltime_s=declared.needs.walltime_s,
+        needs_gpu=needs.gpu, memory_bytes=needs.memory_bytes, walltime_s=needs.walltime_s,
         group_id=order.group, words=words_of(declared.name, params, order.group),
         is_foreign=order.is_foreign, is_free_rerun=order.is_free,
         state="queued", attempt=0, created_ms=created_ms, available_ms=created_ms,

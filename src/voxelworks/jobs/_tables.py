@@ -40,6 +40,8 @@ class WorkerSessionRow(Base):
     slots: Mapped[dict[str, Any]]
     """Priority class -> jobs side by side."""
     gpus: Mapped[int]
+    gpu_names: Mapped[list[Any] | None]
+    """What they are, with their driver; None: it was not told."""
     memory_bytes: Mapped[int | None]
     isolation: Mapped[str]
     leaves_ms: Mapped[int | None]

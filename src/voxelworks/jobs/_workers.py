@@ -59,6 +59,7 @@ def open_session(
     row = WorkerSessionRow(
         id=secrets.token_hex(16), name=request.name, version=request.version, protocol=request.protocol,
         workflows=_allowed(request.workflows, key), slots=_slots(request), gpus=request.gpus,
+        gpu_names=list(request.gpu_names),
         memory_bytes=request.memory_bytes, isolation=request.isolation,
         leaves_ms=None if request.walltime_s is None else at_ms + milliseconds(request.walltime_s),
         key_id=key.id if key else None, organization_id=key.organization_id if key else None,

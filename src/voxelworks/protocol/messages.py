@@ -6,7 +6,7 @@ Unknown fields are ignored, so that old workers and new servers understand each 
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -110,6 +110,8 @@ class SessionRequest(Message):
     slots: dict[PriorityClass, int] | None = None
     """Jobs of each class that this worker runs side by side."""
     gpus: int = 0
+    gpu_names: tuple[Annotated[str, Field(max_length=200)], ...] = Field(default=(), max_length=64)
+    """What they are, with their driver."""
     memory_bytes: int | None = None
     """Memory that one job may have at most, in bytes; None: not told."""
     walltime_s: float | None = Field(default=None, ge=0, le=WALLTIME_MAX_S)

@@ -339,6 +339,8 @@ class WorkerView(Message):
     """Jobs of all classes that it runs side by side."""
     slots: dict[PriorityClass, int]
     gpus: int
+    gpu_names: tuple[str, ...]
+    """What they are, with their driver."""
     memory_bytes: int | None
     """Memory that it gives to one job at most, in bytes."""
     isolation: str

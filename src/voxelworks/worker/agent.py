@@ -140,7 +140,7 @@ class Agent:
         left_s = self._leaves_at - time.monotonic()
         request = SessionRequest(
             name=self._name, version=__version__, workflows=known, job_slots=sum(self._slots.values()),
-            slots=self._slots, gpus=len(self._gpus),
+            slots=self._slots, gpus=len(self._gpus), gpu_names=capabilities.gpu_names(self._gpus),
             memory_bytes=capabilities.memory_bytes(self._settings),
             walltime_s=None if left_s > WALLTIME_MAX_S else max(0.0, left_s), isolation=self._isolation.text,
         )  # fmt: skip
@@ -201,7 +201,8 @@ class Agent:
         return [gpu for gpu in self._gpus if gpu not in taken]
 
     def _gpu_for(self, claim: Claim) -> str:
-        if not get_workflow(claim.workflow).needs.gpu:
+        workflow = get_workflow(claim.workflow)
+        if not workflow.needs_of(workflow.parse(claim.params)).gpu:
             return ""
         # A server that knows no GPUs gives more jobs than there are: such share one.
         return next(iter([*self._free_gpus(), *self._gpus]), "")

@@ -7,6 +7,7 @@ import re
 from itertools import takewhile
 from pathlib import Path
 
+from voxelworks.ai.devices import find_gpus
 from voxelworks.settings import Settings
 from voxelworks.worker import limits
 
@@ -26,6 +27,11 @@ def gpus(settings: Settings) -> tuple[str, ...]:
         found = sum(1 for entry in _entries(_DEVICES) if re.fullmatch(r"nvidia\d+", entry))
         names = [str(number) for number in range(found if settings.gpus is None else settings.gpus)]
     return tuple(names[: settings.gpus])
+
+
+def gpu_names(gpus: tuple[str, ...]) -> tuple[str, ...]:
+    """Tell what the GPUs for jobs are, as far as the driver tells."""
+    return tuple(f"{gpu.name}, driver {gpu.driver}" for gpu in find_gpus(",".join(gpus))) if gpus else ()
 
 
 def _visible_gpus() -> list[str] | None:

@@ -50,6 +50,11 @@ class Params(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
+    @property
+    def needs_gpu(self) -> bool:
+        """Whether a job with these params needs a GPU, where the workflow itself does not."""
+        return False
+
 
 class Outcome(BaseModel):
     """Base of what a workflow gives back; its fields are the answer that users see."""
@@ -116,6 +121,10 @@ ADVANCED = Mark("ADVANCED")
 """Of a param with a default: forms fold it away."""
 ANY_DATASET = Mark("ANY_DATASET")
 """Of an annotation: forms offer those of other datasets, too."""
+
+
+Device = Literal["cpu", "gpu"]
+"""Where a network runs."""
 
 
 class OfTask(Mark):
@@ -408,6 +417,10 @@ class Workflow:
     @property
     def fields(self) -> tuple[ParamField, ...]:
         return tuple(_fields(self.params_type))
+
+    def needs_of(self, params: Params) -> Needs:
+        """Tell what a worker must have for a job: a GPU also where params ask for one."""
+        return replace(self.needs, gpu=self.needs.gpu or params.needs_gpu)
 
     def parse(self, raw: Mapping[str, Any]) -> Params:
         """Check params.

@@ -17,6 +17,7 @@ from voxelworks.protocol.messages import Json
 from voxelworks.protocol.models import ModelFacts, ModelTask
 from voxelworks.workflows import (
     ADVANCED,
+    Device,
     ForeignName,
     ImageRef,
     Inputs,
@@ -33,6 +34,7 @@ from voxelworks.workflows import (
 )
 
 if TYPE_CHECKING:
+    from voxelworks.ai.devices import Gpu
     from voxelworks.ai.inference import Grid, Predictions, Source
     from voxelworks.ai.package import ModelPackage
     from voxelworks.volumes.dataset import Dataset, Layer
@@ -69,6 +71,10 @@ class InferenceParams(Params):
     invert_color_layer: bool = False
     """Whether the image is dark where images that the model was trained on are bright."""
 
+    device: Annotated[Device, ADVANCED] = "cpu"
+    """Where the network runs. With `gpu` the job waits for a worker with an NVIDIA GPU, and never falls back to the
+    CPU."""
+
     mag: Annotated[LayerMag | None, ADVANCED] = None
     """Finest magnification of the result; by default the finest in which the model can tell something."""
 
@@ -82,6 +88,10 @@ class InferenceParams(Params):
     @classmethod
     def _is_name(cls, value: str) -> str:
         return check_name("layer", value)
+
+    @property
+    def needs_gpu(self) -> bool:
+        return self.device == "gpu"
 
 
 class SegmentedDataset(NewDataset):
@@ -213,12 +223,13 @@ def infer(
         item="patch",
         remedy="wait until less runs here, or give the job fewer slots",
     )
+    gpus = _gpus(job, facts) if params.device == "gpu" else ()
     made = job.start_dataset(
         params.target, dataset.voxel_size,
         inputs=[str(source.array), facts.weights_sha256, facts.model_dump_json()],
     )  # fmt: skip
-    _tell(job, params, facts, source, grid, warning)
-    predictions = predict(job, layer, source, grid, package, box, mag)
+    _tell(job, params, facts, source, grid, warning, gpus)
+    predictions = predict(job, layer, source, grid, package, box, mag, gpus)
     voxel_size = layer.voxel_size.in_mag(mag)
     given = {"seed_distance_nm": seed_distance_nm, "agglomeration_threshold": threshold}
     rules = facts.post_processing.model_copy(
@@ -278,8 +289,31 @@ def result_mag(layer: Layer, facts: ModelFacts) -> Mag:
     return fitting[0] if fitting else layer.mags[-1]
 
 
+def _gpus(job: Job, facts: ModelFacts) -> tuple[Gpu, ...]:
+    """Find the GPUs for a job, or refuse it before anything is made."""
+    from voxelworks.ai.devices import require_gpus
+    from voxelworks.ai.inference import require_cuda
+
+    if not job.executor.is_here:
+        raise InvalidParams(
+            "networks run on GPUs of one machine, not on those of a Dask cluster; run without a cluster, or choose "
+            "device cpu"
+        )
+    require_cuda()
+    return require_gpus(
+        _RUNTIME_BYTES + 2 * facts.weights_bytes + facts.memory_per_voxel * math.prod(facts.step)
+    )
+
+
 def predict(
-    job: Job, layer: Layer, source: Source, grid: Grid, package: ModelPackage, box: Box, mag: Mag
+    job: Job,
+    layer: Layer,
+    source: Source,
+    grid: Grid,
+    package: ModelPackage,
+    box: Box,
+    mag: Mag,
+    gpus: Sequence[Gpu] = (),
 ) -> Predictions:
     """Run the network over a box; give the probabilities on a mag of the layer."""
     from voxelworks.ai import inference
@@ -295,11 +329,19 @@ def predict(
         f"{layer.name}: predicting",
         [(f"{part[0]}+{len(part)}", part) for part in items],
         inference.PredictPatches(
-            source, grid, str(package.weights), output, threads=threads_per_slot(job.slots)
+            source,
+            grid,
+            str(package.weights),
+            output,
+            facts.step[::-1],
+            gpus=tuple(gpu.number for gpu in gpus),
+            locks=job.folder.scratch,
+            threads=threads_per_slot(job.slots),
         ),
         units=_units(grid),
         memory_bytes_per_item=patch_bytes(grid, facts),
         is_intact=lambda _: True,
+        at_once_max=len(gpus) or None,
     )
     elapsed_s = max(1e-3, time.monotonic() - begun_s)
     job.log(f"{math.prod(grid.size_zyx) / elapsed_s:,.0f} voxels per second")
@@ -326,7 +368,13 @@ def _units(grid: Grid) -> int:
 
 
 def _tell(
-    job: Job, params: InferenceParams, facts: ModelFacts, source: Source, grid: Grid, warning: str | None
+    job: Job,
+    params: InferenceParams,
+    facts: ModelFacts,
+    source: Source,
+    grid: Grid,
+    warning: str | None,
+    gpus: Sequence[Gpu],
 ) -> None:
     job.log(
         f"model {facts.title!r}: {facts.task} of {facts.structure}, licence {facts.licence or 'not stated'}"
@@ -340,8 +388,9 @@ def _tell(
         f"standard deviation {source.intensities.deviation:.4g}"
     )
     patch, border = (",".join(map(str, values[::-1])) for values in (grid.patch_zyx, grid.border_zyx))
+    where = " and ".join(map(str, gpus)) or "the CPU"
     job.log(
-        f"{len(grid.cores)} patches of {patch} voxels, of which {border} at each side are not used; on the CPU"
+        f"{len(grid.cores)} patches of {patch} voxels, of which {border} at each side are not used; on {where}"
     )
 
 

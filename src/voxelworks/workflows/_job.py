@@ -478,6 +478,7 @@ class Job:
         is_intact: Callable[[Result], bool] = lambda _: True,
         noun: str = "blocks",
         is_resumable: bool = True,
+        at_once_max: int | None = None,
     ) -> list[Result]:
         """Run `function` on every item in parallel; see `blocks.process`.
 
@@ -501,6 +502,8 @@ class Job:
             What the items are called in progress and log.
         is_resumable
             Whether blocks finished by an earlier attempt are skipped.
+        at_once_max
+            Most that run side by side, such as where each needs a GPU.
         """
         from voxelworks.blocks.processing import process
 
@@ -516,7 +519,8 @@ class Job:
         results = process(
             items, function, executor=self.executor, phase=phase, report=report, check=self.check,
             checkpoints=self._checkpoints() if is_resumable else None, result_type=result_type,
-            is_intact=is_intact, memory_bytes_per_item=memory_bytes_per_item, tries=self.settings.block_tries,
+            is_intact=is_intact, memory_bytes_per_item=memory_bytes_per_item,
+            at_once_max=at_once_max, tries=self.settings.block_tries,
         )  # fmt: skip
         self._units_done = base + units
         count = f"{len(items)} {noun if len(items) != 1 else noun.removesuffix('s')}"

@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from voxelworks.errors import InvalidGeometry, InvalidInput, InvalidParams
+from voxelworks.errors import InvalidGeometry, InvalidInput, InvalidParams, ResourcesExceeded
 from voxelworks.geometry import Box, Vec3, VoxelSize, Zyx
 from voxelworks.protocol.messages import CURVE_POINTS_MAX, Curve, Picture
 from voxelworks.protocol.models import ModelFacts, ModelScore, ModelTask, PostProcessing
 from voxelworks.workflows import (
     ADVANCED,
+    Device,
     ImageRef,
     Inputs,
     Job,
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
+    from voxelworks.ai.devices import Gpu
     from voxelworks.ai.networks import NetworkSize
     from voxelworks.ai.package import ModelPackage
     from voxelworks.ai.training import Evaluation, Example, LabelledBox, Progress, TrainingPlan
@@ -99,6 +101,10 @@ class TrainingParams(Params):
     """Voxel size, x,y,z in nm, that the network works on; by default that of `start_from` if it is for layers like
     the first one, or else that of the first labels."""
 
+    device: Annotated[Device, ADVANCED] = "cpu"
+    """Where the network is trained. With `gpu` the job waits for a worker with an NVIDIA GPU, and never falls back to
+    the CPU."""
+
     network: Annotated[Literal["small", "medium", "large"], ADVANCED] = "small"
     """`small` for the CPU, `medium` for a GPU of 8 GB, `large` for one of 24 GB."""
 
@@ -125,6 +131,10 @@ class TrainingParams(Params):
 
     licence: Annotated[str, ADVANCED] = Field("", max_length=200)
     """Licence of the model, which is that of the data it learned from."""
+
+    @property
+    def needs_gpu(self) -> bool:
+        return self.device == "gpu"
 
     @model_validator(mode="before")
     @classmethod
@@ -227,6 +237,7 @@ def train(
 ) -> TrainedModel:
     """Train a network, export it, and write its package."""
     _require_torch()
+    gpu = _gpu() if params.device == "gpu" else None
     from voxelworks.ai.exporting import export_onnx
     from voxelworks.ai.networks import parameter_count
     from voxelworks.ai.package import write_package
@@ -267,7 +278,7 @@ def train(
     job.log(
         f"{parameter_count(training.network):,} parameters, patches of {_by(plan.patch_zyx[::-1])} voxels of "
         f"{voxel_size} nm, {sum(box.labels.size for box in learning):,} voxels to learn from, "
-        f"{sum(box.labels.size for box in measuring):,} to measure with, on {plan.device}"
+        f"{sum(box.labels.size for box in measuring):,} to measure with, on {gpu or 'the CPU'}"
     )
     job.expect(params.steps)
     reporter = _Reporter(job, params.steps, _MEASURES[task], training.progress.evaluations)
@@ -559,7 +570,7 @@ def _plan(
         patch_zyx=_patch(voxel_size, architecture.step_zyx, _PATCH_VOXELS[size], boxes), offsets=offsets,
         distance_scale_nm=scale_nm, steps=params.steps, learning_rate=params.learning_rate,
         evaluate_every=params.evaluate_every, patience=params.patience, seed=params.seed,
-        threads=min(core_count(), job.slots),
+        device="cpu" if params.device == "cpu" else "cuda:0", threads=min(core_count(), job.slots),
     )  # fmt: skip
 
 
@@ -624,6 +635,27 @@ def _read_weights(file: Path) -> dict[str, Tensor]:
             f"{file.parent.name} was not trained by Voxelworks: it holds no {file.name}, and nothing can start from it"
         )
     return load_file(file)
+
+
+def _gpu() -> Gpu:
+    """Give the GPU to train on: the first one that is seen, which on a server is the one that the job was given.
+
+    Raises
+    ------
+    ResourcesExceeded
+        If there is none that PyTorch can use: a job that shall run on a GPU never falls back to the CPU.
+    """
+    import torch
+
+    from voxelworks.ai.devices import require_gpus
+
+    first = require_gpus(0)[0]
+    if not torch.cuda.is_available():
+        raise ResourcesExceeded(
+            f"the training shall run on {first}, and PyTorch {torch.__version__} finds no CUDA; install a build of "
+            "PyTorch for this driver, or choose device cpu"
+        )
+    return first
 
 
 def _shortened(weights: Mapping[str, Tensor], job: Job) -> Path:

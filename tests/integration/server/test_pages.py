@@ -9,7 +9,7 @@ import re
 
 import pytest
 
-from voxelworks.protocol.messages import Curve, Picture, Progress
+from voxelworks.protocol.messages import Curve, Picture, Progress, SessionRequest
 from voxelworks.server import rendering
 from voxelworks.server.pages import jobs as jobs_pages
 from voxelworks.workflows import workflows
@@ -396,3 +396,13 @@ def test_the_help_page_says_what_failures_mean_and_how_programs_reach_the_server
     assert f"--server {served.info.url} --token TOKEN" in html
     assert "Ask whoever runs this server" in html
     assert 'href="/help" aria-current="page"' in html
+
+
+def test_the_page_of_the_workers_names_their_gpus(served):
+    names = ("NVIDIA A100, driver 550.54.15", "NVIDIA L4, driver 550.54.15")
+    request = SessionRequest(
+        name="gpu-host", version="test", workflows={"convert": 1}, gpus=2, gpu_names=names
+    )
+    served.worker("scope-pc").client.open_session(request)
+    words = text_of(served.browser.get("/operator/workers").text)
+    assert "2 GPU (NVIDIA A100, driver 550.54.15; NVIDIA L4, driver 550.54.15)" in words
