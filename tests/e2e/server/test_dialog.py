@@ -120,6 +120,20 @@ def test_what_is_typed_while_the_form_is_on_its_way_stays(site, open_page):
     expect(page.locator("#quote .total")).to_have_text("Total1 credit")
 
 
+def test_what_was_typed_while_the_form_was_on_its_way_is_priced(site, open_page):
+    page = open_page(MAKE)
+    held = []
+    page.route("**/new", lambda route: held.append(route))
+    page.locator("#input-dataset").select_option("retina")
+    while not held:
+        page.wait_for_timeout(20)
+    page.locator("#input-target").fill("retina_cells")
+    held[0].continue_()
+    expect(page.locator("#input-layer")).to_have_value("cells")
+    expect(page.locator("#input-target")).to_have_value("retina_cells")
+    expect(page.locator("#quote .total")).to_have_text("Total1 credit")
+
+
 def test_what_is_chosen_before_the_scripts_have_come_counts(site, open_page):
     page = open_page("/workflows")
     held = []

@@ -111,8 +111,13 @@
       const part = document.getElementById(id);
       if (part) part.open = true;
     }
-    for (const old of typed) fillIn(old);
+  });
+
+  // Not before: until then nobody listens yet who would price it anew.
+  document.addEventListener("htmx:afterSettle", () => {
+    const filled = typed;
     typed = [];
+    for (const old of filled) fillIn(old);
   });
 
   // What was chosen or typed before the scripts had come, or what the browser filled in as it was before a reload.
