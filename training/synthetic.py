@@ -35,10 +35,18 @@ class Scene:
     share: float
     """Of the tries to put a nucleus somewhere that are made: few leave the image empty."""
     texture: float
+    spread_of_light: float
+    """Standard deviation of the logarithm of their brightness."""
+    condensed: float
+    """Share of nuclei in division: smaller, and much brighter."""
+    rim: float
+    """Share of the radius over which a nucleus fades to its border."""
     contrast: float
     """How much brighter nuclei are than what is around, in standard deviations of the noise."""
     haze: float
     """Light between the nuclei, as share of theirs."""
+    glare: float
+    """Share of the light that is spread wide, most of it along z."""
     blur_zyx: tuple[float, float, float]
     thickness: int
     """Of a section, in voxels: images are coarser in z."""
@@ -53,8 +61,12 @@ class Scene:
             distance=random.uniform(0.75, 1.1),
             share=float(np.exp(random.uniform(np.log(0.03), np.log(2)))),
             texture=random.uniform(0.05, 0.5),
-            contrast=float(np.exp(random.uniform(np.log(2.5), np.log(30)))),
+            spread_of_light=random.uniform(0.05, 0.6),
+            condensed=random.choice([0.0, 0.05, 0.15]),
+            rim=random.uniform(0, 0.5),
+            contrast=float(np.exp(random.uniform(np.log(4), np.log(40)))),
             haze=random.uniform(0, 0.25),
+            glare=random.uniform(0, 0.3),
             blur_zyx=(lateral * random.uniform(1, 3), lateral, lateral),
             thickness=int(random.integers(1, min(3, int(diameter / 5)) + 1)),
         )
@@ -73,9 +85,10 @@ def nuclei(seed: int) -> tuple[NDArray[np.uint16], NDArray[np.uint32], float]:
     """
     random = np.random.default_rng([seed, 20261129])
     scene = Scene.draw(random)
-    labels, centres, radii = _place(scene, random)
-    light = _light(scene, labels, centres, radii, random)
-    light = ndimage.gaussian_filter(light, scene.blur_zyx)
+    labels, depths, centres, radii, is_condensed = _place(scene, random)
+    light = _light(scene, labels, depths, centres, radii, is_condensed, random)
+    wide = ndimage.gaussian_filter(light, (random.uniform(4, 9), 3, 3))
+    light = (1 - scene.glare) * ndimage.gaussian_filter(light, scene.blur_zyx) + scene.glare * wide
     sinking = np.exp(-random.uniform(0, 1.0) * np.linspace(0, 1, light.shape[0], dtype=np.float32))
     light *= sinking[:, None, None]
     step = scene.thickness
@@ -91,16 +104,23 @@ def nuclei(seed: int) -> tuple[NDArray[np.uint16], NDArray[np.uint32], float]:
 
 def _place(
     scene: Scene, random: np.random.Generator
-) -> tuple[NDArray[np.uint32], NDArray[np.float64], NDArray[np.float64]]:
-    """Put nuclei where there is room; a voxel belongs to the one whose middle is nearest, in radii."""
+) -> tuple[NDArray[np.uint32], Volume, NDArray[np.float64], NDArray[np.float64], NDArray[np.bool_]]:
+    """Put nuclei where there is room; a voxel belongs to the one whose middle is nearest, in radii.
+
+    Gives the labels, how deep inside each voxel is (0 at the border, 1 in the middle), and of each nucleus the centre,
+    the radius, and whether it is in division.
+    """
     size = np.array(SHAPE_ZYX)
     nearest = np.ones(SHAPE_ZYX, np.float32)
     labels = np.zeros(SHAPE_ZYX, np.uint32)
     centres: list[NDArray[np.float64]] = []
     radii: list[float] = []
+    is_condensed: list[bool] = []
     tries = max(8, int(scene.share * 6 * size.prod() / scene.diameter**3))
     for _ in range(tries):
         radius = scene.diameter / 2 * float(np.exp(scene.spread * random.standard_normal()))
+        condensed = bool(random.random() < scene.condensed)
+        radius *= 0.65 if condensed else 1
         centre = random.uniform(-radius / 2, size + radius / 2)
         if centres:
             apart = np.linalg.norm(np.array(centres) - centre, axis=1)
@@ -108,9 +128,10 @@ def _place(
                 continue
         centres.append(centre)
         radii.append(radius)
+        is_condensed.append(condensed)
         _draw(len(centres), centre, radius, nearest, labels, random)
     _keep_largest_pieces(labels)
-    return labels, np.array(centres), np.array(radii)
+    return labels, 1 - nearest, np.array(centres), np.array(radii), np.array(is_condensed)
 
 
 def _draw(
@@ -154,14 +175,18 @@ def _keep_largest_pieces(labels: NDArray[np.uint32]) -> None:
 def _light(
     scene: Scene,
     labels: NDArray[np.uint32],
+    depths: Volume,
     centres: NDArray[np.float64],
     radii: NDArray[np.float64],
+    is_condensed: NDArray[np.bool_],
     random: np.random.Generator,
 ) -> Volume:
     """Say how bright each voxel is: 1 is a typical nucleus."""
-    brightness = np.exp(random.uniform(0.05, 0.5) * random.standard_normal(len(radii) + 1)).astype(np.float32)
+    brightness = np.exp(scene.spread_of_light * random.standard_normal(len(radii) + 1)).astype(np.float32)
     brightness[0] = 0
+    brightness[1:][is_condensed] *= 3
     light = brightness[labels]
+    light *= np.clip(depths / max(scene.rim, 1e-3), 0, 1)
     light *= np.clip(1 + scene.texture * _smooth(random, SHAPE_ZYX, random.uniform(0.8, 2.5)), 0.1, None)
     grid = np.stack(np.meshgrid(*map(np.arange, SHAPE_ZYX), indexing="ij"), axis=-1)
     for number, (centre, radius) in enumerate(zip(centres, radii, strict=True), 1):
