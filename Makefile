@@ -30,6 +30,7 @@ check: ## All that must hold before a change goes in: format, lint, types, impor
 	$(PYTHON_HERE) benchmarks/table.py --check
 	$(PYTHON_HERE) tools/make_reliability_table.py --check
 	$(PYTHON_HERE) tools/make_formats_table.py --check
+	$(PYTHON_HERE) tools/make_models_table.py --check
 	@$(MAKE) --no-print-directory test
 
 format: ## Format the code and sort its imports
@@ -76,3 +77,4 @@ docs: ## Write docs/reference/ from the declarations in the code, and tables fro
 	$(PYTHON_HERE) benchmarks/table.py
 	$(PYTHON_HERE) tools/make_reliability_table.py
 	$(PYTHON_HERE) tools/make_formats_table.py
+	$(PYTHON_HERE) tools/make_models_table.py

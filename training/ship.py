@@ -1,6 +1,7 @@
 """Score a trained model on the parts of splits.toml that it did not learn from, and put it where it is found.
 
     python training/ship.py mitochondria --data FOLDER --work FOLDER
+    python training/ship.py flood_filling --data FOLDER --work FOLDER
 
 `--work` is the folder in which `train.py` made the model. Each data set is segmented as a whole, with the workflow and
 the defaults that users have, and compared with the labels of its test parts. The package goes to `models/` of the
@@ -13,7 +14,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import shutil
 import tomllib
 from collections.abc import Mapping
@@ -38,6 +38,8 @@ SCORED: dict[str, tuple[str, ...]] = {
 WORKFLOWS = {
     "mitochondria": "infer_mitochondria", "neurons": "infer_neurons", "nuclei": "infer_nuclei",
 }  # fmt: skip
+REFERENCE = "flood_filling"
+"""Not a model of ours: the published segmentation of `neuron_fib25`, scored in the same way."""
 OBJECT_SCORES = ("iou", "f1", "precision", "recall", "panoptic_quality")
 NEURON_SCORES = (
     "voi", "voi_split", "voi_merge", "assigned_voi", "assigned_voi_split", "assigned_voi_merge",
@@ -53,7 +55,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("model", choices=sorted(SCORED))
+    parser.add_argument("model", choices=[*sorted(SCORED), REFERENCE])
     parser.add_argument("--data", type=Path, required=True, help="folder with the files of the data sets")
     parser.add_argument("--work", type=Path, required=True, help="folder in which the model was trained")
     parser.add_argument("--only-score", action="store_true", help="print the scores, and leave all as it is")
@@ -61,22 +63,22 @@ def main() -> None:
     data = arguments.data.resolve()
     os.chdir(arguments.work)
     name = arguments.model
+    if name == REFERENCE:
+        write_figures(REFERENCE, {"scores": reference_scores(data)})
+        return
     package = read_package(Path(name))
     scores = [score for dataset in SCORED[name] for score in scores_of(data, name, dataset)]
     print(json.dumps(scores, indent=2))
     if arguments.only_score:
         return
     target = ship(name, package, scores)
+    size = sum(file.stat().st_size for file in target.iterdir())
+    write_figures(name, {"training": trained(Path(name)), "bytes": size, "scores": scores})
+
+
+def write_figures(name: str, found: Json) -> None:
     figures = json.loads(FIGURES.read_text()) if FIGURES.exists() else {}
-    figures[name] = {
-        "training": trained(Path(name)),
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
-        "bytes": sum(file.stat().st_size for file in target.iterdir()),
-        "scores": scores,
-    }
-    if name == "neurons":
-        figures["flood_filling"] = {"scores": reference_scores(data)}
-    FIGURES.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+    FIGURES.write_text(json.dumps({**figures, name: found}, indent=1) + "\n", encoding="utf-8")
 
 
 def scores_of(data: Path, model: str, dataset: str) -> list[Json]:
@@ -120,12 +122,10 @@ def reference_scores(data: Path) -> list[Json]:
 
 
 def compared(model: str, layer: str, dataset: str, part: datasets.Split) -> Json:
+    report = f"{layer.replace('/', '_')}_{str(part.box).replace(',', '_')}.html"
+    Path(report).unlink(missing_ok=True)
     found = voxelworks.run(
-        "evaluate_segmentation",
-        layer=layer,
-        truth=f"{dataset}/labels",
-        box=str(part.box),
-        file=f"{layer.replace('/', '_')}_{str(part.box).replace(',', '_')}.html",
+        "evaluate_segmentation", layer=layer, truth=f"{dataset}/labels", box=str(part.box), file=report
     )
     wanted = (NEURON_SCORES if model == "neurons" else OBJECT_SCORES) + COUNTS
     intervals = {name: found["intervals"][name] for name in wanted if name in found["intervals"]}

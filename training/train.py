@@ -31,7 +31,7 @@ RECIPES: dict[str, dict[str, Any]] = {
         "steps": 7000,
         "evaluate_every": 350,
         "modality": "serial block-face and serial-section EM",
-        "tissue": "mouse brain and Drosophila nerve cord",
+        "tissue": "brain, and nerve cord of a Drosophila larva",
         "licence": "CC BY-NC-SA 3.0, and CDeep3M licence (non-commercial)",
     },
     "neurons": {

@@ -54,9 +54,6 @@ class Architecture:
         """
         features = _FEATURES[size]
         spacing = list(voxel_size.zyx)
-        if max(spacing) >= _ANISOTROPIC_FROM * min(spacing):
-            # A level that looks along sections alone costs little, and sees twice as far.
-            features = (*features, features[-1])
         kernels: list[Zyx] = []
         factors: list[Zyx] = []
         for level in range(len(features)):

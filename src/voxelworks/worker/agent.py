@@ -202,7 +202,11 @@ class Agent:
 
     def _gpu_for(self, claim: Claim) -> str:
         workflow = get_workflow(claim.workflow)
-        if not workflow.needs_of(workflow.parse(claim.params)).gpu:
+        try:
+            needs = workflow.needs_of(workflow.parse(claim.params))
+        except VoxelworksError:
+            return ""  # the job itself says what is wrong with its params
+        if not needs.gpu:
             return ""
         # A server that knows no GPUs gives more jobs than there are: such share one.
         return next(iter([*self._free_gpus(), *self._gpus]), "")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated
 
 from pydantic import Field
@@ -33,6 +34,11 @@ class TrainInstanceModelParams(TrainingParams):
 
     instance_diameter_nm: Annotated[float | None, ADVANCED] = Field(None, gt=0)
     """Typical diameter of an object in nm; by default that of the labelled ones."""
+
+    @classmethod
+    def shipped_start(cls, given: Mapping[str, object]) -> str | None:
+        # Not the one of mitochondria: what begins with it may not be used commercially, and that is to be chosen.
+        return "nuclei" if given.get("structure") == "nuclei" else None
 
 
 @workflow(

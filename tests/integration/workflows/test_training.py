@@ -16,13 +16,14 @@ from ball_networks import balls, write_image
 from voxelworks.ai import networks
 from voxelworks.ai.augmentation import Augmentation
 from voxelworks.ai.networks import Architecture, ResidualUNet
-from voxelworks.ai.package import read_package
+from voxelworks.ai.package import read_package, write_package
 from voxelworks.ai.targets import affinities, distances, offsets_for
 from voxelworks.ai.training import Evaluation, Example, LabelledBox, Training, TrainingPlan
 from voxelworks.errors import InvalidGeometry, InvalidInput, InvalidParams, TrainingFailed
 from voxelworks.geometry import Box, Mag, VoxelSize
 from voxelworks.protocol.messages import PICTURE_BYTES_MAX
 from voxelworks.volumes.dataset import Dataset
+from voxelworks.workflows import get_workflow
 from voxelworks.workflows._training import curves_of, picture_of
 
 SHAPE = (32, 34, 44)
@@ -105,6 +106,54 @@ def test_the_weight_of_a_box_says_how_often_it_is_looked_at(tmp_path):
     training = Training(plan, boxes, boxes, tmp_path / "training")
     seen = [training._patch(np.random.default_rng(number)).image.mean() > 0.5 for number in range(400)]
     assert 0.85 < np.mean(seen) < 0.95
+
+
+def test_training_starts_from_the_shipped_model_unless_it_begins_at_zero():
+    declared = get_workflow("train_instance_model")
+    given = {"boxes": [{"image": "a/color", "truth": "a/truth"}], "target": "made"}
+    assert declared.parse(given).start_from is None
+    given["structure"] = "nuclei"
+    assert declared.parse(given).start_from == "nuclei"
+    assert declared.parse({**given, "from_zero": True}).start_from is None
+    assert declared.parse({**given, "start_from": "mine"}).start_from == "mine"
+    with pytest.raises(InvalidParams, match="start_from is mine and from_zero is set; give one of them"):
+        declared.parse({**given, "start_from": "mine", "from_zero": True})
+    # What begins with the shipped mitochondria may not be used commercially: that is to be chosen.
+    assert declared.parse({**given, "structure": "mitochondria"}).start_from is None
+
+
+def test_a_model_allows_no_more_than_the_one_that_it_began_with(learned, tmp_path, monkeypatch):
+    folder, _, _ = learned
+    monkeypatch.setitem(networks._FEATURES, "small", (6, 8))
+    package = read_package(folder / "model")
+    facts = package.facts.model_copy(
+        update={
+            "licence": "CC-BY-NC-4.0",
+            "licence_text": "Not for sale.",
+            "is_commercial_use_allowed": False,
+        }
+    )
+    trained = {"trained.safetensors": folder / "model" / "trained.safetensors"}
+    write_package(tmp_path / "parent", facts, package.weights, extra=trained)
+    voxelworks.run(
+        "train_instance_model", boxes=[box_of(folder)], target=str(tmp_path / "tuned"), steps=1, evaluate_every=1,
+        start_from=str(tmp_path / "parent"),
+    )  # fmt: skip
+    made = read_package(tmp_path / "tuned").facts
+    assert (made.licence, made.is_commercial_use_allowed) == ("CC-BY-NC-4.0", False)
+    assert made.licence_text == "It began as model, whose licence is CC-BY-NC-4.0. Not for sale."
+
+
+def test_a_start_for_other_voxels_leaves_the_voxels_of_the_labels(learned, tmp_path, monkeypatch, capsys):
+    folder, truth, _ = learned
+    monkeypatch.setitem(networks._FEATURES, "small", (6, 8))
+    write_image(tmp_path / "image", truth, voxel_nm=(100, 100, 100))
+    voxelworks.run(
+        "train_instance_model", boxes=[box_of(tmp_path)], target=str(tmp_path / "tuned"), steps=1, evaluate_every=1,
+        start_from=str(folder / "model"),
+    )  # fmt: skip
+    assert read_package(tmp_path / "tuned").facts.voxel_size == VoxelSize(100, 100, 100)
+    assert "the network works on the voxels of the labels" in capsys.readouterr().err
 
 
 def test_a_picture_of_a_training_shows_image_labels_and_prediction():
