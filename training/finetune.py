@@ -69,6 +69,7 @@ def scores_of(model: str, name: str) -> Json:
     result = f"qcanet_{name}"
     shutil.rmtree(result, ignore_errors=True)
     voxelworks.run("infer_nuclei", layer=f"{DATASET}/color", model=model, target=result, copy_image=False)
+    Path(f"{result}.html").unlink(missing_ok=True)
     found = voxelworks.run(
         "evaluate_segmentation", layer=f"{result}/segmentation", truth=f"{DATASET}/labels", box=TEST,
         file=f"{result}.html",

@@ -76,7 +76,7 @@ class TrainingBox(BaseModel):
     training, or else all that both layers cover."""
 
     purpose: Literal["train", "validate"] = "train"
-    """Whether the network learns from it, or is measured with it; by default the end of each box is for measuring."""
+    """Whether the network learns from it, or is measured with it; by default an end of each box is for measuring."""
 
     weight: Annotated[float, ADVANCED] = Field(1.0, gt=0, le=1000)
     """How often the network looks at it, against other boxes of its size."""
@@ -266,7 +266,7 @@ def train(
         params.target, inputs=[*facts, "" if parent is None else parent.facts.weights_sha256]
     )
     loaded = [part.load(job) for part in parts]
-    learning, measuring = _split(parts, loaded)
+    learning, measuring = _split(parts, loaded, job)
     scale = distance_scale_nm
     if task == "instances" and scale is None:
         scale = _typical_radius_nm(learning, voxel_size)
@@ -520,31 +520,49 @@ def _labelled(item: TrainingBox, truth: Layer) -> list[TrainingBox]:
 
 
 def _split(
-    parts: Sequence[_Part], loaded: Sequence[LabelledBox]
+    parts: Sequence[_Part], loaded: Sequence[LabelledBox], job: Job
 ) -> tuple[list[LabelledBox], list[LabelledBox]]:
     """Part what is learned from and what is measured with."""
     learning = [box for part, box in zip(parts, loaded, strict=True) if part.item.purpose == "train"]
     measuring = [box for part, box in zip(parts, loaded, strict=True) if part.item.purpose == "validate"]
     if measuring:
         return learning, measuring
-    pairs = [_cut_end(box) for box in learning]
+    pairs = []
+    for box in learning:
+        pair = _cut_end(box)
+        if pair is None:
+            job.log(
+                f"warning: {box.name} has too few objects to hold some back, and is measured with as a whole: the "
+                "score will be too good; give another box with purpose validate"
+            )
+        pairs.append(pair or (box, box))
     return [first for first, _ in pairs], [last for _, last in pairs]
 
 
-def _cut_end(box: LabelledBox) -> tuple[LabelledBox, LabelledBox]:
-    """Cut the end of the longest side off, and leave out a little before it: neighbouring voxels are alike."""
-    axis = max(range(3), key=lambda item: box.labels.shape[item])
-    length = box.labels.shape[axis]
-    first = length - max(1, round(length * _VALIDATION_SHARE))
-    guard = max(1, round(length * _GUARD_SHARE))
-    where: list[slice] = [slice(None)] * 3
+def _cut_end(box: LabelledBox) -> tuple[LabelledBox, LabelledBox] | None:
+    """Cut an end off, the last one of the longest side if there are objects in both parts.
 
-    def part(chosen: slice) -> LabelledBox:
-        where[axis] = chosen
-        index = tuple(where)
-        return replace(box, image=box.image[(slice(None), *index)], labels=box.labels[index])
+    A little is left out between them: neighbouring voxels are alike. None if no end has objects and leaves some.
+    """
+    for axis in sorted(range(3), key=lambda item: -box.labels.shape[item]):
+        length = box.labels.shape[axis]
+        count = max(1, round(length * _VALIDATION_SHARE))
+        guard = max(1, round(length * _GUARD_SHARE))
+        for kept, held_back in (
+            (slice(None, length - count - guard), slice(length - count, None)),
+            (slice(count + guard, None), slice(None, count)),
+        ):
+            pair = _part_of(box, axis, kept), _part_of(box, axis, held_back)
+            if all(part.labels.any() for part in pair):
+                return pair
+    return None
 
-    return part(slice(None, first - guard)), part(slice(first, None))
+
+def _part_of(box: LabelledBox, axis: int, chosen: slice) -> LabelledBox:
+    index = [slice(None)] * 3
+    index[axis] = chosen
+    where = tuple(index)
+    return replace(box, image=box.image[(slice(None), *where)], labels=box.labels[where])
 
 
 def _plan(

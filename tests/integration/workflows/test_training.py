@@ -24,7 +24,7 @@ from voxelworks.geometry import Box, Mag, VoxelSize
 from voxelworks.protocol.messages import PICTURE_BYTES_MAX
 from voxelworks.volumes.dataset import Dataset
 from voxelworks.workflows import get_workflow
-from voxelworks.workflows._training import curves_of, picture_of
+from voxelworks.workflows._training import _cut_end, curves_of, picture_of
 
 SHAPE = (32, 34, 44)
 CENTRES = [(8, 9, 9), (22, 24, 12), (9, 26, 24), (22, 10, 26), (16, 16, 38)]
@@ -154,6 +154,29 @@ def test_a_start_for_other_voxels_leaves_the_voxels_of_the_labels(learned, tmp_p
     )  # fmt: skip
     assert read_package(tmp_path / "tuned").facts.voxel_size == VoxelSize(100, 100, 100)
     assert "the network works on the voxels of the labels" in capsys.readouterr().err
+
+
+def test_what_is_held_back_for_measuring_has_objects():
+    def held_back(*centres_zyx):
+        labels = balls((40, 50, 60), list(centres_zyx), radius=4).astype(np.int32)
+        pair = _cut_end(LabelledBox(np.zeros((1, 40, 50, 60), np.float32), labels))
+        if pair is None:
+            return None
+        assert all(part.image.shape[1:] == part.labels.shape for part in pair)
+        return tuple(part.labels.shape for part in pair)
+
+    middle = (20, 25, 30)
+    assert held_back(middle, (20, 25, 54)) == ((40, 50, 45), (40, 50, 12))
+    assert held_back(middle, (20, 25, 5)) == ((40, 50, 45), (40, 50, 12))
+    assert held_back(middle, (20, 5, 30)) == ((40, 38, 60), (40, 10, 60))
+    assert held_back(middle) is None
+
+
+def test_a_box_with_one_object_is_measured_with_as_a_whole(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(networks._FEATURES, "small", (2, 2))
+    write_image(tmp_path / "image", balls(SHAPE, [(16, 17, 22)], radius=4))
+    voxelworks.run("train_instance_model", boxes=[box_of(tmp_path)], target=str(tmp_path / "model"), steps=1)
+    assert "has too few objects to hold some back" in capsys.readouterr().err
 
 
 def test_a_picture_of_a_training_shows_image_labels_and_prediction():
