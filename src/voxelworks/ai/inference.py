@@ -106,13 +106,14 @@ class Grid:
 
     @classmethod
     def plan(cls, size_zyx: Zyx, facts: ModelFacts, patch: Vec3 | None = None) -> Grid:
-        """Use smaller patches where the box is small."""
+        """Use smaller patches where fewer voxels are predicted twice with them: all reach about as far into the box."""
         sides = []
         border = _reversed(facts.border)
         for size, side, edge, step in zip(
             size_zyx, _reversed(patch or facts.patch), border, _reversed(facts.step), strict=True
         ):
-            needed = -(-(size + 2 * edge) // step) * step
+            count = -(-size // (side - 2 * edge))
+            needed = -(-(-(-size // count) + 2 * edge) // step) * step
             sides.append(min(side, needed))
         return cls(size_zyx, (sides[0], sides[1], sides[2]), border)
 
