@@ -61,22 +61,21 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PayingSite]:
             worker.stop()
 
 
-def fill_in(page, site, target):
-    page.goto(f"{site.info.url}/workflows/infer_instances/new?dataset=cells&layer=color")
-    page.locator("#input-model").select_option("balls")
+def open_form(page, site):
+    given = "dataset=cells&layer=color&model=balls&target=found"
+    page.goto(f"{site.info.url}/workflows/infer_instances/new?{given}")
     playwright.expect(page.locator("#input-model-note")).to_contain_text("CC-BY-4.0")
-    page.locator("#input-target").fill(target)
 
 
 def test_a_segmentation_is_priced_run_and_booked(site, open_page):
     expect = playwright.expect
     page = open_page("/organization/credits")
-    fill_in(page, site, "found")
+    open_form(page, site)
     # 44 x 34 x 32 voxels.
     expect(page.locator("#quote")).to_contain_text("0.479 credits are missing")
 
     site.grant(page, 1)
-    fill_in(page, site, "found")
+    open_form(page, site)
     page.get_by_role("button", name="Submit for 0.479 credits").click()
     page.wait_for_url("**/jobs/*")
     expect(page.locator(".status .badge")).to_have_text("Succeeded", timeout=PATIENCE_MS)
