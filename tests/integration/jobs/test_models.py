@@ -18,14 +18,16 @@ from voxelworks.errors import (
     UnsafeReference,
 )
 from voxelworks.protocol.messages import SealedResult
+from voxelworks.settings import Settings
 from voxelworks.testing.queues import at_once
 
 FACTS = small_facts()
 
 
 @pytest.fixture(autouse=True)
-def known():
-    """Let workflows that take models be installed."""
+def known(monkeypatch):
+    """Let workflows that take models be installed, and no models but those that a test adds."""
+    monkeypatch.setattr(Settings, "model_roots", property(lambda settings: (settings.models_dir,)))
     with installed():
         yield
 
