@@ -35,7 +35,9 @@ def site(tmp_path_factory: pytest.TempPathFactory, serve_and_work) -> Iterator[o
 def test_a_person_imports_a_model_and_chooses_it(site, open_page, tmp_path: Path):
     archive = shutil.make_archive(str(tmp_path / "mitos"), "zip", zoo_package(tmp_path / "zoo"))
     page = open_page("/models")
-    playwright.expect(page.get_by_role("heading", name="No models yet")).to_be_visible()
+    shipped = page.get_by_role("row").filter(has=page.get_by_role("link", name="nuclei"))
+    playwright.expect(shipped).to_contain_text("installed")
+    playwright.expect(shipped).to_contain_text("BSD-3-Clause")
     page.locator("#file").set_input_files(archive)
     page.get_by_role("button", name="Upload").click()
     page.wait_for_url("**/workflows/import_model/new**")
