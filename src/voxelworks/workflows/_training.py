@@ -139,21 +139,26 @@ class TrainingParams(Params):
     @model_validator(mode="before")
     @classmethod
     def _starts_from_what_is_shipped(cls, given: object) -> object:
-        if not isinstance(given, Mapping):
+        # Forms and commands give flags as text, in more ways than one for true.
+        if (
+            not isinstance(given, Mapping)
+            or given.get("start_from")
+            or given.get("from_zero") not in (None, False, "", "false")
+        ):
             return given
-        if given.get("start_from"):
-            if given.get("from_zero") in (True, "true"):
-                raise InvalidParams(
-                    f"start_from is {given['start_from']} and from_zero is set; give one of them"
-                )
-            return given
-        shipped = None if given.get("from_zero") in (True, "true") else cls.shipped_start(given)
+        shipped = cls.shipped_start(given)
         return given if shipped is None else {**given, "start_from": shipped}
 
     @classmethod
     def shipped_start(cls, _given: Mapping[str, object]) -> str | None:
         """Name the model to begin with where none is given; None for none."""
         return None
+
+    @model_validator(mode="after")
+    def _begins_with_one_thing(self) -> TrainingParams:
+        if self.from_zero and self.start_from is not None:
+            raise InvalidParams(f"start_from is {self.start_from} and from_zero is set; give one of them")
+        return self
 
     @model_validator(mode="after")
     def _learns_from_something(self) -> TrainingParams:

@@ -134,30 +134,35 @@ def test_what_was_typed_while_the_form_was_on_its_way_is_priced(site, open_page)
     expect(page.locator("#quote .total")).to_have_text("Total1 credit")
 
 
-def test_what_is_chosen_before_the_scripts_have_come_counts(site, open_page):
+def open_without_scripts(site, open_page, path):
+    """Open a form whose script is on its way; give the page, and what lets it come."""
     page = open_page("/workflows")
     held = []
     page.route("**/dialog*.js*", lambda route: held.append(route))
-    page.goto(f"{site.info.url}{MAKE}", wait_until="commit")
+    page.goto(f"{site.info.url}{path}", wait_until="commit")
+
+    def let_scripts_come():
+        while not held:
+            page.wait_for_timeout(20)
+        held[0].continue_()
+
+    return page, let_scripts_come
+
+
+def test_what_is_chosen_before_the_scripts_have_come_counts(site, open_page):
+    page, let_scripts_come = open_without_scripts(site, open_page, MAKE)
     page.locator("#input-dataset").select_option("retina")
     page.locator("#input-target").fill("retina_cells")
-    while not held:
-        page.wait_for_timeout(20)
-    held[0].continue_()
+    let_scripts_come()
     expect(page.locator("#input-layer")).to_have_value("cells")
     expect(page.locator("#input-target")).to_have_value("retina_cells")
     expect(page.locator("#quote .total")).to_have_text("Total1 credit")
 
 
 def test_what_is_typed_before_the_scripts_have_come_is_priced(site, open_page):
-    page = open_page("/workflows")
-    held = []
-    page.route("**/dialog*.js*", lambda route: held.append(route))
-    page.goto(f"{site.info.url}{MAKE}?dataset=retina", wait_until="commit")
+    page, let_scripts_come = open_without_scripts(site, open_page, f"{MAKE}?dataset=retina")
     page.locator("#input-target").fill("retina_cells")
-    while not held:
-        page.wait_for_timeout(20)
-    held[0].continue_()
+    let_scripts_come()
     expect(page.locator("#quote .total")).to_have_text("Total1 credit")
 
 

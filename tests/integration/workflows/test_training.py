@@ -114,7 +114,9 @@ def test_training_starts_from_the_shipped_model_unless_it_begins_at_zero():
     assert declared.parse(given).start_from is None
     given["structure"] = "nuclei"
     assert declared.parse(given).start_from == "nuclei"
-    assert declared.parse({**given, "from_zero": True}).start_from is None
+    for flag in (True, "true", "yes", "1"):
+        assert declared.parse({**given, "from_zero": flag}).start_from is None
+    assert declared.parse({**given, "from_zero": "false"}).start_from == "nuclei"
     assert declared.parse({**given, "start_from": "mine"}).start_from == "mine"
     with pytest.raises(InvalidParams, match="start_from is mine and from_zero is set; give one of them"):
         declared.parse({**given, "start_from": "mine", "from_zero": True})
