@@ -7,6 +7,7 @@ from collections.abc import Generator
 from pathlib import Path
 from typing import TypeVar
 
+import httpx
 import pytest
 
 pytest_plugins = ["voxelworks.testing.fixtures", "reliability_figures"]
@@ -15,6 +16,9 @@ Report = TypeVar("Report", pytest.TestReport, pytest.CollectReport)
 
 IS_STRICT = bool(os.environ.get("VOXELWORKS_TEST_STRICT"))
 """A skipped test counts as failed: set where everything that tests need is there."""
+
+# Tests share few cores with servers, workers and browsers: an answer may take longer than httpx waits by default.
+httpx._config.DEFAULT_TIMEOUT_CONFIG.read = 60.0
 
 
 @pytest.fixture(scope="session")

@@ -183,6 +183,17 @@ SLOW_DISK = """() => {
 }"""
 
 
+def test_a_name_typed_where_one_is_filled_in_takes_its_place(open_page, stack):
+    page = open_page("/uploads/new")
+    page.evaluate(SLOW_DISK)  # so that the field is entered before the files are looked at
+    choose(page, stack)
+    name = page.get_by_label("Name").last
+    name.focus()
+    expect(name).to_have_value("cortex-run-1")
+    page.keyboard.type("mine")
+    expect(name).to_have_value("mine")
+
+
 def test_an_upload_outlives_a_cut_network_a_failing_server_and_an_ended_log_in(site, open_page, stack, gate):
     page = open_page("/uploads/new")
     gate.requests_max = 0

@@ -364,17 +364,22 @@
     element("layers").replaceChildren(...chosen.layers.map(layerFields));
     // What an earlier choice filled in gives way; what somebody typed stays.
     const [name, voxel] = [element("dataset-name"), element("voxel-size")];
-    if (!name.value || name.value === filled.name) name.value = filled.name = chosen.name;
-    if (voxel.value === filled.voxel) voxel.value = filled.voxel = "";
+    if (!name.value || name.value === filled.name) fill("name", name, chosen.name);
+    if (voxel.value === filled.voxel) fill("voxel", voxel, "");
     element("voxel-size-help").textContent = "x,y,z in nanometres, such as 4,4,40.";
     if (!voxel.value && chosen.voxelNm) {
-      voxel.value = filled.voxel = chosen.voxelNm.map(rounded).join(",");
+      fill("voxel", voxel, chosen.voxelNm.map(rounded).join(","));
       element("voxel-size-help").textContent = "x,y,z in nanometres; this is what the images state.";
     } else if (!voxel.value && chosen.pixelNm) {
-      voxel.value = filled.voxel = `${chosen.pixelNm.map(rounded).join(",")},`;
+      fill("voxel", voxel, `${chosen.pixelNm.map(rounded).join(",")},`);
       element("voxel-size-help").textContent = "x,y,z in nanometres; x and y are what the images state. Add the distance of the sections.";
     }
     say("looked", chosen.problems.length ? "" : `${number(chosen.files.length)} file${chosen.files.length === 1 ? "" : "s"} ${chosen.layers.some((layer) => layer.unseen) ? "chosen" : "recognised"}.`);
+  }
+
+  function fill(what, input, text) {
+    input.value = filled[what] = text;
+    if (document.activeElement === input) input.select(); // Who is in the field already types over it, not behind it.
   }
 
   function layerFields(layer, index) {
