@@ -38,6 +38,7 @@ from voxelworks.protocol.places import (
 )
 from voxelworks.protocol.uploads import UPLOAD_REF
 from voxelworks.protocol.views import (
+    AnnotationSummary,
     AnnotationView,
     DatasetSummary,
     DatasetView,
@@ -139,6 +140,21 @@ class Resolved:
         """Tell how large the file of an annotation is, in bytes; 0 if that cannot be told."""
         annotation = self.annotations.get(ref)
         return 0 if annotation is None else annotation.size_bytes
+
+    def annotation(self, ref: AnnotationRef) -> AnnotationSummary:
+        """Tell what an annotation holds.
+
+        Raises
+        ------
+        InvalidInput
+            If its file has not come yet.
+        """
+        found = self.annotations.get(ref)
+        if found is None or found.summary is None:
+            raise InvalidInput(
+                f"annotation {str(ref)!r} has not been fetched yet; wait until its page shows what it holds"
+            )
+        return found.summary
 
     def model(self, ref: ModelRef) -> ModelFacts:
         """Give what is known of a model.

@@ -184,7 +184,8 @@ class _Reader:
             case ["things", "volume"]:
                 self._take_volume(attributes)
                 self._formats.append(_short(attributes.get("format")))
-            case ["things", "parameters", "userBoundingBox"]:
+            # That of a task is what its author drew for all who work on it.
+            case ["things", "parameters", "userBoundingBox" | "taskBoundingBox"]:
                 self._take_box(attributes)
             case ["things", "parameters", "experiment"]:
                 self._dataset_name = _short(attributes.get("name"))
@@ -234,7 +235,7 @@ class _Reader:
     def _take_box(self, attributes: Attributes) -> None:
         self._refuse_too_many(self._boxes, "bounding boxes")
         keys = ("topLeftX", "topLeftY", "topLeftZ", "width", "height", "depth")
-        text = ",".join(str(int(self._number(attributes, "userBoundingBox", key))) for key in keys)
+        text = ",".join(str(int(self._number(attributes, self._path[-1], key))) for key in keys)
         try:
             self._boxes.append(str(Box.parse(text)))
         except InvalidGeometry as error:

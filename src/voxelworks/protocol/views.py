@@ -549,7 +549,7 @@ class AnnotationSummary(Message):
     node_count: int
     volume_layers: tuple[VolumeLayerSummary, ...]
     bounding_boxes: tuple[str, ...]
-    """Those that its user drew: mag 1, `x,y,z,width,height,depth`."""
+    """Those that its user drew, and that of its task: mag 1, `x,y,z,width,height,depth`."""
 
 
 class AnnotationView(Message):

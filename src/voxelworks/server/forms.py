@@ -543,11 +543,11 @@ class Form:
         stock = () if self.earlier is not None else self.stock.annotations
         loose = [item for item in stock if item.dataset_id is None]
         given = [item for item in stock if item.dataset_id is not None]
-        fitting = [item for item in given if dataset is None or item.dataset_id == dataset.id]
+        fitting = [item for item in given if dataset is not None and item.dataset_id == dataset.id]
         # First those that are sure to fit.
         choices = tuple(Choice(item.id, _annotation_text(item)) for item in (*fitting, *loose))
-        if shown.field.is_of_any_dataset:
-            others = [item for item in given if dataset is not None and item.dataset_id != dataset.id]
+        if shown.field.is_of_any_dataset or dataset is None:
+            others = [item for item in given if dataset is None or item.dataset_id != dataset.id]
             choices += tuple(Choice(item.id, self._other_annotation_text(item)) for item in others)
         nothing = "Choose an annotation" if choices else "There is no annotation of this dataset"
         if not shown.field.is_required:

@@ -162,6 +162,7 @@ def write_annotation(
     trees: Sequence[Sequence[tuple[float, float, float]]] = (),
     *,
     dataset: str = "demo",
+    boxes: Sequence[tuple[int, int, int, int, int, int]] = (),
 ) -> Path:
     """Write an annotation as WEBKNOSSOS downloads it.
 
@@ -174,20 +175,26 @@ def write_annotation(
         For each tree the places of its nodes: x, y, z in voxels of mag 1.
     dataset : str
         Name that the skeleton states.
+    boxes
+        Drawn by its user: x, y, z, width, height, depth.
     """
     places = [f"data_{number}_{layer.name}.zip" for number, layer in enumerate(volumes)]
     tags = "".join(
         layer.tag(number, place) for number, (layer, place) in enumerate(zip(volumes, places, strict=True))
     )
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr("annotation.nml", nml_text(trees, tags, dataset=dataset))
+        archive.writestr("annotation.nml", nml_text(trees, tags, dataset=dataset, boxes=boxes))
         for layer, place in zip(volumes, places, strict=True):
             archive.writestr(place, layer.zipped(), zipfile.ZIP_STORED)
     return path
 
 
 def nml_text(
-    trees: Sequence[Sequence[tuple[float, float, float]]], volume_tags: str = "", *, dataset: str = "demo"
+    trees: Sequence[Sequence[tuple[float, float, float]]],
+    volume_tags: str = "",
+    *,
+    dataset: str = "demo",
+    boxes: Sequence[tuple[int, int, int, int, int, int]] = (),
 ) -> str:
     """Give a skeleton file; nodes are numbered over all trees."""
     numbers = count(1)
@@ -195,7 +202,12 @@ def nml_text(
     for number, nodes in enumerate(trees, start=1):
         inside = "".join(f'<node id="{next(numbers)}" x="{x}" y="{y}" z="{z}"/>' for x, y, z in nodes)
         written.append(f'<thing id="{number}" name="tree {number}"><nodes>{inside}</nodes><edges/></thing>')
-    head = f'<parameters><experiment name="{dataset}"/><scale x="4" y="4" z="40"/></parameters>'
+    keys = ("topLeftX", "topLeftY", "topLeftZ", "width", "height", "depth")
+    drawn = ""
+    for box in boxes:
+        stated = " ".join(f'{key}="{value}"' for key, value in zip(keys, box, strict=True))
+        drawn += f"<userBoundingBox {stated}/>"
+    head = f'<parameters><experiment name="{dataset}"/><scale x="4" y="4" z="40"/>{drawn}</parameters>'
     return f'<?xml version="1.0" encoding="utf-8"?><things>{head}{"".join(written)}{volume_tags}</things>'
 
 

@@ -42,7 +42,7 @@ from voxelworks.workflows._refs import (
 
 if TYPE_CHECKING:
     from voxelworks.protocol.models import ModelFacts
-    from voxelworks.protocol.views import DatasetSummary, LayerSummary
+    from voxelworks.protocol.views import AnnotationSummary, DatasetSummary, LayerSummary
 
 
 class Params(BaseModel):
@@ -154,6 +154,9 @@ class Inputs(Protocol):
 
     def annotation_bytes(self, ref: AnnotationRef) -> int:
         """Tell how large the file of an annotation is, in bytes; 0 if that cannot be told."""
+
+    def annotation(self, ref: AnnotationRef) -> AnnotationSummary:
+        """Tell what an annotation holds; `InvalidInput` if its file is not there yet."""
 
     def model(self, ref: ModelRef) -> ModelFacts:
         """Give what is known of a model; `InvalidInput` if it was not looked up."""

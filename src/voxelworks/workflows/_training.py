@@ -3,22 +3,33 @@
 from __future__ import annotations
 
 import math
+import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
+from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from voxelworks.errors import InvalidGeometry, InvalidInput, InvalidParams, ResourcesExceeded
-from voxelworks.geometry import Box, Vec3, VoxelSize, Zyx
-from voxelworks.protocol.messages import CURVE_POINTS_MAX, Curve, Picture
+from voxelworks.errors import (
+    InvalidAnnotation,
+    InvalidGeometry,
+    InvalidInput,
+    InvalidParams,
+    ResourcesExceeded,
+)
+from voxelworks.geometry import Box, Mag, Vec3, VoxelSize, Zyx
+from voxelworks.protocol.messages import CURVE_POINTS_MAX, Curve, Json, Picture
 from voxelworks.protocol.models import ModelFacts, ModelScore, ModelTask, PostProcessing
 from voxelworks.workflows import (
     ADVANCED,
+    ANY_DATASET,
+    AnnotationRef,
     Device,
+    ForeignName,
     ImageRef,
     Inputs,
     Job,
@@ -39,8 +50,10 @@ if TYPE_CHECKING:
     from voxelworks.ai.networks import NetworkSize
     from voxelworks.ai.package import ModelPackage
     from voxelworks.ai.training import Evaluation, Example, LabelledBox, Progress, TrainingPlan
-    from voxelworks.geometry import Mag
+    from voxelworks.protocol.views import AnnotationSummary
     from voxelworks.volumes.dataset import Layer
+    from voxelworks.workflows._painted import Painted
+    from voxelworks.workflows._planes import LayerArray
 
 TRAINED_WEIGHTS = "trained.safetensors"
 """In a package: the weights as they were trained, for trainings that start from it."""
@@ -68,18 +81,43 @@ class TrainingBox(BaseModel):
     image: ImageRef
     """Image layer."""
 
-    truth: SegmentationRef
-    """Segmentation layer with one id for each object; 0 is background."""
+    truth: SegmentationRef | None = None
+    """Segmentation layer with one id for each object; 0 is background. Give either this or `annotation`."""
+
+    annotation: Annotated[AnnotationRef | None, ANY_DATASET] = None
+    """Annotation of the dataset in whose volume layer each object has an id of its own."""
 
     box: Box | None = None
-    """Labelled part, `x,y,z,width,height,depth` in voxels of mag 1; by default the boxes that were labelled for
-    training, or else all that both layers cover."""
+    """Labelled part, `x,y,z,width,height,depth` in voxels of mag 1; by default the boxes that were drawn in the
+    annotation or labelled for training, or else all that both layers cover."""
+
+    volume_layer: Annotated[str | None, ADVANCED] = None
+    """Volume layer of the annotation, if it has several."""
+
+    mag: Annotated[Mag | None, ADVANCED] = None
+    """Magnification of the labels to learn from; by default the finest."""
 
     purpose: Literal["train", "validate"] = "train"
     """Whether the network learns from it, or is measured with it; by default an end of each box is for measuring."""
 
     weight: Annotated[float, ADVANCED] = Field(1.0, gt=0, le=1000)
     """How often the network looks at it, against other boxes of its size."""
+
+    @model_validator(mode="after")
+    def _has_one_truth(self) -> Self:
+        if (self.truth is None) == (self.annotation is None):
+            raise InvalidParams(
+                "give either truth, a segmentation layer in which all is labelled, or annotation, one with a volume "
+                "layer"
+            )
+        if self.volume_layer is not None and self.annotation is None:
+            raise InvalidParams(f"volume layer {self.volume_layer!r} is one of an annotation; name that too")
+        return self
+
+    @property
+    def labels_name(self) -> str:
+        """What its labels are called."""
+        return str(self.truth) if self.annotation is None else f"annotation {_file_name(self.annotation)}"
 
 
 class TrainingParams(Params):
@@ -213,21 +251,65 @@ class SizeRule:
             )
 
 
+def foreign(command: str) -> ForeignName:
+    """Give the command of WEBKNOSSOS that a training is. Its workers are not given it: they know no models of ours."""
+    return ForeignName(command, args_of=_args_of, outcome_of=None)
+
+
+def _args_of(params: TrainingParams) -> Json:
+    return {
+        "training_annotations": [
+            {
+                "annotationId": str(item.annotation), "colorLayerName": item.image.layer,
+                "segmentationLayerName": item.volume_layer, "mag": None if item.mag is None else list(item.mag.xyz),
+            }
+            for item in params.boxes
+            if item.annotation is not None
+        ],
+        "model_name": str(params.target),
+        "instance_diameter_nm": getattr(params, "instance_diameter_nm", None),
+    }  # fmt: skip
+
+
 def result_bytes(_params: TrainingParams, _inputs: Inputs) -> int:
     return _MODEL_BYTES
 
 
 def annotated_voxels(params: TrainingParams, inputs: Inputs) -> int:
-    """Count the voxels that are learned from and measured with, in the finest mag of the labels."""
-    return sum(_region(item, inputs).voxel_count for item in params.boxes)
+    """Count the voxels that are learned from and measured with, in the mag of the labels."""
+    return sum(box.voxel_count for item in params.boxes for box in _regions(item, inputs))
 
 
-def _region(item: TrainingBox, inputs: Inputs) -> Box:
+def _regions(item: TrainingBox, inputs: Inputs) -> list[Box]:
+    """Give the labelled boxes, in voxels of the mag that is learned from."""
     from voxelworks.workflows import finest_mag
 
-    truth = inputs.layer(item.truth)
-    whole = Box.parse(truth.box).intersect(Box.parse(inputs.layer(item.image).box))
-    return (item.box or whole).in_mag(finest_mag(truth))
+    image = inputs.layer(item.image)
+    if item.truth is not None:
+        truth = inputs.layer(item.truth)
+        boxes = [Box.parse(truth.box).intersect(Box.parse(image.box))]
+        mag = item.mag or finest_mag(truth)
+    else:
+        assert item.annotation is not None
+        boxes = _drawn(item, inputs.annotation(item.annotation)) if item.box is None else []
+        mag = item.mag or finest_mag(image)
+    return [box.in_mag(mag) for box in ([item.box] if item.box is not None else boxes)]
+
+
+def _drawn(item: TrainingBox, summary: AnnotationSummary) -> list[Box]:
+    """Give the boxes of an annotation: everything in them is labelled.
+
+    Raises
+    ------
+    InvalidAnnotation
+        If there are none.
+    """
+    if not summary.bounding_boxes:
+        raise InvalidAnnotation(
+            f"no box is drawn in {item.labels_name}, and nobody can tell what is labelled everywhere; draw boxes "
+            "around that, or give box"
+        )
+    return [Box.parse(text) for text in summary.bounding_boxes]
 
 
 def train(
@@ -248,29 +330,29 @@ def train(
     from voxelworks.ai.package import write_package
     from voxelworks.ai.training import Training
 
-    layers = [(job.open(item.image), job.open(item.truth)) for item in params.boxes]
-    counts = sorted({image.channel_count for image, _ in layers})
+    opened = [_Labelled.open(item, job) for item in params.boxes]
+    counts = sorted({labelled.image.channel_count for labelled in opened})
     if len(counts) > 1:
         raise InvalidInput(
             f"the images have {' and '.join(map(str, counts))} channels; a network learns from images that are alike"
         )
     parent = None if params.start_from is None else job.open_model(params.start_from)
-    voxel_size = params.voxel_size or _voxel_size(layers[0][1], parent, job)
+    voxel_size = params.voxel_size or _voxel_size(opened[0], parent, job)
     parts = [
-        _Part.of(one, *pair, voxel_size, rule)
-        for item, pair in zip(params.boxes, layers, strict=True)
-        for one in _labelled(item, pair[1])
+        _Part.of(labelled, box, voxel_size, rule)
+        for labelled in opened
+        for box in (labelled.boxes if labelled.item.box is None else [labelled.item.box])
     ]
     job.require_memory(
         sum(part.voxel_count for part in parts) * 12,
         item="training set",
         remedy="give fewer or smaller boxes",
     )
-    facts = [str((part.image.finest, part.truth.finest, part.box)) for part in parts]
+    facts = [str((*part.labelled.inputs, part.box)) for part in parts]
     folder = job.start_model(
         params.target, inputs=[*facts, "" if parent is None else parent.facts.weights_sha256]
     )
-    loaded = [part.load(job) for part in parts]
+    loaded = _load(parts, job)
     learning, measuring = _split(parts, loaded, job)
     scale = distance_scale_nm
     if task == "instances" and scale is None:
@@ -302,7 +384,7 @@ def train(
         input_channels=plan.architecture.in_channels,
         outputs=_outputs(plan), offsets=plan.offsets, distance_scale_nm=scale, patch=patch, border=border,
         step=plan.architecture.step_zyx[::-1], post_processing=rules,
-        training_data=tuple(sorted({f"{item.image} with {item.truth}" for item in params.boxes})),
+        training_data=tuple(sorted({f"{item.image} with {item.labels_name}" for item in params.boxes})),
         **_licence(params, parent), started_from=None if parent is None else str(params.start_from),
         scores=(
             ModelScore(
@@ -320,9 +402,9 @@ def train(
     )  # fmt: skip
 
 
-def _voxel_size(truth: Layer, parent: ModelPackage | None, job: Job) -> VoxelSize:
+def _voxel_size(labelled: _Labelled, parent: ModelPackage | None, job: Job) -> VoxelSize:
     """Choose the voxel size of the network where none is given."""
-    own = truth.voxel_size.in_mag(truth.mags[0])
+    own = labelled.voxel_size.in_mag(labelled.mag)
     if parent is None:
         return own
     unfit = parent.facts.unfit(own)
@@ -344,12 +426,83 @@ def _licence(params: TrainingParams, parent: ModelPackage | None) -> dict[str, A
 
 
 @dataclass(frozen=True)
-class _Part:
-    """One labelled box, not loaded yet."""
+class _Labelled:
+    """An image, and what is labelled in it: a layer, or what was painted in an annotation."""
 
     item: TrainingBox
     image: Layer
-    truth: Layer
+    truth: Layer | Painted
+    mag: Mag
+    """Of the labels."""
+    name: str
+    """Of the labels."""
+    voxel_size: VoxelSize
+    """Of mag 1."""
+    box: Box
+    """In which there can be labels, mag 1."""
+    boxes: tuple[Box, ...]
+    """Labelled as a whole, mag 1."""
+
+    @classmethod
+    def open(cls, item: TrainingBox, job: Job) -> _Labelled:
+        """Open both, and refuse what does not fit together."""
+        image = job.open(item.image)
+        if item.truth is None:
+            return cls._of_annotation(item, image, job)
+        from voxelworks.volumes.labelled import labelled_boxes
+        from voxelworks.workflows.evaluate_segmentation import require_same_size
+
+        truth = job.open(item.truth)
+        item.truth.require_category(truth.category)
+        require_same_size(image, truth.name, truth.voxel_size)
+        common = image.box.intersect(truth.box)
+        if common.is_empty:
+            raise InvalidGeometry(
+                f"{image.name} covers {image.box}, {truth.name} {truth.box}: nothing in common; choose layers of the "
+                "same place"
+            )
+        array = truth.finest if item.mag is None else truth.mag(item.mag)
+        boxes = tuple(labelled_boxes(truth)) or (common,)
+        return cls(item, image, truth, array.mag, truth.name, truth.voxel_size, truth.box, boxes)
+
+    @classmethod
+    def _of_annotation(cls, item: TrainingBox, image: Layer, job: Job) -> _Labelled:
+        from voxelworks.workflows._painted import Painted
+
+        assert item.annotation is not None
+        painted = Painted.open(item.annotation, item.volume_layer, image.dataset, job)
+        boxes = _drawn(item, painted.annotation.summary) if item.box is None else []
+        shown = painted.streamed or (image if painted.below is None else painted.below).finest
+        mag = item.mag or shown.mag
+        painted.require_mag(mag)
+        # What was painted may go beyond the layer below.
+        return cls(
+            item, image, painted, mag, item.labels_name, image.voxel_size, image.box, tuple(boxes)
+        )  # fmt: skip
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """What the labels and the image depend on."""
+        from voxelworks.volumes.dataset import Layer
+
+        if isinstance(self.truth, Layer):
+            return str(self.image.finest), str(self.truth.mag(self.mag))
+        return str(self.image.finest), *self.truth.inputs, str(self.mag)
+
+    def array(self, folder: Path, job: Job) -> LayerArray:
+        """Give the labels to read; those of an annotation are unpacked into a folder first."""
+        from voxelworks.volumes.dataset import Layer
+
+        if isinstance(self.truth, Layer):
+            return self.truth.mag(self.mag)
+        return self.truth.unpacked(self.mag, folder, job.check)
+
+
+@dataclass(frozen=True)
+class _Part:
+    """One labelled box, not loaded yet."""
+
+    labelled: _Labelled
     box: Box
     """Mag 1."""
     size_zyx: Zyx
@@ -358,27 +511,15 @@ class _Part:
     """Of the network."""
 
     @classmethod
-    def of(
-        cls, item: TrainingBox, image: Layer, truth: Layer, voxel_size: VoxelSize, rule: SizeRule
-    ) -> _Part:
-        from voxelworks.workflows.evaluate_segmentation import require_same_size
-
-        item.truth.require_category(truth.category)
-        require_same_size(image, truth.name, truth.voxel_size)
-        whole = image.box.intersect(truth.box)
-        if item.box is not None:
-            check_box(image.name, image.box, item.box)
-            check_box(truth.name, truth.box, item.box)
-        elif whole.is_empty:
+    def of(cls, labelled: _Labelled, box: Box, voxel_size: VoxelSize, rule: SizeRule) -> _Part:
+        image, mag = labelled.image, labelled.mag
+        check_box(image.name, image.box, box)
+        check_box(labelled.name, labelled.box, box)
+        # All that both layers cover may end anywhere.
+        whole = image.box.intersect(labelled.box)
+        if box.in_mag(mag).from_mag(mag) != box and box != whole:
             raise InvalidGeometry(
-                f"{image.name} covers {image.box}, {truth.name} {truth.box}: nothing in common; choose layers of the "
-                "same place"
-            )
-        box = item.box or whole
-        mag = truth.mags[0]
-        if box.in_mag(mag).from_mag(mag) != box and item.box is not None:
-            raise InvalidGeometry(
-                f"box {box} begins or ends inside of voxels of mag {mag}, in which {truth.name} is labelled; choose "
+                f"box {box} begins or ends inside of voxels of mag {mag}, in which {labelled.name} is labelled; choose "
                 f"{box.in_mag(mag).from_mag(mag).intersect(whole)}"
             )
         lengths = [
@@ -386,15 +527,15 @@ class _Part:
             for extent, own, wanted in zip(box.shape_zyx, image.voxel_size.zyx, voxel_size.zyx, strict=True)
         ]
         size = (math.floor(lengths[0] + 1e-6), math.floor(lengths[1] + 1e-6), math.floor(lengths[2] + 1e-6))
-        if item.purpose == "train":
-            rule.check(size, voxel_size, f"box {box} of {item.truth}")
-        return cls(item, image, truth, box, size, voxel_size)
+        if labelled.item.purpose == "train":
+            rule.check(size, voxel_size, f"box {box} of {labelled.item.labels_name}")
+        return cls(labelled, box, size, voxel_size)
 
     @property
     def voxel_count(self) -> int:
         return math.prod(self.size_zyx)
 
-    def load(self, job: Job) -> LabelledBox:
+    def load(self, truth: LayerArray, job: Job) -> LabelledBox:
         """Read image and labels on the voxel size of the network.
 
         Raises
@@ -408,32 +549,33 @@ class _Part:
         from voxelworks.ai.training import LabelledBox
 
         job.check()
-        source, _ = open_source(self.image, self.box, self.voxel_size)
+        item = self.labelled.item
+        source, _ = open_source(self.labelled.image, self.box, self.voxel_size)
         image = source.read((0, 0, 0), self.size_zyx)
-        labels = self._labels(source.array.mag)
+        labels = self._labels(truth, source.array.mag)
         ids, numbers = np.unique(labels, return_inverse=True)
         if not ids.any():
             raise InvalidInput(
-                f"nothing is labelled in box {self.box} of {self.item.truth}; choose a box with objects, or label some"
+                f"nothing is labelled in box {self.box} of {item.labels_name}; choose a box with objects, or label some"
             )
         if len(ids) > 2**24:
             raise InvalidInput(
                 f"box {self.box} has {len(ids):,} objects, more than can be told apart; choose a smaller one"
             )
         numbers = numbers.reshape(labels.shape) + (ids[0] != 0)  # background stays 0
-        job.log(f"{self.item.truth} {self.box}: {np.count_nonzero(ids):,} objects")
-        return LabelledBox(image, numbers.astype(np.int32), str(self.item.truth), self.item.weight)
+        job.log(f"{item.labels_name} {self.box}: {np.count_nonzero(ids):,} objects")
+        return LabelledBox(image, numbers.astype(np.int32), item.labels_name, item.weight)
 
-    def _labels(self, image_mag: Mag) -> NDArray[np.integer]:
+    def _labels(self, truth: LayerArray, image_mag: Mag) -> NDArray[np.integer]:
         """Take for each voxel of the network the label in its middle."""
         import numpy as np
 
-        array = self.truth.mag(self.truth.mags[0])
-        own = self.truth.voxel_size.in_mag(array.mag).zyx
-        read = self.image.voxel_size.in_mag(image_mag).zyx
+        image = self.labelled.image
+        own = self.labelled.voxel_size.in_mag(truth.mag).zyx
+        read = image.voxel_size.in_mag(image_mag).zyx
         origin = self.box.in_mag(image_mag).start_zyx
-        whole = self.box.in_mag(array.mag)
-        voxels = array.read(whole)[0]
+        whole = self.box.in_mag(truth.mag)
+        voxels = truth.read(whole)[0]
         places = []
         for axis in range(3):
             step = self.voxel_size.zyx[axis]
@@ -442,6 +584,18 @@ class _Part:
             places.append(np.clip(index, 0, voxels.shape[axis] - 1))
         labels: NDArray[np.integer] = voxels[np.ix_(*places)]
         return labels
+
+
+def _load(parts: Sequence[_Part], job: Job) -> list[LabelledBox]:
+    """Read all boxes. What is unpacked for that is removed again."""
+    loaded = []
+    folder = job.folder.scratch / "painted"
+    for _, group in groupby(parts, key=lambda part: id(part.labelled)):
+        alike = list(group)
+        truth = alike[0].labelled.array(folder, job)
+        loaded += [part.load(truth, job) for part in alike]
+        shutil.rmtree(folder, ignore_errors=True)
+    return loaded
 
 
 def curves_of(found: Sequence[Evaluation], measure: str) -> list[Curve]:
@@ -516,20 +670,14 @@ class _Reporter:
         )
 
 
-def _labelled(item: TrainingBox, truth: Layer) -> list[TrainingBox]:
-    """Take the boxes that were labelled for training where none is given."""
-    from voxelworks.volumes.labelled import labelled_boxes
-
-    boxes = labelled_boxes(truth) if item.box is None else []
-    return [item.model_copy(update={"box": box}) for box in boxes] or [item]
-
-
 def _split(
     parts: Sequence[_Part], loaded: Sequence[LabelledBox], job: Job
 ) -> tuple[list[LabelledBox], list[LabelledBox]]:
     """Part what is learned from and what is measured with."""
-    learning = [box for part, box in zip(parts, loaded, strict=True) if part.item.purpose == "train"]
-    measuring = [box for part, box in zip(parts, loaded, strict=True) if part.item.purpose == "validate"]
+    learning = [box for part, box in zip(parts, loaded, strict=True) if part.labelled.item.purpose == "train"]
+    measuring = [
+        box for part, box in zip(parts, loaded, strict=True) if part.labelled.item.purpose == "validate"
+    ]
     if measuring:
         return learning, measuring
     pairs = []
@@ -702,6 +850,10 @@ def _require_torch() -> None:
 
 def _scaled(size: VoxelSize, by: float) -> VoxelSize:
     return VoxelSize(*(length * by for length in size.xyz))
+
+
+def _file_name(ref: AnnotationRef) -> str:
+    return ref.rstrip("/").rpartition("/")[2]
 
 
 def _by(numbers: Sequence[int]) -> str:

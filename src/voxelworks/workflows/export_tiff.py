@@ -10,7 +10,7 @@ from xml.sax.saxutils import escape
 
 from pydantic import model_validator
 
-from voxelworks.errors import InvalidAnnotation, InvalidParams, MagNotFound
+from voxelworks.errors import InvalidParams
 from voxelworks.geometry import Box, VoxelSize
 from voxelworks.protocol.foreign import native_id
 from voxelworks.protocol.messages import Json
@@ -25,7 +25,6 @@ from voxelworks.workflows import (
     Job,
     LayerMag,
     LayerRef,
-    Mag,
     NewFileRef,
     Params,
     box_bytes,
@@ -36,15 +35,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from voxelworks.geometry import Zyx
-    from voxelworks.protocol.views import VolumeLayerSummary
-    from voxelworks.volumes.annotations import Annotation, PackedVolume, StoredMag
     from voxelworks.volumes.arrays import MagArray
     from voxelworks.volumes.dataset import Layer
     from voxelworks.volumes.metadata import Category
-    from voxelworks.volumes.streaming import StreamedArray
     from voxelworks.volumes.tiff_writer import Compression, PageForm
     from voxelworks.volumes.zip_writer import Entry
-    from voxelworks.workflows._materialize import MergedVolume
+    from voxelworks.workflows._painted import Painted
     from voxelworks.workflows._planes import LayerArray, Page, Sections
 
 SUFFIXES = {"sections": (".zip",), "ome_tiff": (".tif", ".tiff")}
@@ -186,7 +182,7 @@ def export_tiff(params: ExportTiffParams, job: Job) -> ExportedTiff:
     layer = job.open(params.layer)
     array = layer.finest if params.mag is None else layer.mag(params.mag)
     box = export_box(layer, params.box, array)
-    painted = None if params.annotation is None else _Painted.open(params, layer, array, job)
+    painted = _painted(params, layer, array, job)
     voxel_size = layer.voxel_size.in_mag(array.mag)
     is_archive = params.format == "sections"
     sections = _sections(params, layer, array, box, array.chunk_shape_zyx)
@@ -195,7 +191,8 @@ def export_tiff(params: ExportTiffParams, job: Job) -> ExportedTiff:
         size_bytes=sections.file_bytes_max, inputs=[str(array), *(painted.inputs if painted is not None else ())],
     )  # fmt: skip
     if painted is not None:
-        sections = _sections(params, layer, painted.over(array, job), box, array.chunk_shape_zyx)
+        shown = painted.unpacked(array.mag, job.folder.scratch, job.check)
+        sections = _sections(params, layer, shown, box, array.chunk_shape_zyx)
         # What was unpacked stays beside the file until that is there.
         kept = sum(file.stat().st_size for file in job.folder.scratch.rglob("*") if file.is_file())
         job.require_room(sections.file_bytes_max + kept, remedy="choose a smaller box or a coarser mag")
@@ -219,90 +216,20 @@ def export_box(layer: Layer, asked: Box | None, source: MagArray) -> Box:
     return box.in_mag(source.mag)
 
 
-@dataclass(frozen=True)
-class _Painted:
-    """The volume layer of an annotation that is put over a layer."""
+def _painted(params: ExportTiffParams, layer: Layer, array: MagArray, job: Job) -> Painted | None:
+    """Open the annotation that is put over the layer, if there is one."""
+    from voxelworks.workflows._painted import Painted
 
-    annotation: Annotation
-    volume: VolumeLayerSummary
-    below: Layer | None
-    streamed: StreamedArray | None
-    """Where it was proofread: as its WEBKNOSSOS shows it, with the layer below."""
-
-    @classmethod
-    def open(cls, params: ExportTiffParams, layer: Layer, array: MagArray, job: Job) -> _Painted:
-        """Choose the volume layer, and refuse what cannot be shown."""
-        from voxelworks.workflows._materialize import open_proofread, segmentation_below
-
-        assert params.annotation is not None
-        annotation = job.open_annotation(params.annotation)
-        volume = annotation.volume_layer(params.volume_layer)
-        if volume is None:
-            raise InvalidAnnotation("the annotation has no volume layer; export the layer without it")
-        if volume.fallback_layer not in (None, layer.name):
-            raise InvalidParams(
-                f"volume layer {volume.name!r} lies over {volume.fallback_layer!r}, not over {layer.name!r}; export "
-                "that layer"
-            )
-        below = None if volume.fallback_layer is None else segmentation_below(layer.dataset, layer.name)
-        streamed = None
-        if volume.has_editable_mapping:
-            streamed = open_proofread(params.annotation, volume, job)
-            if streamed.mag != array.mag:
-                raise MagNotFound(
-                    f"volume layer {volume.name!r} was proofread, and is read in mag {streamed.mag} alone, not in "
-                    f"{array.mag}"
-                )
-        elif volume.location is None:
-            raise InvalidAnnotation(
-                f"the annotation was downloaded without the voxels of volume layer {volume.name!r}; download it with "
-                "its volume data"
-            )
-        made_in = annotation.summary.dataset_name
-        if made_in not in (None, layer.dataset.name):
-            job.log(
-                f"the annotation was made in a dataset {made_in!r}, and is put over {layer.dataset.name!r}"
-            )
-        return cls(annotation, volume, below, streamed)
-
-    @property
-    def inputs(self) -> tuple[str, ...]:
-        return (self.annotation.fingerprint, str(self.streamed))
-
-    def over(self, array: MagArray, job: Job) -> MergedVolume:
-        """Unpack what was painted, and put it over the layer."""
-        from voxelworks.workflows._materialize import Fallback, MergedVolume, dtype_of
-
-        if self.streamed is not None:
-            shown = Fallback(self.streamed, self.streamed.box.from_mag(array.mag))
-            return MergedVolume(array.mag, self.streamed.dtype, shown)
-        scratch = job.folder.scratch
-        packed = self.annotation.open_volume(self.volume, scratch / "volume", job.check)
-        edits = None
-        if packed is not None and packed.mags:
-            edits = packed.unpack(_stored_mag(packed, array.mag), scratch / "edits", job.check)
-            packed.path.unlink()
-        below = None if self.below is None else Fallback(array, self.below.box)
-        if edits is None and below is None:
-            raise InvalidAnnotation(
-                f"volume layer {self.volume.name!r} holds no voxels, and lies over no layer: nothing is to be exported"
-            )
-        return MergedVolume(array.mag, dtype_of(array if below is not None else None, edits), below, edits)
-
-
-def _stored_mag(packed: PackedVolume, mag: Mag) -> StoredMag:
-    """Choose the painted voxels that are shown in a magnification: its own, or coarser ones where it has none."""
-    for stored in packed.mags:
-        if stored.mag == mag:
-            return stored
-    finest = packed.mags[0]
-    if all(own >= wanted for own, wanted in zip(finest.mag.xyz, mag.xyz, strict=True)):
-        return finest
-    have = ", ".join(str(stored.mag) for stored in packed.mags)
-    raise MagNotFound(
-        f"the annotation was painted in mag {have}, not in {mag}; choose one of them, or make coarser ones with "
-        "downsample_volume_annotation"
-    )
+    if params.annotation is None:
+        return None
+    painted = Painted.open(params.annotation, params.volume_layer, layer.dataset, job)
+    if painted.volume.fallback_layer not in (None, layer.name):
+        raise InvalidParams(
+            f"volume layer {painted.volume.name!r} lies over {painted.volume.fallback_layer!r}, not over "
+            f"{layer.name!r}; export that layer"
+        )
+    painted.require_mag(array.mag)
+    return painted
 
 
 def _sections(

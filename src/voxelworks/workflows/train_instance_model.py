@@ -14,6 +14,7 @@ from voxelworks.workflows._training import (
     TrainedModel,
     TrainingParams,
     annotated_voxels,
+    foreign,
     result_bytes,
     train,
 )
@@ -52,6 +53,7 @@ class TrainInstanceModelParams(TrainingParams):
         "structure": "nuclei",
     },
     preloads=[],
+    foreign=[foreign("train_instance_model")],
 )
 def train_instance_model(params: TrainInstanceModelParams, job: Job) -> TrainedModel:
     """Train a model that finds single objects, such as nuclei or mitochondria, from boxes in which all are labelled.

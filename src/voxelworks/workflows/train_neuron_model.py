@@ -9,6 +9,7 @@ from voxelworks.workflows._training import (
     TrainedModel,
     TrainingParams,
     annotated_voxels,
+    foreign,
     result_bytes,
     train,
 )
@@ -27,6 +28,7 @@ class TrainNeuronModelParams(TrainingParams):
     result_bytes=result_bytes,
     example={"boxes": [{"image": "demo/color", "truth": "demo/segmentation"}], "target": "my_neurons"},
     preloads=[],
+    foreign=[foreign("train_neuron_model")],
 )
 def train_neuron_model(params: TrainNeuronModelParams, job: Job) -> TrainedModel:
     """Train a model that tells neurons apart, from boxes in which each neuron has an id of its own.

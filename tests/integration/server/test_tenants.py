@@ -467,6 +467,7 @@ FACE = {
 FACE_ELSEWHERE = (
     "POST /pricing/requestCredits", "POST /creditTransactions/addCredits", "PATCH /creditTransactions/{transaction_id}",
     "POST /jobs/run/{route}/{dataset_id}", "POST /aiModels/{route}",
+    "POST /aiModels/runNeuronModelTraining", "POST /aiModels/runInstanceModelTraining",
 )  # fmt: skip
 """Routes of the WEBKNOSSOS face whose rights are tested with what they do, in the tests of the face."""
 FACE_WORKERS = (

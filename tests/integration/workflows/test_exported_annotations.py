@@ -169,5 +169,7 @@ def test_an_annotation_without_voxels_leaves_the_layer_as_it_is(dataset, tmp_pat
 
 def test_a_skeleton_alone_is_refused(dataset, tmp_path):
     annotation = str(write_annotation(tmp_path / "trees.zip", [], [[(6, 4, 3), (40, 40, 15)]]))
-    with pytest.raises(InvalidAnnotation, match="has no volume layer; export the layer without it"):
+    with pytest.raises(
+        InvalidAnnotation, match="has no volume layer; choose one in which something was painted"
+    ):
         export(dataset, tmp_path, annotation)

@@ -19,9 +19,17 @@ from voxelworks.ai.networks import Architecture, ResidualUNet
 from voxelworks.ai.package import read_package, write_package
 from voxelworks.ai.targets import affinities, distances, offsets_for
 from voxelworks.ai.training import Evaluation, Example, LabelledBox, Training, TrainingPlan
-from voxelworks.errors import InvalidGeometry, InvalidInput, InvalidParams, TrainingFailed
+from voxelworks.errors import (
+    InvalidAnnotation,
+    InvalidGeometry,
+    InvalidInput,
+    InvalidParams,
+    MagNotFound,
+    TrainingFailed,
+)
 from voxelworks.geometry import Box, Mag, VoxelSize
 from voxelworks.protocol.messages import PICTURE_BYTES_MAX
+from voxelworks.testing.independent_volumes import VolumeLayer, write_annotation
 from voxelworks.volumes.dataset import Dataset
 from voxelworks.workflows import get_workflow
 from voxelworks.workflows._training import _cut_end, curves_of, picture_of
@@ -210,6 +218,123 @@ def test_training_takes_the_boxes_that_were_labelled_for_it(tmp_path, monkeypatc
     voxelworks.run("train_instance_model", boxes=[box_of(tmp_path)], target=str(tmp_path / "model"), steps=1)
     told = capsys.readouterr().err
     assert all(f"truth {box}: " in told for box in boxes)
+
+
+def annotate(tmp_path, labels, name="annotation.zip", boxes=(), **more):
+    """Paint labels (z, y, x), in mag 1 of a dataset that begins at 0, in buckets of 16^3."""
+    whole = np.zeros([-(-side // 16) * 16 for side in labels.shape], labels.dtype)
+    whole[tuple(map(slice, labels.shape))] = labels
+    z, y, x = (side // 16 for side in whole.shape)
+    buckets = {
+        (i, j, k): whole[16 * k : 16 * k + 16, 16 * j : 16 * j + 16, 16 * i : 16 * i + 16]
+        for i, j, k in np.ndindex(x, y, z)
+    }
+    layer = VolumeLayer({"1": buckets}, **{"name": "Cells", "fallback": None, **more})
+    return str(write_annotation(tmp_path / name, [layer], boxes=boxes, dataset="image"))
+
+
+def test_what_was_painted_in_the_boxes_of_an_annotation_teaches_as_a_layer_does(
+    tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setitem(networks._FEATURES, "small", (2, 2))
+    truth = balls(SHAPE, CENTRES)
+    write_image(tmp_path / "image", truth)
+    boxes = [(0, 0, 0, 32, 32, 32), (12, 2, 0, 32, 32, 32)]
+    train = {"structure": "balls", "steps": 2, "evaluate_every": 1}
+    layers = [box_of(tmp_path, box=",".join(map(str, box))) for box in boxes]
+    expected = voxelworks.run("train_instance_model", boxes=layers, target=str(tmp_path / "a"), **train)
+    annotation = annotate(tmp_path, truth, boxes=boxes)
+    capsys.readouterr()
+    painted = {"image": f"{tmp_path}/image/color", "annotation": annotation}
+    found = voxelworks.run("train_instance_model", boxes=[painted], target=str(tmp_path / "b"), **train)
+    told = capsys.readouterr().err
+    assert "annotation annotation.zip 12,2,0,32,32,32: 5 objects" in told
+    alike = ("score", "best_step", "training_loss", "validation_loss")
+    assert [found[name] for name in alike] == [expected[name] for name in alike]
+    data = read_package(tmp_path / "b").facts.training_data
+    assert data == (f"{tmp_path}/image/color with annotation annotation.zip",)
+    # Over a layer what was painted takes the place of what is below, and the rest shows through.
+    covered = np.where(np.arange(SHAPE[2]) < 16, truth, 0).astype(np.uint32)
+    half = VolumeLayer(
+        {
+            "1": {
+                (0, j, k): np.pad(covered, ((0, 0), (0, 14), (0, 4)))[
+                    16 * k : 16 * k + 16, 16 * j : 16 * j + 16, :16
+                ]
+                for j, k in np.ndindex(3, 2)
+            }
+        },
+        name="Cells",
+        fallback="truth",
+    )
+    over = write_annotation(tmp_path / "over.zip", [half], boxes=boxes, dataset="image")
+    painted["annotation"] = str(over)
+    found = voxelworks.run("train_instance_model", boxes=[painted], target=str(tmp_path / "c"), **train)
+    assert [found[name] for name in alike] == [expected[name] for name in alike]
+
+
+def test_an_annotation_to_learn_from_needs_boxes_and_voxels(tmp_path):
+    truth = balls(SHAPE, CENTRES)
+    write_image(tmp_path / "image", truth)
+    image, made = f"{tmp_path}/image/color", str(tmp_path / "model")
+    boxes = [(0, 0, 0, 32, 32, 32)]
+    kept = sorted(tmp_path.iterdir())
+
+    def refused(error, words, **box):
+        with pytest.raises(error, match=words):
+            voxelworks.run(
+                "train_instance_model",
+                boxes=[{"image": image, **box}],
+                target=made,
+                structure="balls",
+                steps=1,
+            )
+        for path in set(tmp_path.iterdir()) - set(kept):
+            path.unlink()
+
+    refused(InvalidParams, "give either truth, a segmentation layer .* or annotation")
+    refused(InvalidParams, "give either truth", truth=f"{tmp_path}/image/truth", annotation="a.zip")
+    refused(InvalidParams, "is one of an annotation", truth=f"{tmp_path}/image/truth", volume_layer="Cells")
+    refused(
+        InvalidAnnotation,
+        "no box is drawn in annotation annotation.zip",
+        annotation=annotate(tmp_path, truth),
+    )
+    outside = annotate(tmp_path, truth, boxes=[(20, 0, 0, 32, 32, 32)])
+    refused(InvalidGeometry, "the part inside it is 20,0,0,24,32,32", annotation=outside)
+    erased = annotate(tmp_path, np.zeros_like(truth), boxes=boxes)
+    refused(InvalidInput, "nothing is labelled in box 0,0,0,32,32,32 of annotation", annotation=erased)
+    other = annotate(tmp_path, truth, boxes=boxes)
+    refused(
+        InvalidAnnotation,
+        "has no volume layer 'Axons'; it has 'Cells'",
+        annotation=other,
+        volume_layer="Axons",
+    )
+    below = annotate(tmp_path, truth, boxes=boxes, fallback="truth")
+    refused(MagNotFound, "mag '?2", annotation=below, mag="2-2-2")
+
+
+def test_labels_are_taken_from_the_mag_that_is_chosen(tmp_path, monkeypatch):
+    monkeypatch.setitem(networks._FEATURES, "small", (2, 2))
+    truth = balls((66, 68, 88), [tuple(2 * at for at in centre) for centre in CENTRES], radius=14)
+    write_image(tmp_path / "image", truth, voxel_nm=(5, 5, 5))
+    dataset = Dataset.open(tmp_path / "image")
+    coarse = Box((0, 0, 0), (44, 34, 33))
+    dataset.layer("truth").add_mag(Mag(2, 2, 2), shard_zyx=(64, 64, 64)).write(
+        coarse, np.ascontiguousarray(truth[::2, ::2, ::2])
+    )
+    dataset.write_metadata()
+    voxelworks.run(
+        "train_instance_model", boxes=[box_of(tmp_path, mag="2-2-2")], target=str(tmp_path / "model"), steps=1,
+        structure="balls",
+    )  # fmt: skip
+    assert read_package(tmp_path / "model").facts.voxel_size == ISOTROPIC
+    with pytest.raises(MagNotFound, match="truth"):
+        voxelworks.run(
+            "train_instance_model", boxes=[box_of(tmp_path, mag="4-4-4")], target=str(tmp_path / "none"), steps=1,
+            structure="balls",
+        )  # fmt: skip
 
 
 def test_training_needs_labels_of_some_size(tmp_path):

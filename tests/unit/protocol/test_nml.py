@@ -16,7 +16,7 @@ WHOLE = """<?xml version="1.0" encoding="utf-8"?>
     <experiment name="cortex ü" organization="neuro"/>
     <scale x="4" y="4" z="40" unit="nanometer"/>
     <userBoundingBox id="1" name="box" topLeftX="1" topLeftY="2" topLeftZ="-3" width="4" height="5" depth="6"/>
-    <userBoundingBox id="2" topLeftX="0" topLeftY="0" topLeftZ="0" width="1" height="1" depth="1"/>
+    <taskBoundingBox topLeftX="0" topLeftY="0" topLeftZ="0" width="1" height="1" depth="1"/>
   </parameters>
   <thing id="1" name="tree &amp; more">
     <nodes><node id="1" x="1.5" y="2" z="3"/><node id="2" x="4" y="5" z="6"/></nodes>

@@ -99,8 +99,6 @@ RUN_ROUTES: Mapping[str, RunRoute] = {
 
 _INFERENCE = {"colorLayerName": "layer_name", "boundingBox": "bbox", "aiModelId": "model_id"}
 AI_ROUTES: Mapping[str, RunRoute] = {
-    "runNeuronModelTraining": RunRoute("train_neuron_model", ("trainingAnnotations", "name")),
-    "runInstanceModelTraining": RunRoute("train_instance_model", ("trainingAnnotations", "name")),
     "inferences/runNeuronModelInference": RunRoute(
         "infer_neurons",
         ("datasetId", "colorLayerName", "boundingBox", "newDatasetName"),

@@ -148,7 +148,7 @@ async def run(context: Here, who: Who, request: Request, route: str, dataset_id:
 
 @router.post("/aiModels/{route:path}", response_model_exclude_none=True)
 async def run_ai(context: Here, who: Who, request: Request, route: str) -> ForeignJob:
-    """Start a segmentation as the newest clients ask for it. Trainings are started on their pages."""
+    """Start a segmentation as the newest clients ask for it."""
     given = read_body(await request.body())
     return await run_in_threadpool(_run_ai, context, who, route, given)
 

@@ -14,9 +14,9 @@ REFUSALS: dict[int | str, dict[str, Any]] = {
     "4XX": {"model": Refusal, "description": "Refused: the messages say why."}
 }
 
-# Workers first: their `/jobs/request` is no id of a job.
+# Workers first: their `/jobs/request` is no id of a job. Models before jobs, which take all other routes below theirs.
 ROUTERS: tuple[APIRouter, ...] = (
-    worker.router, jobs.router, ai_models.router, credits.router, people.router, datasets.router, service.router,
+    worker.router, ai_models.router, jobs.router, credits.router, people.router, datasets.router, service.router,
 )  # fmt: skip
 
 
