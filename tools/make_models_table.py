@@ -41,6 +41,8 @@ def tables(figures: Json) -> str:
         parts += ["### Neurons", neurons(figures)]
     if "fine_tuning" in figures:
         parts += ["### Trained further on two boxes", fine_tuning(figures["fine_tuning"])]
+    if "tilings" in figures:
+        parts += ["### Cut into other parts", tilings(figures["tilings"])]
     parts += ["### Training", training(figures)]
     return "\n\n".join(parts)
 
@@ -113,6 +115,22 @@ def fine_tuning(figures: Json) -> str:
         f"{' and '.join(figures['boxes'])}, scored in {figures['test']}."
     )
     return f"{about}\n\n{_table(head, rows)}"
+
+
+def tilings(figures: Json) -> str:
+    head = ["Model", "Data", "Patches (x,y,z), blocks", "VOI", "Voxels that differ", "Objects"]
+    rows = [
+        [
+            model,
+            item["data"],
+            "; ".join(f"{','.join(map(str, one['patch']))}, {one['block']}³" for one in item["tilings"]),
+            f"{item['voi']:.4f}",
+            f"{item['foreground']:.3%}",
+            ", ".join(f"{count:,}" for count in item["objects"]),
+        ]
+        for model, item in sorted(figures.items())
+    ]
+    return _table(head, rows)
 
 
 def training(figures: Json) -> str:

@@ -90,7 +90,9 @@ def main() -> None:
         )
     if arguments.steps is not None:
         recipe["steps"] = arguments.steps
-    found = voxelworks.run(workflow, boxes=boxes, target=arguments.model, seed=SEED, **recipe)
+    found = voxelworks.run(
+        workflow, boxes=boxes, target=arguments.model, seed=SEED, from_zero=True, **recipe
+    )  # fmt: skip
     Path(f"{arguments.model}.json").write_text(json.dumps({**found, "seed": SEED}) + "\n", encoding="utf-8")
     print(found)
 

@@ -52,15 +52,15 @@ _ROWS_PER_RANGE = 2**20
 _ROWS_AT_ONCE = 2**22
 _FEWER = "choose a smaller box"
 
-INSTANCE_SMOOTHING = 1
-NEURON_SMOOTHING = 2
-"""How often heights are averaged along the axis with the shortest voxels; see `smoothing`."""
-NEURON_DEPTH = 0.02
+SMOOTHING = 1
+"""How often heights are averaged along the axis with the shortest voxels; see `smoothing`. Neurons are thin: more joins
+some over their membranes, and no affinity parts these again."""
+NEURON_DEPTH = 0.003
 """Fragments of neurons are joined where the lower top is less than this above the way between them."""
 NEURON_TOP_MIN = 0.5
 """Lower tops lie in membranes: their fragments are given to a neighbour, so that neurons fill space."""
-LONG_WEIGHT = 0.25
-"""What an affinity at a longer offset counts: there are more of them, and they are less certain."""
+REACH_NM = 45.0
+"""Affinities at longer offsets teach a network to look around, but say little of whether fragments belong together."""
 
 
 @dataclass(frozen=True)
@@ -407,7 +407,10 @@ class AddAffinities:
     """Add up the affinities between the fragments of a block and others."""
 
     predictions: Predicted
+    channels: tuple[int, ...]
+    """What is looked at."""
     offsets: tuple[Zyx, ...]
+    """Of these channels."""
     fragments: Partition
     folder: str
 
@@ -419,9 +422,14 @@ class AddAffinities:
             zyx(map(sum, zip(box.shape_zyx, before, after, strict=True))),
         ).intersect(self.predictions.box)
         start = zyx(a - b for a, b in zip(box.start_zyx, around.start_zyx, strict=True))
-        pairs = region_graph.add_affinities(
-            self.fragments.read(around)[0], self.predictions.read(box), self.offsets, start
+        first, stop = min(self.channels), max(self.channels) + 1
+        part = replace(
+            self.predictions, channel_index=self.predictions.channel_index + first, channel_count=stop - first
         )
+        affinities = part.read(box)
+        if stop - first > len(self.channels):
+            affinities = affinities[[channel - first for channel in self.channels]]
+        pairs = region_graph.add_affinities(self.fragments.read(around)[0], affinities, self.offsets, start)
         return write_run(Path(self.folder), f"pairs-{box}", pairs)
 
 
@@ -446,11 +454,10 @@ class Agglomerate:
     fragment_count: int
     folder: str
 
-    def __call__(self, long_weight: float) -> Run:
+    def __call__(self, name: str) -> Run:
         folder = Path(self.folder)
         pairs = np.concatenate([np.empty(0, PAIR), *(open_run(folder, PAIR, run) for run in self.runs)])
-        joins = agglomeration.agglomerate(pairs, self.fragment_count, long_weight=long_weight)
-        return write_run(folder, "joins", joins)
+        return write_run(folder, name, agglomeration.agglomerate(pairs, self.fragment_count))
 
 
 @dataclass(frozen=True)
@@ -481,7 +488,7 @@ def segment(
     rules: PostProcessing | None = None,
     *,
     fills_space: bool = True,
-    block: Vec3 = BLOCK,
+    block: Vec3 | None = None,
 ) -> Partition | Neurons:
     """Make a segmentation of predictions. It is the same for any blocks.
 
@@ -505,7 +512,7 @@ def segment(
         Whether every voxel belongs to a neuron, also those of membranes; otherwise those whose mean affinity with their
         neighbours is below the threshold of the rules belong to none.
     block
-        Voxels (x, y, z) that are looked at together.
+        Voxels (x, y, z) that are looked at together; by default `BLOCK`.
 
     Raises
     ------
@@ -515,7 +522,7 @@ def segment(
         If a rule cannot be followed.
     ResourcesExceeded
     """
-    rules = rules or facts.post_processing
+    rules, block = rules or facts.post_processing, block or BLOCK
     if facts.task == "affinities":
         return _segment_neurons(job, name, predictions, facts, voxel_size, rules, fills_space, block)
     return _segment_instances(job, name, predictions, facts, voxel_size, rules, block)
@@ -533,7 +540,7 @@ def _segment_instances(
     if facts.task == "semantic":
         heights = InstanceHeights(predictions, foreground, None, threshold)
     else:
-        passes = smoothing(voxel_size, INSTANCE_SMOOTHING)
+        passes = smoothing(voxel_size, SMOOTHING)
         heights = InstanceHeights(predictions, foreground, _channel(facts, "distance"), threshold, passes)
         depth, height_min = _depths(facts, rules)
         chosen = replace(chosen, depth=depth, height_min=height_min)
@@ -546,7 +553,7 @@ def _segment_neurons(
 ) -> Neurons:  # fmt: skip
     offsets = _offsets(facts)
     lowest = 0 if fills_space else 1 + round(rules.threshold * HEIGHT_OF_ONE)
-    heights = AffinityHeights(predictions, offsets, smoothing(voxel_size, NEURON_SMOOTHING), lowest)
+    heights = AffinityHeights(predictions, offsets, smoothing(voxel_size, SMOOTHING), lowest)
     chosen = Rules(
         depth=max(1, round(NEURON_DEPTH * HEIGHT_OF_ONE)),
         height_min=1 + round(NEURON_TOP_MIN * HEIGHT_OF_ONE),
@@ -554,12 +561,14 @@ def _segment_neurons(
     )
     found = _find_objects(job, name, heights, chosen, block)
     folder, voxels = Path(found.folder), predictions.box.voxel_count
+    channels = _near(offsets, voxel_size)
+    near = tuple(offsets[channel] for channel in channels)
     runs = job.process(
         f"{name}: affinities between fragments",
         [(str(box), box) for box in found.tiling.blocks],
-        AddAffinities(predictions, offsets, found, found.folder),
+        AddAffinities(predictions, channels, near, found, found.folder),
         units=voxels,
-        memory_bytes_per_item=_affinity_bytes(predictions, offsets, block),
+        memory_bytes_per_item=_affinity_bytes(predictions, near, block),
         result_type=Run,
         is_intact=partial(is_intact, folder, PAIR),
     )
@@ -581,7 +590,7 @@ def _segment_neurons(
         pair_count * (PAIR.itemsize + agglomeration.BYTES_PER_PAIR) + count * agglomeration.BYTES_PER_FRAGMENT
     )
     (run,) = _single(
-        job, f"{name}: joining fragments", Agglomerate(tuple(merged), count, found.folder), LONG_WEIGHT, voxels // 50,
+        job, f"{name}: joining fragments", Agglomerate(tuple(merged), count, found.folder), "joins", voxels // 50,
         memory_bytes, Run, partial(is_intact, folder, JOIN),
     )  # fmt: skip
     joins = np.array(open_run(folder, JOIN, run))
@@ -708,6 +717,17 @@ def _offsets(facts: ModelFacts) -> tuple[Zyx, ...]:
     return offsets
 
 
+def _near(offsets: Sequence[Zyx], voxel_size: VoxelSize) -> tuple[int, ...]:
+    """Choose the channels that say whether fragments belong together."""
+    lengths = voxel_size.zyx
+    return tuple(
+        channel
+        for channel, offset in enumerate(offsets)
+        if region_graph.is_short(offset)
+        or math.hypot(*(step * length for step, length in zip(offset, lengths, strict=True))) <= REACH_NM
+    )
+
+
 def _voxels(volume_nm3: float, voxel_size: VoxelSize, rounded: Callable[[float], int]) -> int:
     # A volume of whole voxels is that many, also where the product of the lengths is a little off.
     return rounded(round(volume_nm3 / math.prod(voxel_size.zyx), 6))
@@ -715,7 +735,7 @@ def _voxels(volume_nm3: float, voxel_size: VoxelSize, rounded: Callable[[float],
 
 def _climb_bytes(predictions: Predicted, block: Vec3) -> int:
     """Give the memory for a block: predictions, heights and sums before and after smoothing, numbers, directions."""
-    voxels = math.prod(edge + 2 * (NEURON_SMOOTHING + 2) for edge in block)
+    voxels = math.prod(edge + 2 * (SMOOTHING + 2) for edge in block)
     return voxels * (predictions.channel_count + 24) + 2**27
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from voxelworks.protocol.models import PostProcessing
 from voxelworks.workflows import Job, PerGigavoxel, workflow
 from voxelworks.workflows._training import (
@@ -15,10 +17,16 @@ from voxelworks.workflows._training import (
 )
 
 _RULE = SizeRule("neurons", "models of neurons")
+_RULES = PostProcessing(size_min_nm3=500_000, agglomeration_threshold=0.45)
+"""Best on parts of `neuron_fib25` that were learned from or chose the weights; see decision 0028."""
 
 
 class TrainNeuronModelParams(TrainingParams):
     """What a model of neurons is trained on, and how."""
+
+    @classmethod
+    def shipped_start(cls, _given: Mapping[str, object]) -> str | None:
+        return "neurons"
 
 
 @workflow(
@@ -40,5 +48,5 @@ def train_neuron_model(params: TrainNeuronModelParams, job: Job) -> TrainedModel
     """
     return train(
         params, job, task="affinities", structure="neurons", rule=_RULE,
-        post_processing_of=lambda _radius_nm: PostProcessing(),
+        post_processing_of=lambda _radius_nm: _RULES,
     )  # fmt: skip

@@ -213,8 +213,8 @@ def test_a_job_opens_models_by_folder_zip_and_name(tmp_path, package, settings):
     opened = [job.open_model(ModelRef(text)) for text in (str(package), archive, "mito")]
     assert {model.facts for model in opened} == {read_package(package).facts}
     assert [model.folder.parent for model in opened[::2]] == [tmp_path, settings.models_dir]
-    with pytest.raises(ModelNotFound, match=r"no model 'neurons' on this machine; installed are .*mito"):
-        job.open_model(ModelRef("neurons"))
+    with pytest.raises(ModelNotFound, match=r"no model 'axons' on this machine; installed are .*mito"):
+        job.open_model(ModelRef("axons"))
     (settings.models_dir / "mito" / "voxelworks.json").write_text(json.dumps({}))
     with pytest.raises(InvalidModel, match="title"):
         job.open_model(ModelRef("mito"))

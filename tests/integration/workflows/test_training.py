@@ -128,6 +128,11 @@ def test_training_starts_from_the_shipped_model_unless_it_begins_at_zero():
     assert declared.parse({**given, "start_from": "mine"}).start_from == "mine"
     with pytest.raises(InvalidParams, match="start_from is mine and from_zero is set; give one of them"):
         declared.parse({**given, "start_from": "mine", "from_zero": True})
+    neurons = get_workflow("train_neuron_model")
+    given = {"boxes": given["boxes"], "target": "made"}
+    assert neurons.parse(given).start_from == "neurons"
+    assert neurons.parse({**given, "from_zero": True}).start_from is None
+    given["structure"] = "nuclei"
     # What begins with the shipped mitochondria may not be used commercially: that is to be chosen.
     assert declared.parse({**given, "structure": "mitochondria"}).start_from is None
 
@@ -349,6 +354,7 @@ def test_training_needs_labels_of_some_size(tmp_path):
 
     small = "has 20x34x32 voxels of 10,10,10 nm, and models of objects need boxes of at least 32x32x32"
     refused(InvalidGeometry, small, box="0,0,0,20,34,32")
+    train["from_zero"] = True
     small = "has 44x34x32 voxels of 10,10,10 nm, and models of neurons need boxes of at least 85x85x30"
     refused(InvalidGeometry, small, workflow="train_neuron_model")
     refused(InvalidInput, "nothing is labelled in box 12,2,0,32,32,32", box="12,2,0,32,32,32")

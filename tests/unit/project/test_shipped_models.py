@@ -20,7 +20,7 @@ BYTES_MAX = 10 * 2**20
 def test_models_are_found_by_their_names():
     roots = Settings().model_roots
     assert {folder.parent for folder in PLACES} <= set(roots)
-    assert {"mitochondria", "nuclei"} <= {folder.name for folder in PLACES}
+    assert {"mitochondria", "neurons", "nuclei"} <= {folder.name for folder in PLACES}
 
 
 @pytest.mark.parametrize("folder", PLACES, ids=lambda folder: folder.name)
