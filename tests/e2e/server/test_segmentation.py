@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import numpy as np
 import pytest
 
 from ball_networks import balls, write_image
+from voxelworks.testing.independent_volumes import VolumeLayer, write_annotation
 
 pytestmark = pytest.mark.browser
 playwright = pytest.importorskip("playwright.sync_api")
@@ -64,3 +66,21 @@ def test_a_person_trains_a_model_and_segments_with_it(site, open_page):
     submit(page)
     *_, evaluated = site.client.list_jobs(workflow="evaluate_segmentation").jobs
     assert evaluated.result.value["iou"] > 0.5
+
+
+def test_a_person_trains_on_what_was_painted_in_an_annotation(site, open_page, tmp_path):
+    painted = np.zeros((64, 64, 64), np.uint32)
+    painted[:32, :34, :44] = balls(SHAPE, TRAINED)
+    layer = VolumeLayer({"1": {(0, 0, 0): painted}}, name="Cells", fallback=None)
+    file = write_annotation(tmp_path / "cells.zip", [layer], boxes=[(0, 0, 0, 44, 34, 32)], dataset="trained")
+    made = site.client.upload_annotation(file, dataset="trained")
+    page = open_page("/workflows/train_instance_model/new")
+    page.locator("#input-image-0").fill("trained/color")
+    page.locator("#input-annotation-0").select_option(made.id)
+    page.locator("#input-target").fill("painted")
+    page.locator("#input-structure").fill("balls")
+    page.locator("#input-steps").fill("2")
+    submit(page)
+    page.locator("#open-result").click()
+    page.wait_for_url("**/models/*")
+    playwright.expect(page.get_by_role("main")).to_contain_text(f"trained/color with annotation {made.id}")
