@@ -19,6 +19,7 @@ JOB_STATES: tuple[JobState, ...] = (
     "queued", "claimed", "running", "cancelling", "succeeded", "failed", "cancelled",
 )  # fmt: skip
 TERMINAL_STATES: frozenset[JobState] = frozenset({"succeeded", "failed", "cancelled"})
+UNENDED_STATES: tuple[JobState, ...] = tuple(state for state in JOB_STATES if state not in TERMINAL_STATES)
 
 Publication = Literal["none", "pending", "published", "failed"]
 """Whether the files of a result can be seen: `none` if it has none (or not yet), `failed` if the target was taken."""

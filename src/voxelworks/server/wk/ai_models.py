@@ -19,12 +19,12 @@ from voxelworks.errors import InvalidInput, ModelNotFound, NotFound, TargetExist
 from voxelworks.protocol.foreign import foreign_id, native_id
 from voxelworks.protocol.messages import Json
 from voxelworks.protocol.people import Principal
-from voxelworks.protocol.views import AnnotationView, DatasetView, JobView, ModelView
+from voxelworks.protocol.views import UNENDED_STATES, AnnotationView, DatasetView, JobView, ModelView
 from voxelworks.server.api import models as api
 from voxelworks.server.context import Context, Here, Who
 from voxelworks.server.origin import BASE_PATH
 from voxelworks.server.wk.datasets import DATA_STORE
-from voxelworks.server.wk.jobs import newest_jobs
+from voxelworks.server.wk.jobs import JOBS_MAX
 from voxelworks.server.wk.models import AiModel, AiModelUser, DataStore, ForeignJob, ForeignVoxelSize
 from voxelworks.server.wk.translate import JobWriter, command_of, split_name
 
@@ -195,8 +195,14 @@ def _in_training(context: Context, session: Session, request: Request, who: Prin
     """Give what will become models, for those who may see the jobs."""
     if not accounts.is_allowed(who, Action.SEE_OWN_JOBS):
         return []
-    views = [view for name in TRAININGS for view in newest_jobs(session, context, who, name)]
-    under_way = [view for view in views if not view.is_ended or view.publication == "pending"]
+    under_way = [
+        view
+        for name in TRAININGS
+        for view in jobs.list_jobs(
+            session, by=who, settings=context.settings, workflow=name, organization_id=who.organization_id,
+            states=UNENDED_STATES, limit=JOBS_MAX,
+        ).jobs
+    ]  # fmt: skip
     return [_write_training(session, request, who, view) for view in under_way]
 
 
