@@ -1,19 +1,18 @@
-"""Measure whole segmentations against the network alone. Needs the extra `train`, which makes the networks.
+"""Measure whole segmentations with the shipped models against the network alone.
 
-    python benchmarks/inference.py                                   256 voxels on each axis, 2 rounds
-    python benchmarks/inference.py --edge 128 --rounds 1 --output try.json
+    python benchmarks/inference.py                                   320 voxels on each axis, 2 rounds
+    python benchmarks/inference.py --edge 192 --rounds 1 --output try.json
 
-Writes docs/figures/inference.json and the table of docs/benchmarks.md. The networks are those that are trained for the
-CPU, with weights by chance: how fast they are does not depend on what they learned. The floor is ONNX Runtime with as
-many processes of one thread each, on as many patches of the same size, and nothing else. In every round each program
-runs once for each network, one after the other.
+Writes docs/figures/inference.json and the table of docs/benchmarks.md. Neurons are those of the sample that comes with
+Voxelworks, nuclei are drawn, both repeated as in a mirror until the cube is full: how much is to do behind a network
+depends on what it finds. The floor is ONNX Runtime with as many processes of one thread each, on as many patches of the
+same size, and nothing else. In every round each program runs once for each network, one after the other.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import math
 import shlex
 import sys
 from dataclasses import asdict
@@ -23,7 +22,9 @@ from itertools import product
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import numpy as np
 import table
+import tifffile
 from bench import (
     FLOORS,
     START_UP_SIZE,
@@ -36,67 +37,79 @@ from bench import (
     voxelworks_command,
 )
 from measure import Cost
+from numpy.typing import NDArray
+
+import voxelworks
+from voxelworks.ai.inference import Grid
+from voxelworks.ai.package import ModelPackage, read_package
 
 PROGRAMS = ("floor", "voxelworks")
 PROCESSES = 2
 FIGURES = table.DOCS / "figures" / "inference.json"
-NETWORKS = {"instances": ("foreground", "distance"), "affinities": tuple("abcdefghi")}
-"""What the networks give; nine affinities, to the next voxel and to two at a distance on each axis."""
-PATCH, BORDER = 96, 16
+MODELS = ("nuclei", "neurons")
+TRAINING = Path(__file__).resolve().parent.parent / "training"
 
 
 class InferenceBench(Bench):
     """Runs the network alone, or the whole job."""
 
-    def make_models(self) -> None:
-        """Make the networks, unless they are there."""
-        from voxelworks.ai.exporting import export_onnx
-        from voxelworks.ai.networks import Architecture, ResidualUNet
-        from voxelworks.ai.package import write_package
-        from voxelworks.ai.targets import offsets_for
-        from voxelworks.geometry import VoxelSize
-        from voxelworks.protocol.models import ModelFacts
+    def image(self, model: str, size: tuple[int, int, int]) -> Path:
+        """Make a dataset with what a model is for, unless it is there."""
+        folder = self.work / f"{model}-{'x'.join(map(str, size))}"
+        if folder.exists():
+            return folder
+        from voxelworks.geometry import Box, Mag
+        from voxelworks.volumes.dataset import Dataset
 
-        size = VoxelSize(8, 8, 8)
-        for task, outputs in NETWORKS.items():
-            folder = self.model(task)
-            if folder.exists():
-                continue
-            architecture = Architecture.plan(1, len(outputs), size, "small")
-            weights = self.work / f"{task}.onnx"
-            export_onnx(architecture, ResidualUNet(architecture).state_dict(), weights, (16, 16, 16))
-            facts = ModelFacts(
-                title=task, task=task, structure="noise", voxel_size=size, voxel_size_min=size, voxel_size_max=size,
-                outputs=outputs, offsets=offsets_for(size, (0, 30, 90)) if task == "affinities" else (),
-                distance_scale_nm=100, patch=(PATCH,) * 3, border=(BORDER,) * 3, step=(8, 8, 8),
-            )  # fmt: skip
-            write_package(folder, facts, weights)
+        voxels = drawn_nuclei() if model == "nuclei" else sample_neurons()
+        missing = [(0, max(0, side - own)) for side, own in zip(size[::-1], voxels.shape, strict=True)]
+        whole = np.pad(voxels, missing, mode="symmetric")[tuple(slice(side) for side in size[::-1])]
+        dataset = Dataset.create(folder, shipped(model).facts.voxel_size)
+        box = Box((0, 0, 0), size)
+        layer = dataset.add_layer("image", "color", whole.dtype.name, 1, box)
+        layer.add_mag(Mag(1, 1, 1)).write(box, np.ascontiguousarray(whole))
+        dataset.write_metadata()
+        return folder
 
-    def model(self, task: str) -> Path:
-        return self.work / f"model-{task}"
-
-    def run(self, task: str, size: tuple[int, int, int], program: str) -> Cost:
+    def run(self, model: str, size: tuple[int, int, int], program: str) -> Cost:
         if program == "floor":
-            core = PATCH - 2 * BORDER
-            patches = math.prod(-(-edge // core) for edge in size)
-            weights = str(self.model(task) / "weights.onnx")
-            command = [sys.executable, str(FLOORS / "predict_floor.py"), weights, f"{PATCH},{PATCH},{PATCH}"]
-            return self.measure([*command, str(patches), str(PROCESSES)], PROCESSES)
-        case = self.case("infer", "image", size)
-        names = ["--dataset", str(case.dataset), "--layer", "image", "--model", str(self.model(task))]
+            package = shipped(model)
+            grid = Grid.plan(size[::-1], package.facts)
+            patch = ",".join(map(str, grid.patch_zyx))
+            command = [sys.executable, str(FLOORS / "predict_floor.py"), str(package.weights), patch]
+            return self.measure([*command, str(len(grid.cores)), str(PROCESSES)], PROCESSES)
+        names = ["--dataset", str(self.image(model, size)), "--layer", "image"]
         target = ["--target", str(self.target("segmented"))]
-        return self.measure([*voxelworks_command("infer_with_model", PROCESSES), *names, *target], PROCESSES)
+        return self.measure([*voxelworks_command(f"infer_{model}", PROCESSES), *names, *target], PROCESSES)
+
+
+def shipped(model: str) -> ModelPackage:
+    return read_package(Path(voxelworks.__file__).parent / "models_shipped" / model)
+
+
+def sample_neurons() -> NDArray[np.uint8]:
+    """Read the sections of the sample (z, y, x)."""
+    folder = Path(voxelworks.__file__).parent / "sample" / "raw"
+    return np.stack([tifffile.imread(path) for path in sorted(folder.glob("*.tif"))])
+
+
+def drawn_nuclei() -> NDArray[np.uint16]:
+    """Draw nuclei (z, y, x), on voxels that are about as long on all axes."""
+    sys.path.insert(0, str(TRAINING))
+    from synthetic import VOXEL_NM, nuclei
+
+    image, _, thickness_nm = nuclei(0)
+    return image.repeat(max(1, round(thickness_nm / VOXEL_NM)), axis=0)
 
 
 def measure_all(bench: InferenceBench, edge: int, rounds: int) -> list[Series]:
     """Run everything in turns."""
-    bench.make_models()
     size = (edge, edge, edge)
-    bench.case("infer", "image", size)
-    for task in NETWORKS:
-        bench.run(task, START_UP_SIZE, "voxelworks")  # compiles
+    for model in MODELS:
+        bench.image(model, size)
+        bench.run(model, START_UP_SIZE, "voxelworks")  # compiles
     series = [
-        Series(task, "image", size, program, PROCESSES) for task, program in product(NETWORKS, PROGRAMS)
+        Series(model, "image", size, program, PROCESSES) for model, program in product(MODELS, PROGRAMS)
     ]
     run_in_turns([(item, partial(bench.run, item.work, size, item.program)) for item in series], rounds)
     return series
@@ -104,7 +117,7 @@ def measure_all(bench: InferenceBench, edge: int, rounds: int) -> list[Series]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--edge", type=int, default=256, help="voxels along each axis")
+    parser.add_argument("--edge", type=int, default=320, help="voxels along each axis")
     parser.add_argument("--rounds", type=int, default=2, help="how often everything is measured")
     parser.add_argument(
         "--work", type=Path, help="folder for volumes and networks; by default a temporary one"
@@ -124,7 +137,10 @@ def main() -> None:
             "commit": describe_commit(),
             "versions": describe_versions(),
             "machine": describe_machine(work),
-            "patch": [PATCH, BORDER],
+            "patches": {
+                model: [list(Grid.plan((options.edge,) * 3, facts).patch_zyx[::-1]), list(facts.border)]
+                for model, facts in ((model, shipped(model).facts) for model in MODELS)
+            },
             "values": [asdict(item) for item in series],
         }
     (options.output or FIGURES).write_text(json.dumps(figures, indent=1) + "\n")

@@ -246,11 +246,14 @@ def inference_table(figures: Json) -> str:
     """Give what the file of segmentations with networks shows, as Markdown."""
     machine, values = figures["machine"], figures["values"]
     commit, changed = figures["commit"].rstrip("+")[:12], " with changes" * figures["commit"].endswith("+")
-    patch, border = figures["patch"]
+    patches = "; ".join(
+        f"{model} {','.join(map(str, patch))}, of which {','.join(map(str, border))} at each side are not used"
+        for model, (patch, border) in figures["patches"].items()
+    )
     about = (
         f"`{figures['command']}` on {figures['date'][:10]}, commit `{commit}`{changed}: medians of "
         f"{len(values[0]['wall_s'])} interleaved runs with {values[0]['processes']} processes of one thread, in "
-        f"seconds; patches of {patch} voxels on each axis, of which {border} at each side are not used.\n"
+        f"seconds. Patches (x,y,z): {patches}.\n"
         f"Machine: {machine['processor']}, {machine['cores']} cores, {machine['memory_gib']:.0f} GiB, "
         f"{machine['system']}, {machine['file_system']}."
     )
@@ -269,7 +272,7 @@ def inference_table(figures: Json) -> str:
                 f"{foreign:.2f}" + (" (not clean)" if foreign > FOREIGN_CORES_MAX else ""),
             ]
         )
-    head = ["Network", "Voxels", "Wall, network alone", "Wall, whole job", "1000 voxels/s"]
+    head = ["Model", "Voxels", "Wall, network alone", "Wall, whole job", "1000 voxels/s"]
     head += [f"Speed / network alone, at least {SPEED_MIN}", "Peak MiB", "Foreign cores"]
     return f"{about}\n\n{_table(head, rows)}"
 

@@ -294,6 +294,12 @@ def test_membranes_may_belong_to_no_neuron(tmp_path):
     assert sorted({*found["segments"][:, :, 2].flat, *found["segments"][:, :, 20].flat}) == [1, 2]
 
 
+def test_neighbours_and_offsets_up_to_45_nm_say_whether_fragments_belong_together():
+    offsets = ((0, 0, -1), (-1, 0, 0), (0, 0, -5), (0, 4, 0), (-2, 0, 0))
+    assert work._near(offsets, VoxelSize(10, 10, 70)) == (0, 1, 3)
+    assert work._near(offsets, VoxelSize(8, 8, 16)) == (0, 1, 2, 3, 4)
+
+
 def test_rules_that_cannot_be_followed_are_refused(tmp_path):
     array = stored(tmp_path / "predictions", np.zeros((2, 5, 9, 17), np.uint8))
     with pytest.raises(
