@@ -67,7 +67,7 @@ class InferenceBench(Bench):
         dataset = Dataset.create(folder, shipped(model).facts.voxel_size)
         box = Box((0, 0, 0), size)
         layer = dataset.add_layer("image", "color", whole.dtype.name, 1, box)
-        layer.add_mag(Mag(1, 1, 1)).write(box, np.ascontiguousarray(whole))
+        layer.add_mag(Mag(1, 1, 1), shard_zyx=(256, 256, 256)).write(box, np.ascontiguousarray(whole))
         dataset.write_metadata()
         return folder
 

@@ -24,6 +24,7 @@ from voxelworks.ai.devices import INSTALL, take_gpu
 from voxelworks.ai.resampling import apply_matrices, cached_matrix, covered, interpolated, same_length
 from voxelworks.errors import InvalidInput, InvalidModel, ResourcesExceeded
 from voxelworks.geometry import Box, Mag, Vec3, VoxelSize, Zyx
+from voxelworks.ops.probabilities import to_bytes
 from voxelworks.protocol.models import ModelFacts, NormalizationMethod
 from voxelworks.volumes.arrays import MagArray, create_zarr2_array
 from voxelworks.volumes.dataset import Layer
@@ -299,13 +300,12 @@ class PredictPatches:
             slice(edge, edge + count)
             for edge, count in zip(self.grid.border_zyx, core.shape_zyx, strict=True)
         )
-        cropped = found[(slice(None), *part)]
-        if not np.isfinite(cropped).all():
+        probabilities = to_bytes(found[(slice(None), *part)])
+        if probabilities is None:
             raise InvalidModel(
                 "the model gives values that are not numbers; it cannot be used with this layer"
             )
-        result: Probabilities = np.rint(np.clip(cropped, 0, 1) * 255).astype(np.uint8)
-        return result
+        return probabilities
 
 
 def predict_patch(
@@ -464,7 +464,6 @@ class Session:
         options.inter_op_num_threads = 1
         # Spinning threads take the core from the other processes of the job.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        options.enable_cpu_mem_arena = False
         providers: list[Any] = ["CPUExecutionProvider"]
         if device != "cpu":
             require_cuda()

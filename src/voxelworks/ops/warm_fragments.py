@@ -1,13 +1,14 @@
-"""Like `warm`, for blocks in which fragments are found and joined: loads their compiled functions."""
+"""Like `warm`, for blocks of segmentations with networks: loads their compiled functions."""
 
 import numpy as np
 
-from voxelworks.ops import agglomeration, fragments, region_graph
+from voxelworks.ops import agglomeration, fragments, probabilities, region_graph
 
 _OFFSETS = [(1, 0, 0), (0, 1, 0), (0, 0, 1), (0, 0, 2)]
 _VALUES = np.zeros((4, 6, 6, 6), np.uint8)
 _VALUES[:, ::2] = 9
 
+probabilities.to_bytes(np.zeros((1, 4, 4, 4), np.float32)[:, 1:-1, 1:-1, 1:-1])
 _heights = np.ascontiguousarray(fragments.affinity_heights(_VALUES, np.array(_OFFSETS)))
 fragments.smooth(_heights, (1, 1, 1))
 fragments.smooth(_heights, (0, 1, 1))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import field_validator
@@ -47,7 +47,7 @@ _COARSER_MAX = 4
 """Results are made in the finest mag whose voxels are no more than so many times shorter than the network's."""
 _LABEL_BYTES = 4
 _CORES_PER_BLOCK = 4
-"""Patches that one process does one after the other: while one is predicted, the next is read."""
+"""Patches that one process does one after the other at most: while one is predicted, the next is read."""
 _RUNTIME_BYTES = 300 * 2**20
 AGGLOMERATES = "agglomerate_view"
 """Name of the agglomerate file of the fragments of neurons."""
@@ -321,9 +321,7 @@ def predict(
 
     facts = package.facts
     output = inference.create_output(job.folder.scratch / "predictions", grid, len(facts.outputs))
-    cores = grid.cores
-    step = max(1, min(_CORES_PER_BLOCK, len(cores) // (4 * job.slots)))
-    items = [tuple(cores[first : first + step]) for first in range(0, len(cores), step)]
+    items = list(_together(grid.cores, job.slots))
     begun_s = time.monotonic()
     job.process(
         f"{layer.name}: predicting",
@@ -346,6 +344,15 @@ def predict(
     elapsed_s = max(1e-3, time.monotonic() - begun_s)
     job.log(f"{math.prod(grid.size_zyx) / elapsed_s:,.0f} voxels per second")
     return inference.Predictions.on(output, source, layer, box, mag)
+
+
+def _together(cores: Sequence[Box], slots: int) -> Iterator[tuple[Box, ...]]:
+    """Put patches together for one process, fewer and fewer, so that all processes end at about the same time."""
+    first = 0
+    while first < len(cores):
+        count = min(_CORES_PER_BLOCK, -(-(len(cores) - first) // (2 * slots)))
+        yield tuple(cores[first : first + count])
+        first += count
 
 
 def patch_bytes(grid: Grid, facts: ModelFacts) -> int:
