@@ -91,7 +91,7 @@ def make_scene(
     box, position
         Where to look, in voxels of mag 1; a box is also drawn. By default the middle of the largest layer.
     layer_name
-        Show this layer alone; the others are there, but hidden.
+        Show this layer alone; the others are there, but hidden. By default all but the fragments of neurons.
     segment
         Layer and id of a segment that is selected. Other segmentations, which would cover it, are there, but hidden.
 
@@ -115,6 +115,8 @@ def make_scene(
             is_hidden = layer_name not in (None, layer.name) or (
                 segment is not None and layer.category == "segmentation" and layer.name != segment[0]
             )
+            if layer_name is None and segment is None:
+                is_hidden = _is_of_fragments(layer, source)
             layers.append({**shown, "visible": False} if is_hidden else shown)
     if not layers:
         why = "; ".join(left_out) or "it has no layers yet"
@@ -171,6 +173,14 @@ def parse_segment(text: str) -> tuple[str, int]:
     if not layer or not (number.isascii() and number.isdecimal()) or len(number) > 20:
         raise InvalidParams(f"{text[:200]!r} is not a segment; write LAYER/ID, such as segmentation/42")
     return layer, int(number)
+
+
+def _is_of_fragments(layer: LayerProperties, source: DataSource) -> bool:
+    """Whether a layer holds what the segments of another one are made of, and would cover them."""
+    made = layer.name.removesuffix("_fragments")
+    return layer.category == "segmentation" and any(
+        made == other.name != layer.name for other in source.data_layers
+    )
 
 
 def _layer(source: DataSource, layer: LayerProperties, read: Read, files: str) -> dict[str, Any] | str:

@@ -105,6 +105,19 @@ def test_a_segment_is_covered_by_no_other_segmentation():
     assert (shown.contrast, shown.state["selectedLayer"]["layer"]) == ("em", "em")
 
 
+def test_fragments_do_not_cover_the_neurons_that_they_make():
+    layers = [
+        layer(name, "segmentation", "uint32") for name in ("cells", "cells_fragments", "other_fragments")
+    ]
+
+    def visible(**look):
+        return [item["name"] for item in scene(*layers, **look).state["layers"] if item.get("visible", True)]
+
+    assert visible() == ["cells", "other_fragments"]
+    assert visible(layer_name="cells_fragments") == ["cells_fragments"]
+    assert visible(segment=("cells_fragments", 3)) == ["cells_fragments"]
+
+
 def test_segmentations_have_segments():
     [shown] = scene(layer("seg", "segmentation", "uint64")).state["layers"]
     assert shown["type"] == "segmentation"
