@@ -28,7 +28,7 @@ Joins = NDArray[Any]
 """Structured, `JOIN`, in the order in which they were made, so that affinities never rise."""
 
 
-def agglomerate(pairs: Pairs, fragment_count: int, *, long_weight: float = 1.0, floor: float = 0.0) -> Joins:
+def agglomerate(pairs: Pairs, fragment_count: int, *, floor: float = 0.0) -> Joins:
     """Join, again and again, the two objects with the highest mean affinity between them (average linkage).
 
     The affinity of two objects is the mean over all pairs of voxels between them: of direct neighbours, and of those
@@ -43,8 +43,6 @@ def agglomerate(pairs: Pairs, fragment_count: int, *, long_weight: float = 1.0, 
         The region graph.
     fragment_count : int
         Ids are 1 to this.
-    long_weight : float
-        What a pair of voxels at a longer offset counts, next to one of direct neighbours.
     floor : float
         From 0 to 1: what belongs together less is not joined.
 
@@ -54,8 +52,8 @@ def agglomerate(pairs: Pairs, fragment_count: int, *, long_weight: float = 1.0, 
         At most one less than there are fragments: they make a forest.
     """
     first, second = ends_of(pairs)
-    sums = pairs["short_sum"] + long_weight * pairs["long_sum"]
-    weights = pairs["short_count"] + long_weight * pairs["long_count"]
+    sums = (pairs["short_sum"] + pairs["long_sum"]).astype(np.float64)
+    weights = (pairs["short_count"] + pairs["long_count"]).astype(np.float64)
     touches = pairs["short_count"] > 0
     is_used = weights > 0
     first, second, touches = first[is_used], second[is_used], touches[is_used]

@@ -31,6 +31,7 @@ from voxelworks.workflows._heights import (
     HeightMap,
     InstanceHeights,
     Predicted,
+    channels_of,
     grown,
     smoothing,
     within,
@@ -423,10 +424,7 @@ class AddAffinities:
         ).intersect(self.predictions.box)
         start = zyx(a - b for a, b in zip(box.start_zyx, around.start_zyx, strict=True))
         first, stop = min(self.channels), max(self.channels) + 1
-        part = replace(
-            self.predictions, channel_index=self.predictions.channel_index + first, channel_count=stop - first
-        )
-        affinities = part.read(box)
+        affinities = channels_of(self.predictions, first, stop).read(box)
         if stop - first > len(self.channels):
             affinities = affinities[[channel - first for channel in self.channels]]
         pairs = region_graph.add_affinities(self.fragments.read(around)[0], affinities, self.offsets, start)
