@@ -93,13 +93,13 @@ def show(context: Here, request: Request, who: Who, model_id: str) -> AiModel:
         return _write(context, session, request, who, model)
 
 
-@router.post("/aiModels/runNeuronModelTraining", response_model_exclude_none=True)
+@router.post("/aiModels/runNeuronModelTraining")
 def train_neurons(context: Here, request: Request, who: Who, given: AiTraining) -> AiModel:
     """Train a model of neurons; what comes back is not usable before the training has succeeded."""
     return _train(context, request, who, "train_neuron_model", given, {})
 
 
-@router.post("/aiModels/runInstanceModelTraining", response_model_exclude_none=True)
+@router.post("/aiModels/runInstanceModelTraining")
 def train_instances(context: Here, request: Request, who: Who, given: AiTraining) -> AiModel:
     """Train a model of single objects; what comes back is not usable before the training has succeeded."""
     structure = _STRUCTURES.get(given.category or "")
@@ -150,9 +150,9 @@ def _train(
         if any(model.name == given.name and model.organization_id == who.organization_id for model in models):
             raise TargetExists(f"there is a model {given.name!r} already; choose another name")
         boxes = [box for item in given.training_annotations for box in _boxes_of(session, who, item)]
-        params = {"boxes": boxes, "target": given.name, **more}
+        told = {name: value for name, value in more.items() if value is not None}
         view = jobs.submit(
-            session, by=who, workflow=workflow, params={name: value for name, value in params.items() if value},
+            session, by=who, workflow=workflow, params={"boxes": boxes, "target": given.name, **told},
             places=context.places, settings=context.settings, is_foreign=True,
         )  # fmt: skip
         session.flush()

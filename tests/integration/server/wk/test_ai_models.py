@@ -143,6 +143,7 @@ def test_a_training_stands_for_its_model_until_that_is_there(face: Face, route: 
         assert model["category"] == ("em_neurons" if command == "train_neuron_model" else "em_nuclei")
         job_id = model["trainingJob"]["id"]
         assert model["id"] == job_id
+        assert model.keys() == client.get("/aiModels").json()[0].keys()
         asked = client.get(f"/aiModels/{job_id}").json()
         assert (asked["name"], asked["isUsable"]) == (name, False)
         assert job_id in {item["id"] for item in client.get("/aiModels").json()}
@@ -189,6 +190,7 @@ def test_a_training_stands_for_its_model_until_that_is_there(face: Face, route: 
     [
         ({"trainingAnnotations": []}, 422, "trainingAnnotations is empty"),
         ({"workflowYaml": "tasks: {}"}, 422, "workflowYaml is for workflows of WEBKNOSSOS' own"),
+        ({"instanceDiameterNm": 0}, 422, "instance_diameter_nm"),
         ({"name": "no name!"}, 422, "'no name!' is not a model name"),
         ({"annotationId": "0" * 24}, 404, "there is no annotation"),
         ({"colorLayerName": "nothing"}, 404, "has no layer 'nothing'"),
