@@ -26,6 +26,7 @@ from voxelworks.volumes.metadata import (
     DataSource,
     LayerProperties,
     MagProperties,
+    fragments_layer,
     read_datasource,
 )
 
@@ -104,6 +105,8 @@ def make_scene(
     for named in (layer_name, segment and segment[0]):
         if named is not None:
             source.layer(named)
+    # They would cover the neurons that are made of them.
+    fragments = {fragments_layer(layer.name) for layer in source.data_layers}
     layers, left_out = [], []
     for layer in source.data_layers:
         shown = _layer(source, layer, read, files)
@@ -116,7 +119,7 @@ def make_scene(
                 segment is not None and layer.category == "segmentation" and layer.name != segment[0]
             )
             if layer_name is None and segment is None:
-                is_hidden = _is_of_fragments(layer, source)
+                is_hidden = layer.name in fragments
             layers.append({**shown, "visible": False} if is_hidden else shown)
     if not layers:
         why = "; ".join(left_out) or "it has no layers yet"
@@ -173,14 +176,6 @@ def parse_segment(text: str) -> tuple[str, int]:
     if not layer or not (number.isascii() and number.isdecimal()) or len(number) > 20:
         raise InvalidParams(f"{text[:200]!r} is not a segment; write LAYER/ID, such as segmentation/42")
     return layer, int(number)
-
-
-def _is_of_fragments(layer: LayerProperties, source: DataSource) -> bool:
-    """Whether a layer holds what the segments of another one are made of, and would cover them."""
-    made = layer.name.removesuffix("_fragments")
-    return layer.category == "segmentation" and any(
-        made == other.name != layer.name for other in source.data_layers
-    )
 
 
 def _layer(source: DataSource, layer: LayerProperties, read: Read, files: str) -> dict[str, Any] | str:

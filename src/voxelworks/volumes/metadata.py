@@ -76,6 +76,11 @@ JsonMag = Annotated[Mag, BeforeValidator(_read_mag), PlainSerializer(lambda mag:
 JsonBox = Annotated[Box, BeforeValidator(_read_box), PlainSerializer(_write_box)]
 
 
+def fragments_layer(layer: str) -> str:
+    """Name the layer of the fragments that the neurons of a layer are put together from."""
+    return f"{layer}_fragments"
+
+
 class _Properties(BaseModel):
     """Part of `datasource-properties.json`: camel case outside, unknown fields kept."""
 

@@ -15,6 +15,7 @@ from voxelworks.geometry import Box, Mag
 from voxelworks.protocol.foreign import native_id
 from voxelworks.protocol.messages import Json
 from voxelworks.protocol.models import ModelFacts, ModelTask
+from voxelworks.volumes.metadata import fragments_layer
 from voxelworks.workflows import (
     ADVANCED,
     Device,
@@ -153,11 +154,6 @@ def made_layers(params: InferenceParams) -> Sequence[MadeLayer]:
     """Tell which layers the new dataset will have."""
     image = [MadeLayer(params.layer.layer, "color")] if params.copy_image else []
     return [*image, MadeLayer(params.output_layer, "segmentation")]
-
-
-def fragments_layer(output_layer: str) -> str:
-    """Name the layer of the fragments that neurons are put together from."""
-    return f"{output_layer}_fragments"
 
 
 def result_bytes(params: InferenceParams, inputs: Inputs) -> int:

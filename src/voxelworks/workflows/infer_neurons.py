@@ -6,13 +6,13 @@ from typing import Annotated
 
 from pydantic import Field
 
+from voxelworks.volumes.metadata import fragments_layer
 from voxelworks.workflows import ADVANCED, Job, MadeLayer, ModelRef, OfTask, PerGigavoxel, workflow
 from voxelworks.workflows._inference import (
     PRELOADS,
     InferenceParams,
     SegmentedDataset,
     foreign,
-    fragments_layer,
     infer,
     made_layers,
     result_bytes,
