@@ -567,8 +567,14 @@ class _Part:
         return LabelledBox(image, numbers.astype(np.int32), item.labels_name, item.weight)
 
     def _labels(self, truth: LayerArray, image_mag: Mag) -> NDArray[np.integer]:
-        """Take for each voxel of the network the label in its middle."""
+        """Take for each voxel of the network the label in its middle.
+
+        A middle between two labels counts both, and the most frequent one is taken: always the next one would move all
+        objects by half a voxel.
+        """
         import numpy as np
+
+        from voxelworks.ops.downsampling import downsample
 
         image = self.labelled.image
         own = self.labelled.voxel_size.in_mag(truth.mag).zyx
@@ -576,14 +582,16 @@ class _Part:
         origin = self.box.in_mag(image_mag).start_zyx
         whole = self.box.in_mag(truth.mag)
         voxels = truth.read(whole)[0]
-        places = []
+        places, window = [], []
         for axis in range(3):
             step = self.voxel_size.zyx[axis]
-            middles = origin[axis] * read[axis] + (np.arange(self.size_zyx[axis]) + 0.5) * step
-            index = np.floor(middles / own[axis] + 1e-6).astype(int) - whole.start_zyx[axis]
+            middles = (origin[axis] * read[axis] + (np.arange(self.size_zyx[axis]) + 0.5) * step) / own[axis]
+            beside = np.stack([np.ceil(middles - 1e-6) - 1, np.floor(middles + 1e-6)], axis=1).astype(int)
+            is_between = bool((beside[:, 0] != beside[:, 1]).any())
+            index = (beside.ravel() if is_between else beside[:, 0]) - whole.start_zyx[axis]
             places.append(np.clip(index, 0, voxels.shape[axis] - 1))
-        labels: NDArray[np.integer] = voxels[np.ix_(*places)]
-        return labels
+            window.append(2 if is_between else 1)
+        return downsample(voxels[np.ix_(*places)], (window[0], window[1], window[2]), "mode")
 
 
 def _load(parts: Sequence[_Part], job: Job) -> list[LabelledBox]:
@@ -746,9 +754,13 @@ def _plan(
 
 
 def _patch(voxel_size: VoxelSize, step_zyx: Zyx, voxels: int, boxes: Sequence[LabelledBox]) -> Zyx:
-    """Choose a patch of about so many voxels that is about as long on each axis, where the boxes are not too thin."""
+    """Choose a patch of about so many voxels that is about as long on each axis, where the boxes are not too thin.
+
+    At least half of what is learned from lies in boxes that hold it; the others are mirrored at their borders.
+    """
     lengths = voxel_size.zyx
-    most = [min(box.labels.shape[axis] for box in boxes) for axis in range(3)]
+    weights = [box.labels.size * box.weight for box in boxes]
+    most = [_weighted_median([box.labels.shape[axis] for box in boxes], weights) for axis in range(3)]
     sides = [0, 0, 0]
     left = float(voxels)
     # From the shortest: what an axis cannot take is left to the others.
@@ -759,6 +771,16 @@ def _patch(voxel_size: VoxelSize, step_zyx: Zyx, voxels: int, boxes: Sequence[La
         sides[axis] = max(step, min(round(fair / step), max(1, most[axis] // step)) * step)
         left /= sides[axis]
     return sides[0], sides[1], sides[2]
+
+
+def _weighted_median(values: Sequence[int], weights: Sequence[float]) -> int:
+    """Give the largest value that values with at least half of the weight reach."""
+    passed = 0.0
+    for value, weight in sorted(zip(values, weights, strict=True), reverse=True):
+        passed += weight
+        if passed >= sum(weights) / 2:
+            return value
+    return min(values)
 
 
 def _inference_patch(plan: TrainingPlan) -> tuple[Vec3, Vec3]:

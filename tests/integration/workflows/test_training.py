@@ -32,7 +32,7 @@ from voxelworks.protocol.messages import PICTURE_BYTES_MAX
 from voxelworks.testing.independent_volumes import VolumeLayer, write_annotation
 from voxelworks.volumes.dataset import Dataset
 from voxelworks.workflows import get_workflow
-from voxelworks.workflows._training import _cut_end, curves_of, picture_of
+from voxelworks.workflows._training import _cut_end, _patch, curves_of, picture_of
 
 SHAPE = (32, 34, 44)
 CENTRES = [(8, 9, 9), (22, 24, 12), (9, 26, 24), (22, 10, 26), (16, 16, 38)]
@@ -340,6 +340,45 @@ def test_labels_are_taken_from_the_mag_that_is_chosen(tmp_path, monkeypatch):
             "train_instance_model", boxes=[box_of(tmp_path, mag="4-4-4")], target=str(tmp_path / "none"), steps=1,
             structure="balls",
         )  # fmt: skip
+
+
+def test_labels_on_coarser_voxels_stay_where_they_were(tmp_path, monkeypatch):
+    monkeypatch.setitem(networks._FEATURES, "small", (2, 2))
+    ball = balls((65, 65, 65), [(32, 32, 32)], radius=21)[:64, :64, :64]
+    truth = np.maximum(ball, ball[::-1, ::-1, ::-1])  # even sides, and the same from either end
+    write_image(tmp_path / "image", truth, voxel_nm=(5, 5, 5))
+    seen = []
+    init = Training.__init__
+
+    def note(self, plan, boxes, validation, folder, start=None):
+        seen.extend(boxes)
+        init(self, plan, boxes, validation, folder, start)
+
+    monkeypatch.setattr(Training, "__init__", note)
+    both = [box_of(tmp_path), box_of(tmp_path, purpose="validate")]
+    voxelworks.run(
+        "train_instance_model", boxes=both, target=str(tmp_path / "model"), steps=1, structure="balls",
+        voxel_size="10,10,10",
+    )  # fmt: skip
+    labels = seen[0].labels
+    assert labels.shape == (32, 32, 32)
+    np.testing.assert_array_equal(labels, labels[::-1, ::-1, ::-1])
+    assert 8 * np.count_nonzero(labels) == pytest.approx(np.count_nonzero(truth), rel=0.1)
+
+
+def test_a_patch_is_held_by_boxes_with_half_of_what_is_learned_from():
+    def box(sections, weight=1.0):
+        shape = (sections, 200, 200)
+        return LabelledBox(np.zeros((1, *shape), np.float32), np.zeros(shape, np.int32), weight=weight)
+
+    def patch(*boxes):
+        return _patch(VoxelSize(10, 10, 35), (2, 8, 8), 48**3, boxes)
+
+    assert patch(box(30)) == (20, 72, 80)
+    assert patch(box(30), box(6)) == (20, 72, 80)
+    assert patch(box(6), box(30), box(6), box(6)) == (20, 72, 80)  # 30 of 48 sections
+    assert patch(box(6), box(30, 0.5), box(6), box(6)) == (6, 136, 136)
+    assert patch(box(1)) == (2, 200, 200)  # never less than one step
 
 
 def test_training_needs_labels_of_some_size(tmp_path):
