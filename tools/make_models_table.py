@@ -68,7 +68,22 @@ def objects(figures: Json) -> str:
         if model in figures
         for score in figures[model]["scores"]
     ]
-    return _table(head, rows)
+    return "\n\n".join([_table(head, rows), *detections(figures)])
+
+
+def detections(figures: Json) -> list[str]:
+    """Say of which data the centres of objects were published, and how many of them were found."""
+    found = [
+        (score["data"], score["centres"])
+        for model in OBJECT_MODELS
+        for score in figures.get(model, {"scores": []})["scores"]
+        if "centres" in score
+    ]
+    return [
+        f"Of the {centres['count']} centres that were published for `{data}`, {centres['found']} lie in a segment, "
+        f"and {centres['merged']} of these share it with another centre."
+        for data, centres in found
+    ]
 
 
 def neurons(figures: Json) -> str:

@@ -67,8 +67,8 @@ def make_dataset(source: Path, name: str, target: Path) -> Path:
         size = VoxelSize(synthetic.VOXEL_NM, synthetic.VOXEL_NM, thickness_nm)
     else:
         images, truth = IMAGES[name]
-        image = np.concatenate([_load(source / name / f"{file}.npz") for file in images])
-        labels = _load(source / name / f"{truth}.npz")
+        image = np.concatenate([load(source / name / f"{file}.npz") for file in images])
+        labels = load(source / name / f"{truth}.npz")
         size = voxel_size(name)
     if name in WITHOUT_IDS:
         labels = ndimage.label(labels)[0].astype(np.uint32)
@@ -88,7 +88,7 @@ def add_reference(source: Path, name: str, target: Path) -> None:
     dataset = Dataset.open(target / name)
     if any(layer.name == "ffn" for layer in dataset.layers):
         return
-    array = _load(source / name / "ffn_baseline.npz")
+    array = load(source / name / "ffn_baseline.npz")
     box = Box.from_zyx((0, 0, 0), array.shape)
     made = dataset.add_layer("ffn", "segmentation", array.dtype.name, 1, box)
     made.add_mag(Mag(1, 1, 1), shard_zyx=(64, 64, 64)).write(box, np.ascontiguousarray(array))
@@ -112,6 +112,7 @@ def _box(part: dict[str, list[int]], shape_zyx: tuple[int, int, int]) -> Box:
     return Box.from_zyx((start[0], start[1], start[2]), tuple(last - first for first, last in ranges))
 
 
-def _load(path: Path) -> np.ndarray[Any, Any]:
+def load(path: Path) -> np.ndarray[Any, Any]:
+    """Read a file of a data set."""
     with np.load(path) as file:
         return file["data"]

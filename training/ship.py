@@ -21,10 +21,13 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import numpy as np
+from scipy import ndimage
 
 import voxelworks
 from voxelworks.ai.package import ModelPackage, read_package, write_package
 from voxelworks.protocol.models import ModelScore
+from voxelworks.volumes.dataset import Dataset
 from voxelworks.workflows._training import TRAINED_WEIGHTS
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -45,6 +48,8 @@ NEURON_SCORES = (
     "voi", "voi_split", "voi_merge", "assigned_voi", "assigned_voi_split", "assigned_voi_merge",
     "adapted_rand_error", "assigned_adapted_rand_error",
 )  # fmt: skip
+CENTRES = {"nuclei_qcanet": "labels_centres"}
+"""Files with a small blob in the middle of each object, published to count what was found, apart from its outline."""
 COUNTS = ("true_positives", "false_positives", "false_negatives", "voxels", "assigned_voxels")
 ON_CARD = {"iou": "IoU of the foreground", "f1": "F1 of objects at IoU 0.5", "voi": "VOI in bits"}
 
@@ -94,16 +99,28 @@ def scores_of(data: Path, model: str, dataset: str) -> list[Json]:
         copy_image=False,
     )
     learned = {part.data for part in datasets.splits() if part.purpose == "train"}
+    detected = {"centres": centres_in(result, data, dataset)} if dataset in CENTRES else {}
     return [
         {
             "data": dataset,
             "box": str(part.box),
             "learned_from_other_parts": dataset in learned,
             **compared(model, f"{result}/segmentation", dataset, part),
+            **detected,
         }
         for part in datasets.splits()
         if part.dataset == dataset and part.purpose == "test"
     ]
+
+
+def centres_in(result: Path, data: Path, dataset: str) -> Json:
+    """Count the centres that lie in a segment, and those that share one with another centre."""
+    layer = Dataset.open(result).layer("segmentation")
+    segments = layer.finest.read(layer.box)[0]
+    blobs, count = ndimage.label(datasets.load(data / dataset / f"{CENTRES[dataset]}.npz"))
+    owners = [int(np.bincount(segments[blobs == number]).argmax()) for number in range(1, count + 1)]
+    found = [owner for owner in owners if owner]
+    return {"count": count, "found": len(found), "merged": sum(found.count(owner) > 1 for owner in found)}
 
 
 def reference_scores(data: Path) -> list[Json]:
