@@ -15,8 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from voxelworks.ops._compile import compiled
+from voxelworks.ops._pair_tables import pair_key
 from voxelworks.ops._segment_loops import slot_of
-from voxelworks.ops.fragments import pair_key, resolve, root_of
+from voxelworks.ops.fragments import resolve, root_of
 from voxelworks.ops.region_graph import Pairs, ends_of
 
 BYTES_PER_PAIR, BYTES_PER_FRAGMENT = 220, 40

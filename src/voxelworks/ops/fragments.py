@@ -24,8 +24,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from voxelworks.geometry import Zyx
-from voxelworks.ops._compile import compiled, inlined
-from voxelworks.ops._segment_loops import slot_of
+from voxelworks.ops import _pair_tables as tables
+from voxelworks.ops._compile import compiled
+from voxelworks.ops._pair_tables import BRICK, NEAR_SLOTS, ROW
 
 HEIGHT_OF_ONE = 255 * 256
 """What a prediction of 1 (a byte of 255) is higher than one of 0."""
@@ -401,7 +402,7 @@ def _average(before: Heights, middle: Heights, behind: Heights) -> Heights:
     return averaged
 
 
-def _saddles(keys: NDArray[np.uint64], heights: Heights) -> Rows:
+def _saddles(keys: NDArray[np.uint64], heights: NDArray[np.int64]) -> Rows:
     rows = np.empty(len(keys), SADDLE)
     rows["a"], rows["b"] = keys >> np.uint64(32), keys & np.uint64(2**32 - 1)
     rows["height"] = heights
@@ -414,68 +415,62 @@ def _descending(saddles: Rows) -> NDArray[np.int64]:
 
 
 @compiled
-def _find_saddles(numbers: Numbers, heights: Heights) -> tuple[NDArray[np.uint64], Heights]:
-    size = 4096
-    keys, places = np.zeros(size, np.uint64), np.zeros(size, np.int64)
-    found, values = np.zeros(size // 2, np.uint64), np.zeros(size // 2, np.uint16)
-    used = 0
+def _find_saddles(numbers: Numbers, heights: Heights) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
+    """Collect the pairs and their saddles; see `_pair_tables`."""
+    near = tables.near_table(1)
+    keys, places, found, values = tables.far_table(1)
+    near_used = used = 0
+    row_keys, run_keys = np.zeros(ROW, np.uint64), np.zeros(ROW + 1, np.uint64)
+    saddles = np.zeros(ROW + 1, np.int64)
     depth, height, width = numbers.shape
-    for z in range(depth):
-        for y in range(height):
-            for axis in range(3):
-                if (axis == 0 and z + 1 == depth) or (axis == 1 and y + 1 == height):
-                    continue
-                if axis == 0:
-                    ahead, ahead_heights, end = numbers[z + 1, y], heights[z + 1, y], width
-                elif axis == 1:
-                    ahead, ahead_heights, end = numbers[z, y + 1], heights[z, y + 1], width
-                else:
-                    ahead, ahead_heights, end = numbers[z, y, 1:], heights[z, y, 1:], width - 1
-                own, own_heights = numbers[z, y], heights[z, y]
-                last, place = np.uint64(0), 0
-                for x in range(end):
-                    a, b = own[x], ahead[x]
-                    if a == b or a == 0 or b == 0:
-                        continue
-                    key = pair_key(a, b)
-                    if key != last:
-                        if 2 * used + 2 > size:
-                            size *= 2
-                            keys, places = rehash(found, used, size)
-                            more, more_values = np.zeros(size // 2, np.uint64), np.zeros(size // 2, np.uint16)
-                            for old in range(used):
-                                more[old], more_values[old] = found[old], values[old]
-                            found, values = more, more_values
-                        slot = slot_of(key, size)
-                        while keys[slot] != 0 and keys[slot] != key:
-                            slot = (slot + 1) & (size - 1)
-                        if keys[slot] == 0:
-                            keys[slot], places[slot] = key, used
-                            found[used], values[used] = key, 0
-                            used += 1
-                        last, place = key, places[slot]
-                    saddle = min(own_heights[x], ahead_heights[x])
-                    if saddle > values[place]:
-                        values[place] = saddle
-    return found[:used], values[:used]
-
-
-@inlined
-def pair_key(a: Any, b: Any) -> Any:
-    """Make one number of two ids, the smaller in the upper bits."""
-    return (np.uint64(min(a, b)) << np.uint64(32)) | np.uint64(max(a, b))
+    deep, high, wide = -(-depth // BRICK), -(-height // BRICK), -(-width // ROW)
+    for brick in range(deep * high * wide):
+        bz, by, bx = brick // (high * wide), brick // wide % high, brick % wide
+        first = bx * ROW
+        for axis in range(3):
+            dz, dy, dx = int(axis == 0), int(axis == 1), int(axis == 2)
+            stop = min(width - dx, first + ROW)
+            for z in range(bz * BRICK, min(depth - dz, (bz + 1) * BRICK)):
+                for y in range(by * BRICK, min(height - dy, (by + 1) * BRICK)):
+                    own = numbers[z, y, first:stop]
+                    ahead = numbers[z + dz, y + dy, first + dx : stop + dx]
+                    tables.pair_keys(own, ahead, row_keys)
+                    own_heights = heights[z, y, first:stop]
+                    ahead_heights = heights[z + dz, y + dy, first + dx : stop + dx]
+                    runs = _highest_in_runs(row_keys, own_heights, ahead_heights, run_keys, saddles)
+                    for run in range(runs):
+                        slot = tables.near_slot(near, run_keys[run])
+                        near_used += near[slot, 0] == 0
+                        near[slot, 0] = np.int64(run_keys[run])
+                        near[slot, 1] = max(near[slot, 1], saddles[run])
+                    if 2 * near_used > NEAR_SLOTS:
+                        keys, places, found, values, used = tables.carry_over(
+                            near, keys, places, found, values, used, True
+                        )
+                        near_used = 0
+        keys, places, found, values, used = tables.carry_over(near, keys, places, found, values, used, True)
+        near_used = 0
+    return found[:used], values[:used, 0]
 
 
 @compiled
-def rehash(found: NDArray[np.uint64], used: int, size: int) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
-    """Make a hash table of `size` slots, a power of two, for the first `used` keys: the keys, and where each stands."""
-    keys, places = np.zeros(size, np.uint64), np.zeros(size, np.int64)
-    for number in range(used):
-        slot = slot_of(found[number], size)
-        while keys[slot] != 0:
-            slot = (slot + 1) & (size - 1)
-        keys[slot], places[slot] = found[number], number
-    return keys, places
+def _highest_in_runs(
+    keys: NDArray[np.uint64],
+    heights: Heights,
+    ahead: Heights,
+    run_keys: NDArray[np.uint64],
+    saddles: NDArray[np.int64],
+) -> int:
+    """Find the highest way over each run of equal keys in a row; give how many runs there are, without those of 0."""
+    runs, last, highest = 0, np.uint64(0), 0
+    for x in range(heights.size):
+        if keys[x] != last:
+            run_keys[runs], saddles[runs] = last, highest
+            runs += last != 0
+            last, highest = keys[x], 0
+        highest = max(highest, min(heights[x], ahead[x]))
+    run_keys[runs], saddles[runs] = last, highest
+    return runs + int(last != 0)
 
 
 @compiled

@@ -15,18 +15,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from voxelworks.geometry import Zyx
+from voxelworks.ops import _pair_tables as tables
 from voxelworks.ops._compile import compiled
-from voxelworks.ops._segment_loops import slot_of
-from voxelworks.ops.fragments import pair_key, rehash
+from voxelworks.ops._pair_tables import BRICK, NEAR_SLOTS, ROW
 
 PAIR = np.dtype(
     [("id", "<u8"), ("short_sum", "<i8"), ("short_count", "<i8"), ("long_sum", "<i8"), ("long_count", "<i8")]
 )
 """Two fragments, the smaller in the upper 32 bits of `id`; the sums of their affinities, and how many they are."""
 _SUMS = ("short_sum", "short_count", "long_sum", "long_count")
-
-_BRICK, _NEAR_SLOTS = 32, 2**13
-"""Edge of what is looked at together, twice as long along x; and slots of the hash table of the pairs in it."""
 
 Pairs = NDArray[Any]
 """Structured, `PAIR`, sorted by id, each once."""
@@ -98,102 +95,73 @@ def _add_affinities(
     short: NDArray[np.bool_],
     before: NDArray[np.int64],
 ) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
-    """Collect the pairs brick by brick: those of one fit into the cache, where sums are made, and then go to the rest.
-
-    Tables are looked into once for each run of equal pairs along x.
-    """
-    near, near_places = np.zeros(_NEAR_SLOTS, np.uint64), np.zeros(_NEAR_SLOTS, np.int64)
-    near_found, near_sums = np.zeros(_NEAR_SLOTS // 2, np.uint64), np.zeros((_NEAR_SLOTS // 2, 4), np.int64)
+    """Collect the pairs, with the columns of `_SUMS`; see `_pair_tables`."""
+    near = tables.near_table(4)
+    keys, places, found, sums = tables.far_table(4)
     near_used = used = 0
-    size = 2 * _NEAR_SLOTS
-    keys, places = np.zeros(size, np.uint64), np.zeros(size, np.int64)
-    found, sums = np.zeros(size // 2, np.uint64), np.zeros((size // 2, 4), np.int64)
+    row_keys, run_keys = np.zeros(ROW, np.uint64), np.zeros(ROW + 1, np.uint64)
+    totals, counts = np.zeros(ROW + 1, np.int64), np.zeros(ROW + 1, np.int64)
     depth, height, width = affinities.shape[1], affinities.shape[2], affinities.shape[3]
-    deep, high, wide = -(-depth // _BRICK), -(-height // _BRICK), -(-width // (2 * _BRICK))
+    deep, high, wide = -(-depth // BRICK), -(-height // BRICK), -(-width // ROW)
     for brick in range(deep * high * wide):
         bz, by, bx = brick // (high * wide), brick // wide % high, brick % wide
-        x_start, x_stop = bx * 2 * _BRICK, min(width, (bx + 1) * 2 * _BRICK)
+        x_start, x_stop = bx * ROW, min(width, (bx + 1) * ROW)
         for channel in range(affinities.shape[0]):
             dz, dy, dx = offsets[channel, 0], offsets[channel, 1], offsets[channel, 2]
-            column = 0 if short[channel] else 2
+            column = 1 if short[channel] else 3
             first = max(x_start, -(before[2] + dx))
             stop = min(x_stop, ids.shape[2] - before[2] - dx)
-            for z in range(bz * _BRICK, min(depth, (bz + 1) * _BRICK)):
+            if first >= stop:
+                continue
+            own_x, other_x = first + before[2], first + before[2] + dx
+            for z in range(bz * BRICK, min(depth, (bz + 1) * BRICK)):
                 z1 = z + before[0]
                 z2 = z1 + dz
                 if z2 < 0 or z2 >= ids.shape[0]:
                     continue
-                for y in range(by * _BRICK, min(height, (by + 1) * _BRICK)):
+                for y in range(by * BRICK, min(height, (by + 1) * BRICK)):
                     y1 = y + before[1]
                     y2 = y1 + dy
                     if y2 < 0 or y2 >= ids.shape[1]:
                         continue
-                    own, other, values = ids[z1, y1], ids[z2, y2], affinities[channel, z, y]
-                    last, place = np.uint64(0), 0
-                    total, count = 0, 0
-                    for x in range(first, stop):
-                        a, b = own[x + before[2]], other[x + before[2] + dx]
-                        if a == b or a == 0 or b == 0:
-                            continue
-                        key = pair_key(a, b)
-                        if key != last:
-                            near_sums[place, column] += total
-                            near_sums[place, column + 1] += count
-                            total, count = 0, 0
-                            if near_used == near_found.size:
-                                keys, places, found, sums, used = _carry_over(
-                                    near, near_found, near_sums, near_used, keys, places, found, sums, used
-                                )
-                                near_used = 0
-                            slot = slot_of(key, _NEAR_SLOTS)
-                            while near[slot] != 0 and near[slot] != key:
-                                slot = (slot + 1) & (_NEAR_SLOTS - 1)
-                            if near[slot] == 0:
-                                near[slot], near_places[slot], near_found[near_used] = key, near_used, key
-                                near_used += 1
-                            last, place = key, near_places[slot]
-                        total += values[x]
-                        count += 1
-                    near_sums[place, column] += total
-                    near_sums[place, column + 1] += count
-        keys, places, found, sums, used = _carry_over(
-            near, near_found, near_sums, near_used, keys, places, found, sums, used
-        )
+                    own = ids[z1, y1, own_x : own_x + stop - first]
+                    other = ids[z2, y2, other_x : other_x + stop - first]
+                    tables.pair_keys(own, other, row_keys)
+                    runs = _add_runs(
+                        row_keys, affinities[channel, z, y, first:stop], run_keys, totals, counts
+                    )
+                    for run in range(runs):
+                        slot = tables.near_slot(near, run_keys[run])
+                        near_used += near[slot, 0] == 0
+                        near[slot, 0] = np.int64(run_keys[run])
+                        near[slot, column] += totals[run]
+                        near[slot, column + 1] += counts[run]
+                    if 2 * near_used > NEAR_SLOTS:
+                        keys, places, found, sums, used = tables.carry_over(
+                            near, keys, places, found, sums, used, False
+                        )
+                        near_used = 0
+        keys, places, found, sums, used = tables.carry_over(near, keys, places, found, sums, used, False)
         near_used = 0
     return found[:used], sums[:used]
 
 
 @compiled
-def _carry_over(
-    near: NDArray[np.uint64],
-    near_found: NDArray[np.uint64],
-    near_sums: NDArray[np.int64],
-    near_used: int,
+def _add_runs(
     keys: NDArray[np.uint64],
-    places: NDArray[np.int64],
-    found: NDArray[np.uint64],
-    sums: NDArray[np.int64],
-    used: int,
-) -> tuple[NDArray[np.uint64], NDArray[np.int64], NDArray[np.uint64], NDArray[np.int64], int]:
-    """Empty the small table into the large one, which grows where it must."""
-    for number in range(near_used):
-        if 2 * used + 2 > keys.size:
-            keys, places = rehash(found, used, 2 * keys.size)
-            more, more_sums = np.zeros(2 * found.size, np.uint64), np.zeros((2 * found.size, 4), np.int64)
-            for old in range(used):
-                more[old] = found[old]
-                for column in range(4):
-                    more_sums[old, column] = sums[old, column]
-            found, sums = more, more_sums
-        key, size = near_found[number], keys.size
-        slot = slot_of(key, size)
-        while keys[slot] != 0 and keys[slot] != key:
-            slot = (slot + 1) & (size - 1)
-        if keys[slot] == 0:
-            keys[slot], places[slot], found[used] = key, used, key
-            used += 1
-        for column in range(4):
-            sums[places[slot], column] += near_sums[number, column]
-            near_sums[number, column] = 0
-    near[:] = 0
-    return keys, places, found, sums, used
+    values: NDArray[np.uint8],
+    run_keys: NDArray[np.uint64],
+    totals: NDArray[np.int64],
+    counts: NDArray[np.int64],
+) -> int:
+    """Add up the values (n,) of equal keys in a row; give how many runs there are, without those of 0."""
+    runs, last, total, count = 0, np.uint64(0), 0, 0
+    for x in range(values.size):
+        if keys[x] != last:
+            run_keys[runs], totals[runs], counts[runs] = last, total, count
+            runs += last != 0
+            last, total, count = keys[x], 0, 0
+        total += values[x]
+        count += 1
+    run_keys[runs], totals[runs], counts[runs] = last, total, count
+    return runs + int(last != 0)

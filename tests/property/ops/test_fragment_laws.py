@@ -3,6 +3,7 @@
 from itertools import pairwise, product
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
@@ -168,6 +169,40 @@ def test_affinities_of_blocks_add_up_to_those_of_all_pairs(ids, seed, cuts):
     expected = affinities_of(ids, affinities, OFFSETS)
     assert {int(row["id"]): list(row.tolist()[1:]) for row in pairs} == expected
     assert pairs["id"].tolist() == sorted(expected)
+
+
+@pytest.mark.parametrize("id_max", [40, 2**32 - 1], ids=["few fragments", "more than one table holds"])
+def test_pairs_of_many_bricks_are_those_of_all_voxels(id_max):
+    random = np.random.default_rng(0)
+    shape = (40, 36, 140)
+    ids = random.integers(0, id_max, shape, np.uint32, endpoint=True)
+    heights = random.integers(1, 2**16, shape, np.uint16)
+    offsets = [(-1, 0, 0), (0, -1, 0), (0, 0, -1), (3, 0, 0), (0, 2, -2), (0, 0, -90), (0, 0, -200)]
+    affinities = random.integers(0, 256, (len(offsets), *shape), np.uint8)
+    rows = region_graph.add_affinities(ids, affinities, offsets, (0, 0, 0))
+    expected, ways = [], []
+    for offset, values in zip(offsets, affinities, strict=True):
+        if max(map(abs, offset)) >= shape[2]:
+            continue
+        here, there = fragments._pair_slices(np.array(offset), shape)
+        a, b, own = ids[here].ravel(), ids[there].ravel(), values[here].ravel()
+        differs = (a != b) & (a != 0) & (b != 0)
+        keys = (np.minimum(a, b).astype(np.uint64) << np.uint64(32)) | np.maximum(a, b)
+        pairs = np.zeros(np.count_nonzero(differs), PAIR)
+        kind = "short" if region_graph.is_short(offset) else "long"
+        pairs["id"], pairs[f"{kind}_sum"], pairs[f"{kind}_count"] = keys[differs], own[differs], 1
+        expected.append(pairs)
+        if kind == "short":
+            saddles = np.minimum(heights[here], heights[there]).ravel()[differs]
+            ways.append(np.stack([keys[differs], saddles.astype(np.uint64)]))
+    np.testing.assert_array_equal(rows, region_graph.merge_pairs(np.concatenate(expected)))
+    keys, saddles = np.concatenate(ways, axis=1)
+    order = np.lexsort((saddles, keys))
+    last = np.r_[keys[order][1:] != keys[order][:-1], True]
+    found = np.sort(fragments.find_saddles(ids, heights), order=["a", "b"])
+    assert found["a"].tolist() == (keys[order][last] >> np.uint64(32)).tolist()
+    assert found["b"].tolist() == (keys[order][last] & np.uint64(2**32 - 1)).tolist()
+    assert found["height"].tolist() == saddles[order][last].tolist()
 
 
 def joined_slowly(pairs, count):
