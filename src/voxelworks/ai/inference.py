@@ -255,6 +255,8 @@ class PredictPatches:
     locks: Path | None = None
     """Folder in which processes say which GPU they have."""
     threads: int = 1
+    channels: tuple[int, ...] = ()
+    """Of what the network gives, those that are kept, in this order; all, if none are named."""
 
     def __call__(self, cores: Sequence[Box]) -> int:
         """Write what the patches give; give the number of their voxels."""
@@ -300,8 +302,11 @@ class PredictPatches:
             slice(edge, edge + count)
             for edge, count in zip(self.grid.border_zyx, core.shape_zyx, strict=True)
         )
-        probabilities = to_bytes(found[(slice(None), *part)])
-        if probabilities is None:
+        kept = [found[channel] for channel in self.channels] or found
+        probabilities = np.empty((len(kept), *core.shape_zyx), np.uint8)
+        if not all(
+            to_bytes(values[part], bytes_) for values, bytes_ in zip(kept, probabilities, strict=True)
+        ):
             raise InvalidModel(
                 "the model gives values that are not numbers; it cannot be used with this layer"
             )

@@ -8,7 +8,7 @@ _OFFSETS = [(1, 0, 0), (0, 1, 0), (0, 0, 1), (0, 0, 2)]
 _VALUES = np.zeros((4, 6, 6, 6), np.uint8)
 _VALUES[:, ::2] = 9
 
-probabilities.to_bytes(np.zeros((1, 4, 4, 4), np.float32)[:, 1:-1, 1:-1, 1:-1])
+probabilities.to_bytes(np.zeros((4, 4, 4), np.float32)[1:-1, 1:-1, 1:-1], np.zeros((2, 2, 2), np.uint8))
 _heights = np.ascontiguousarray(fragments.affinity_heights(_VALUES, np.array(_OFFSETS)))
 fragments.smooth(_heights, (1, 1, 1))
 fragments.smooth(_heights, (0, 1, 1))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -151,6 +151,15 @@ class ModelFacts(_Facts):
             ]
             more = f"; and {len(problems) - 5} more" if len(problems) > 5 else ""
             raise InvalidModel(f"the facts of {what} are wrong: {'; '.join(problems[:5])}{more}") from error
+
+    def with_outputs(self, channels: Sequence[int]) -> Self:
+        """Tell of some of the channels alone."""
+        return self.model_copy(
+            update={
+                "outputs": tuple(self.outputs[channel] for channel in channels),
+                "offsets": tuple(self.offsets[channel] for channel in channels) if self.offsets else (),
+            }
+        )
 
     def unfit(self, voxel_size: VoxelSize) -> str | None:
         """Say why voxels of this size are outside of what the model is for; None if they are not."""

@@ -31,7 +31,6 @@ from voxelworks.workflows._heights import (
     HeightMap,
     InstanceHeights,
     Predicted,
-    channels_of,
     grown,
     smoothing,
     within,
@@ -408,10 +407,8 @@ class AddAffinities:
     """Add up the affinities between the fragments of a block and others."""
 
     predictions: Predicted
-    channels: tuple[int, ...]
-    """What is looked at."""
     offsets: tuple[Zyx, ...]
-    """Of these channels."""
+    """Of all channels."""
     fragments: Partition
     folder: str
 
@@ -423,11 +420,9 @@ class AddAffinities:
             zyx(map(sum, zip(box.shape_zyx, before, after, strict=True))),
         ).intersect(self.predictions.box)
         start = zyx(a - b for a, b in zip(box.start_zyx, around.start_zyx, strict=True))
-        first, stop = min(self.channels), max(self.channels) + 1
-        affinities = channels_of(self.predictions, first, stop).read(box)
-        if stop - first > len(self.channels):
-            affinities = affinities[[channel - first for channel in self.channels]]
-        pairs = region_graph.add_affinities(self.fragments.read(around)[0], affinities, self.offsets, start)
+        pairs = region_graph.add_affinities(
+            self.fragments.read(around)[0], self.predictions.read(box), self.offsets, start
+        )
         return write_run(Path(self.folder), f"pairs-{box}", pairs)
 
 
@@ -471,6 +466,41 @@ class Neurons:
     """What the threshold made of them."""
 
 
+def used_channels(facts: ModelFacts) -> tuple[int, ...]:
+    """Choose what of all that a model gives is needed for a segmentation.
+
+    Raises
+    ------
+    InvalidModel
+        If the model lacks a channel that is needed.
+    """
+    if facts.task == "instances":
+        return _channel(facts, "foreground"), _channel(facts, "distance")
+    if facts.task == "semantic":
+        return (_channel(facts, "foreground"),)
+    is_short = [region_graph.is_short(offset) for offset in facts.offsets]
+    axes = {
+        tuple(map(abs, offset)) for offset, is_next in zip(facts.offsets, is_short, strict=True) if is_next
+    }
+    if len(axes) < 3:
+        raise InvalidModel(
+            f"the model has the offsets {list(facts.offsets)}; neurons need those to the next voxel along x, y and z"
+        )
+    lengths = facts.voxel_size.xyz
+    return tuple(
+        channel
+        for channel, offset in enumerate(facts.offsets)
+        if is_short[channel]
+        or math.hypot(*(step * length for step, length in zip(offset, lengths, strict=True))) <= REACH_NM
+    )
+
+
+def check_rules(facts: ModelFacts, rules: PostProcessing) -> None:
+    """Refuse rules that cannot be followed with a model; `InvalidParams` names them."""
+    if facts.task == "instances":
+        _depths(facts, rules)
+
+
 def work_units(predictions: Predicted, facts: ModelFacts) -> int:
     """Give how much work `segment` is, for `Job.expect`."""
     voxels = predictions.box.voxel_count
@@ -501,7 +531,7 @@ def segment(
     predictions
         Bytes (c, z, y, x): 255 is a probability, affinity or distance of 1. What it covers begins at 0 or later.
     facts
-        Of the model that made them.
+        Of the model that made them, with the `used_channels` alone.
     voxel_size
         Of the predictions.
     rules
@@ -549,7 +579,7 @@ def _segment_neurons(
     job: Job, name: str, predictions: Predicted, facts: ModelFacts, voxel_size: VoxelSize, rules: PostProcessing,
     fills_space: bool, block: Vec3,
 ) -> Neurons:  # fmt: skip
-    offsets = _offsets(facts)
+    offsets = _offsets(facts, voxel_size)
     lowest = 0 if fills_space else 1 + round(rules.threshold * HEIGHT_OF_ONE)
     heights = AffinityHeights(predictions, offsets, smoothing(voxel_size, SMOOTHING), lowest)
     chosen = Rules(
@@ -559,14 +589,12 @@ def _segment_neurons(
     )
     found = _find_objects(job, name, heights, chosen, block)
     folder, voxels = Path(found.folder), predictions.box.voxel_count
-    channels = _near(offsets, voxel_size)
-    near = tuple(offsets[channel] for channel in channels)
     runs = job.process(
         f"{name}: affinities between fragments",
         [(str(box), box) for box in found.tiling.blocks],
-        AddAffinities(predictions, channels, near, found, found.folder),
+        AddAffinities(predictions, offsets, found, found.folder),
         units=voxels,
-        memory_bytes_per_item=_affinity_bytes(predictions, near, block),
+        memory_bytes_per_item=_affinity_bytes(predictions, offsets, block),
         result_type=Run,
         is_intact=partial(is_intact, folder, PAIR),
     )
@@ -705,25 +733,23 @@ def _channel(facts: ModelFacts, output: str) -> int:
     return facts.outputs.index(output)
 
 
-def _offsets(facts: ModelFacts) -> tuple[Zyx, ...]:
-    offsets = tuple(zyx(offset[::-1]) for offset in facts.offsets)
-    axes = {tuple(map(abs, offset)) for offset in offsets if region_graph.is_short(offset)}
-    if len(axes) < 3:
-        raise InvalidModel(
-            f"the model has the offsets {list(facts.offsets)}; neurons need those to the next voxel along x, y and z"
-        )
-    return offsets
+def _offsets(facts: ModelFacts, voxel_size: VoxelSize) -> tuple[Zyx, ...]:
+    """Give the offsets of all channels in voxels of the predictions.
 
+    They are as long in nm as those of the network; but what leads to the next voxel there does so here, too.
+    """
+    scale = [there / here for there, here in zip(facts.voxel_size.zyx, voxel_size.zyx, strict=True)]
 
-def _near(offsets: Sequence[Zyx], voxel_size: VoxelSize) -> tuple[int, ...]:
-    """Choose the channels that say whether fragments belong together."""
-    lengths = voxel_size.zyx
-    return tuple(
-        channel
-        for channel, offset in enumerate(offsets)
-        if region_graph.is_short(offset)
-        or math.hypot(*(step * length for step, length in zip(offset, lengths, strict=True))) <= REACH_NM
-    )
+    def scaled(step: int, factor: float) -> int:
+        return round(math.copysign(max(1, abs(step) * factor), step)) if step else 0
+
+    found = []
+    for xyz in facts.offsets:
+        offset = zyx(xyz[::-1])
+        if not region_graph.is_short(offset):
+            offset = zyx(scaled(step, factor) for step, factor in zip(offset, scale, strict=True))
+        found.append(offset)
+    return tuple(found)
 
 
 def _voxels(volume_nm3: float, voxel_size: VoxelSize, rounded: Callable[[float], int]) -> int:

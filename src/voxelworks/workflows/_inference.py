@@ -215,6 +215,12 @@ def infer(
     )
     grid = inference.Grid.plan(size, facts)
     warning = facts.unfit(layer.voxel_size.in_mag(source.array.mag))
+    channels = stitching.used_channels(facts)
+    given = {"seed_distance_nm": seed_distance_nm, "agglomeration_threshold": threshold}
+    rules = facts.post_processing.model_copy(
+        update={name: value for name, value in given.items() if value is not None}
+    )
+    stitching.check_rules(facts, rules)
     job.require_memory(
         patch_bytes(grid, facts),
         item="patch",
@@ -226,12 +232,9 @@ def infer(
         inputs=[str(source.array), facts.weights_sha256, facts.model_dump_json()],
     )  # fmt: skip
     _tell(job, params, facts, source, grid, warning, gpus)
-    predictions = predict(job, layer, source, grid, package, box, mag, gpus)
+    predictions = predict(job, layer, source, grid, package, box, mag, channels, gpus)
+    facts = facts.with_outputs(channels)
     voxel_size = layer.voxel_size.in_mag(mag)
-    given = {"seed_distance_nm": seed_distance_nm, "agglomeration_threshold": threshold}
-    rules = facts.post_processing.model_copy(
-        update={name: value for name, value in given.items() if value is not None}
-    )
     copies = [LayerCopy(made, layer, job, box)] if params.copy_image else []
     voxels = box.in_mag(mag).voxel_count
     layer_count = 2 if facts.task == "affinities" else 1
@@ -310,14 +313,15 @@ def predict(
     package: ModelPackage,
     box: Box,
     mag: Mag,
+    channels: Sequence[int],
     gpus: Sequence[Gpu] = (),
 ) -> Predictions:
-    """Run the network over a box; give the probabilities on a mag of the layer."""
+    """Run the network over a box; give the probabilities of some channels on a mag of the layer."""
     from voxelworks.ai import inference
     from voxelworks.blocks.threads import threads_per_slot
 
     facts = package.facts
-    output = inference.create_output(job.folder.scratch / "predictions", grid, len(facts.outputs))
+    output = inference.create_output(job.folder.scratch / "predictions", grid, len(channels))
     items = list(_together(grid.cores, job.slots))
     begun_s = time.monotonic()
     job.process(
@@ -332,6 +336,7 @@ def predict(
             gpus=tuple(gpu.number for gpu in gpus),
             locks=job.folder.scratch,
             threads=threads_per_slot(job.slots),
+            channels=tuple(channels),
         ),
         units=_units(grid),
         memory_bytes_per_item=patch_bytes(grid, facts),

@@ -295,9 +295,32 @@ def test_membranes_may_belong_to_no_neuron(tmp_path):
 
 
 def test_neighbours_and_offsets_up_to_45_nm_say_whether_fragments_belong_together():
-    offsets = ((0, 0, -1), (-1, 0, 0), (0, 0, -5), (0, 4, 0), (-2, 0, 0))
-    assert work._near(offsets, VoxelSize(10, 10, 70)) == (0, 1, 3)
-    assert work._near(offsets, VoxelSize(8, 8, 16)) == (0, 1, 2, 3, 4)
+    offsets = ((-1, 0, 0), (0, 0, -1), (-5, 0, 0), (0, 4, 0), (0, 1, 0), (0, 0, -2))
+
+    def used(*size):
+        facts = facts_of("affinities").model_copy(
+            update={"offsets": offsets, "outputs": tuple("abcdef"), "voxel_size": VoxelSize(*size)}
+        )
+        channels = work.used_channels(facts)
+        return channels, facts.with_outputs(channels)
+
+    channels, facts = used(10, 10, 70)
+    assert channels == (0, 1, 3, 4)
+    assert facts.outputs == ("a", "b", "d", "e")
+    assert facts.offsets == ((-1, 0, 0), (0, 0, -1), (0, 4, 0), (0, 1, 0))
+    assert used(8, 8, 16)[0] == (0, 1, 2, 3, 4, 5)
+
+
+def test_offsets_are_as_long_on_other_voxels_and_neighbours_stay_neighbours():
+    facts = facts_of("affinities").model_copy(
+        update={
+            "offsets": ((-1, 0, 0), (0, 0, -3), (0, 3, -3), (-4, 0, 0)),
+            "voxel_size": VoxelSize(10, 10, 20),
+        }
+    )
+    assert work._offsets(facts, VoxelSize(10, 10, 20)) == ((0, 0, -1), (-3, 0, 0), (-3, 3, 0), (0, 0, -4))
+    assert work._offsets(facts, VoxelSize(5, 4, 20)) == ((0, 0, -1), (-3, 0, 0), (-3, 8, 0), (0, 0, -8))
+    assert work._offsets(facts, VoxelSize(40, 80, 80)) == ((0, 0, -1), (-1, 0, 0), (-1, 1, 0), (0, 0, -1))
 
 
 def test_rules_that_cannot_be_followed_are_refused(tmp_path):
@@ -313,7 +336,7 @@ def test_rules_that_cannot_be_followed_are_refused(tmp_path):
         update={"outputs": ("a", "b"), "offsets": ((1, 0, 0), (0, 0, 4))}
     )
     with pytest.raises(InvalidModel, match=r"the next voxel along x, y and z"):
-        segment(tmp_path, array, facts, (8, 8, 8))
+        work.used_channels(facts)
 
 
 def test_agglomerate_files_follow_the_rules_of_webknossos(tmp_path):

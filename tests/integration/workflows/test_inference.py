@@ -271,6 +271,14 @@ REFUSED = [
     ),
     ({}, {}, {"output_layer": "color"}, TargetExists, "choose another name with output_layer"),
     ({}, {}, {"box": "0,0,0,100,10,10"}, InvalidInput, "leaves layer color"),
+    (
+        {},
+        {},
+        {"seed_generator_distance_threshold_nm": 120},
+        InvalidParams,
+        "the seed distance is 120 nm, but the model tells distances up to 100 nm",
+    ),
+    ({}, {"outputs": ("foreground", "other")}, {}, InvalidModel, "and no 'distance'"),
 ]
 
 
