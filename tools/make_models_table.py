@@ -133,7 +133,7 @@ def fine_tuning(figures: Json) -> str:
 
 
 def tilings(figures: Json) -> str:
-    head = ["Model", "Data", "Patches (x,y,z), blocks", "VOI", "Voxels that differ", "Objects"]
+    head = ["Model", "Data", "Patches (x,y,z), blocks", "VOI", "Foreground that differs", "Objects"]
     rows = [
         [
             model,

@@ -10,7 +10,7 @@ for ``4-4-4``), voxel sizes ``4,4,40`` in nanometres.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import Any, Self
@@ -112,12 +112,18 @@ class Mag(_TextForm):
 
 MAG1 = Mag(1, 1, 1)
 
+_SAME_LENGTH = 0.02
 _NM_PER_UNIT = {
     "ym": 1e-15, "zm": 1e-12, "am": 1e-9, "fm": 1e-6, "pm": 1e-3, "nm": 1.0, "nanometer": 1.0,
     "µm": 1e3, "um": 1e3, "micrometer": 1e3, "mm": 1e6, "millimeter": 1e6, "cm": 1e7, "dm": 1e8,
     "m": 1e9, "meter": 1e9, "angstrom": 0.1, "Å": 0.1,
     "inch": 2.54e7, "in": 2.54e7,
 }  # fmt: skip
+
+
+def same_length(one: float, other: float) -> bool:
+    """Tell whether voxels differ by so little of their length that nothing is gained by resampling."""
+    return abs(one - other) <= _SAME_LENGTH * max(one, other)
 
 
 @dataclass(frozen=True)
@@ -166,6 +172,25 @@ class VoxelSize(_TextForm):
 
     def in_mag(self, mag: Mag) -> VoxelSize:
         return VoxelSize(self.x * mag.x, self.y * mag.y, self.z * mag.z)
+
+    def mag_for(self, wanted: VoxelSize, mags: Sequence[Mag]) -> Mag:
+        """Choose the mag to read where voxels of another size are wanted: the coarsest that shows as much.
+
+        Its voxels are nowhere longer than those that are wanted, but on axes on which the finest ones are as long.
+
+        Parameters
+        ----------
+        wanted
+        mags
+            Of a layer whose voxels of mag 1 have this size; finest first, at least one.
+        """
+        finest = self.in_mag(mags[0]).xyz
+
+        def shows(mag: Mag) -> bool:
+            lengths = zip(self.in_mag(mag).xyz, wanted.xyz, finest, strict=True)
+            return all(own <= most or same_length(own, most) or own == least for own, most, least in lengths)
+
+        return max(filter(shows, mags), key=lambda mag: (math.prod(mag.xyz), mag.xyz))
 
 
 @dataclass(frozen=True)

@@ -123,6 +123,22 @@ def test_an_isotropic_mag_has_a_short_form():
     assert Mag.parse("1") == MAG1
 
 
+@pytest.mark.parametrize(
+    ("own", "wanted", "mags", "chosen"),
+    [
+        ("10,10,10", "10,10,10", ("1", "2"), "1"),
+        ("4,4,35", "8,8,35", ("1", "2-2-1", "4-4-2"), "2-2-1"),
+        ("4,4,40", "10,10,35", ("1", "2-2-1", "4-4-1"), "2-2-1"),  # none has shorter voxels in z
+        ("4,4,40", "10,10,35", ("1", "2", "4"), "1"),
+        ("2,2,2", "8.1,7.9,8", ("1", "2", "4", "8"), "4"),
+        ("50,50,50", "10,10,10", ("2", "4"), "2"),
+    ],
+)
+def test_the_coarsest_mag_that_shows_as_much_is_chosen(own, wanted, mags, chosen):
+    found = VoxelSize.parse(own).mag_for(VoxelSize.parse(wanted), [Mag.parse(mag) for mag in mags])
+    assert str(found) == chosen
+
+
 def test_units_become_nanometres():
     assert VoxelSize.in_unit(0.004, 0.004, 0.04, "micrometer") == VoxelSize(4, 4, 40)
     with pytest.raises(InvalidGeometry, match="unit 'furlong' is not known"):

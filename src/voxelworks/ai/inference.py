@@ -21,9 +21,9 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from voxelworks.ai.devices import INSTALL, take_gpu
-from voxelworks.ai.resampling import apply_matrices, cached_matrix, covered, interpolated, same_length
+from voxelworks.ai.resampling import apply_matrices, cached_matrix, covered, interpolated
 from voxelworks.errors import InvalidInput, InvalidModel, ResourcesExceeded
-from voxelworks.geometry import Box, Mag, Vec3, VoxelSize, Zyx
+from voxelworks.geometry import Box, Mag, Vec3, VoxelSize, Zyx, same_length
 from voxelworks.ops.probabilities import to_bytes
 from voxelworks.protocol.models import ModelFacts, NormalizationMethod
 from voxelworks.volumes.arrays import MagArray, create_zarr2_array
@@ -34,6 +34,8 @@ Probabilities = NDArray[np.uint8]
 _SAMPLE_EDGE = 64
 _SAMPLES_MAX = 64
 """Cubes that the intensities are measured in, evenly over the box."""
+_READ_VOXELS_MAX = 2**24
+"""Of each channel of the array, that are read at once."""
 _ALIGNED_NM = 1e-6
 _MEMORY_WORDS = (
     "Failed to allocate memory",
@@ -145,13 +147,42 @@ class Source:
     intensities: Intensities
 
     def read(self, start_zyx: Zyx, shape_zyx: Zyx) -> NDArray[np.float32]:
-        """Read a part, given in voxels of the network; it may reach beyond the layer."""
+        """Read a part (c, z, y, x), given in voxels of the network; it may reach beyond the layer.
+
+        Where much finer voxels are read than the network sees, that is done in pieces.
+        """
+        spans = self._spans(start_zyx, shape_zyx)
+        lengths = [last - first for first, last in spans]
+        if math.prod(lengths) <= _READ_VOXELS_MAX or max(shape_zyx) == 1:
+            return self._read(start_zyx, shape_zyx, spans)
+        found = np.empty((self.array.channel_count, *shape_zyx), np.float32)
+        axis = lengths.index(max(length for length, side in zip(lengths, shape_zyx, strict=True) if side > 1))
+        middle = shape_zyx[axis] // 2
+        for first, last in ((0, middle), (middle, shape_zyx[axis])):
+            start, shape, part = list(start_zyx), list(shape_zyx), [slice(None)] * 4
+            start[axis] += first
+            shape[axis], part[axis + 1] = last - first, slice(first, last)
+            found[tuple(part)] = self.read((start[0], start[1], start[2]), (shape[0], shape[1], shape[2]))
+        return found
+
+    def read_bytes(self, shape_zyx: Zyx) -> int:
+        """Give the memory that reading a part takes beside its result."""
+        voxels = math.prod(last - first for first, last in self._spans((0, 0, 0), shape_zyx))
+        per_voxel = (
+            self.array.dtype.itemsize + 3 * 4
+        )  # as stored, as numbers, and before and after resampling
+        return min(voxels, _READ_VOXELS_MAX) * self.array.channel_count * per_voxel
+
+    def _spans(self, start_zyx: Zyx, shape_zyx: Zyx) -> list[tuple[int, int]]:
+        """Give which voxels of the array are needed along each axis, from `origin` on."""
+        return [
+            (first, first + count) if scale == 1 else covered(first * scale, scale, count)
+            for first, scale, count in zip(start_zyx, self.scale_zyx, shape_zyx, strict=True)
+        ]
+
+    def _read(self, start_zyx: Zyx, shape_zyx: Zyx, spans: Sequence[tuple[int, int]]) -> NDArray[np.float32]:
         origin_zyx = _reversed(self.origin)
         starts = [first * scale for first, scale in zip(start_zyx, self.scale_zyx, strict=True)]
-        spans = [
-            (first, first + count) if scale == 1 else covered(begin, scale, count)
-            for first, begin, scale, count in zip(start_zyx, starts, self.scale_zyx, shape_zyx, strict=True)
-        ]
         low = [origin + span[0] for origin, span in zip(origin_zyx, spans, strict=True)]
         shape = [span[1] - span[0] for span in spans]
         voxels = self.intensities.apply(
@@ -166,14 +197,6 @@ class Source:
     def _mirrored(self, start_zyx: Zyx, shape_zyx: Zyx) -> NDArray[Any]:
         wanted = Box.from_zyx(start_zyx, shape_zyx)
         inside = wanted.intersect(self.layer_box)
-        if inside.is_empty:  # far beyond a thin layer: what is nearest
-            nearest = [
-                min(max(first, low), high - 1)
-                for first, low, high in zip(
-                    wanted.topleft, self.layer_box.topleft, self.layer_box.bottomright, strict=True
-                )
-            ]
-            inside = Box((nearest[0], nearest[1], nearest[2]), (1, 1, 1))
         voxels = self.array.read(inside)
         require_finite(voxels, inside, self.array)
         padding = [
@@ -193,7 +216,7 @@ def open_source(
     *,
     inverted: bool = False,
 ) -> tuple[Source, Zyx]:
-    """Choose the mag that is nearest to the voxel size of a network, and measure the intensities of the layer.
+    """Choose the mag to read for the voxel size of a network, and measure the intensities of the layer.
 
     Parameters
     ----------
@@ -213,7 +236,7 @@ def open_source(
     size_zyx
         Of the box in voxels of the network.
     """
-    array = layer.mag(mag_for(layer, voxel_size))
+    array = layer.mag(layer.voxel_size.mag_for(voxel_size, layer.mags))
     size = layer.voxel_size.in_mag(array.mag)
     scale = [
         1.0 if same_length(wanted, own) else wanted / own
@@ -225,19 +248,6 @@ def open_source(
     intensities = measure_intensities(array, whole, method, inverted=inverted)
     source = Source(array, whole, inside.topleft, (scale[0], scale[1], scale[2]), intensities)
     return source, (shape[0], shape[1], shape[2])
-
-
-def mag_for(layer: Layer, voxel_size: VoxelSize) -> Mag:
-    """Choose the coarsest mag whose voxels are nowhere longer than these; the finest if all are."""
-    fitting = [
-        mag
-        for mag in layer.mags
-        if all(
-            own <= wanted or same_length(own, wanted)
-            for own, wanted in zip(layer.voxel_size.in_mag(mag).xyz, voxel_size.xyz, strict=True)
-        )
-    ]
-    return max(fitting, key=lambda mag: (math.prod(mag.xyz), mag.xyz)) if fitting else layer.mags[0]
 
 
 @dataclass(frozen=True)

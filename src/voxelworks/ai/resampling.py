@@ -10,13 +10,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-_SAME = 0.02
-"""Voxel sizes that differ by less than this share are the same: nothing is gained by resampling."""
 _EXACT = 1e-6
-
-
-def same_length(one: float, other: float) -> bool:
-    return abs(one - other) <= _SAME * max(one, other)
 
 
 def means_matrix(

@@ -587,7 +587,7 @@ class Form:
         said: list[str] = []
         for row in range(self.runs if layers else 0):
             found = self._layer_of(layers[0], row)
-            why = None if found is None else _why_unfit(facts, *found, self._mag_of(layers[0].name, row))
+            why = None if found is None else _why_unfit(facts, *found)
             if found is not None and why is not None:
                 said.append(f"{found[0].name}: {why}" if self.runs > 1 else why)
         return tuple(dict.fromkeys(said))
@@ -744,16 +744,13 @@ def _model_text(model: ModelView) -> str:
     return f"{model.name}{whose} – {model.facts.structure}, voxels of {model.facts.voxel_size} nm"
 
 
-def _why_unfit(
-    facts: ModelFacts, dataset: DatasetView, layer: LayerSummary, chosen: Mag | None
-) -> str | None:
-    """Say why no mag of a layer, or not the one that was chosen, has voxels that a model is for."""
+def _why_unfit(facts: ModelFacts, dataset: DatasetView, layer: LayerSummary) -> str | None:
+    """Say why the mag of a layer that a network would be given has voxels that a model is not for."""
     if dataset.summary.voxel_size is None:
         return "the dataset does not say how large its voxels are, so nobody can tell whether the model is for it"
     finest = VoxelSize.parse(dataset.summary.voxel_size)
-    mags = [chosen] if chosen is not None else [Mag.parse(mag) for mag in layer.mags]
-    reasons = [facts.unfit(finest.in_mag(mag)) for mag in mags]
-    return None if None in reasons or not reasons else reasons[0]
+    mags = [Mag.parse(mag) for mag in layer.mags]
+    return facts.unfit(finest.in_mag(finest.mag_for(facts.voxel_size, mags))) if mags else None
 
 
 def _mag_text(mag: str, voxel_size: str | None) -> str:

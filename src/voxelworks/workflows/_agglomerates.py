@@ -1,7 +1,8 @@
 """Agglomerate files: which fragments make an object, and by which joins. WEBKNOSSOS shows and corrects neurons by them.
 
-A file is a group of Zarr v3 arrays, in the form of WEBKNOSSOS. Three arrays more, which it passes over, hold what a
-file for another threshold is made of: all joins down to an affinity of 0, and the voxels of each fragment.
+A file is a group of Zarr v3 arrays, in the form of WEBKNOSSOS. Four arrays more, which it passes over, hold what a
+file for another threshold is made of: all joins down to an affinity of 0, the voxels of each fragment, and how many an
+object has at least.
 
 References
 ----------
@@ -42,6 +43,8 @@ class Agglomeration:
     """(n + 1,): voxels of each fragment; that of 0 means nothing."""
     positions: NDArray[np.int64]
     """(n + 1, 3): a voxel inside each fragment: x, y, z in mag 1."""
+    size_min: int = 0
+    """Objects of fewer voxels go on to be joined."""
 
 
 def write_agglomerates(
@@ -93,6 +96,7 @@ def write_agglomerates(
         "joins": np.stack([known.joins["a"], known.joins["b"]], axis=1),
         "join_affinities": np.ascontiguousarray(known.joins["affinity"]),
         "segment_sizes": known.sizes.astype(np.uint64),
+        "size_min": np.array([known.size_min], np.uint64),
     }
     for name, values in arrays.items():
         attachments.create_rows(folder / name, len(values), values.dtype, values.shape[1:])
@@ -117,13 +121,14 @@ def read_agglomeration(location: str) -> Agglomeration:
         "segment_sizes",
         "agglomerate_to_segments",
         "agglomerate_to_positions",
+        "size_min",
     )
-    ends, affinities, sizes, ids, positions = (_read(location, name) for name in names)
+    ends, affinities, sizes, ids, positions, size_min = (_read(location, name) for name in names)
     joins = np.empty(len(ends), JOIN)
     joins["a"], joins["b"], joins["affinity"] = ends[:, 0], ends[:, 1], affinities
     by_id = np.zeros((len(ids) + 1, 3), np.int64)
     by_id[ids] = positions
-    return Agglomeration(joins, sizes.astype(np.int64), by_id)
+    return Agglomeration(joins, sizes.astype(np.int64), by_id, int(size_min[0]))
 
 
 def _starts(owners: NDArray[Any], count: int) -> NDArray[np.uint64]:

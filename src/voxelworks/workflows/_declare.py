@@ -188,7 +188,12 @@ class Cost:
 FREE = Cost()
 
 
-def PerGigavoxel(price: str, *, of: str | Measure | None = None) -> Cost:  # noqa: N802 - reads as a kind of cost
+_MagOf = Callable[[Any, Inputs], Mag | None]
+
+
+def PerGigavoxel(  # noqa: N802 - reads as a kind of cost
+    price: str, *, of: str | Measure | None = None, in_mag: Callable[[Any, Inputs], Mag] | None = None
+) -> Cost:
     """Charge by the voxels that a job works on.
 
     Parameters
@@ -199,25 +204,32 @@ def PerGigavoxel(price: str, *, of: str | Measure | None = None) -> Cost:  # noq
         Name of the param that says in which mag voxels are counted, such as `target_mag`; by default the finest mag of
         the layer. Counted is the param `box`, if there is one and it is given, otherwise the whole param `layer`.
         Or a function that counts.
+    in_mag
+        Function that tells that mag, in place of a param.
     """
     if callable(of):
         return Cost(price, of)
-    return Cost(price, partial(_voxels_in_mag, of), partial(_region_in_mag, of))
+    mag_of = partial(_mag_in_param, of) if in_mag is None else in_mag
+    return Cost(price, partial(_voxels_in_mag, mag_of), partial(_region_in_mag, mag_of))
 
 
-def _voxels_in_mag(mag_param: str | None, params: Any, inputs: Inputs) -> int:
-    box, _ = _region_in_mag(mag_param, params, inputs)
+def _mag_in_param(name: str | None, params: Any, _inputs: Inputs) -> Mag | None:
+    return None if name is None else getattr(params, name)
+
+
+def _voxels_in_mag(mag_of: _MagOf, params: Any, inputs: Inputs) -> int:
+    box, _ = _region_in_mag(mag_of, params, inputs)
     return box.voxel_count
 
 
-def _region_in_mag(mag_param: str | None, params: Any, inputs: Inputs) -> tuple[Box, Mag]:
+def _region_in_mag(mag_of: _MagOf, params: Any, inputs: Inputs) -> tuple[Box, Mag]:
     box: Box | None = getattr(params, "box", None)
-    mag: Mag | None = getattr(params, mag_param) if mag_param is not None else None
-    if box is None or mag is None:
-        layer = inputs.layer(params.layer)
-        box = box or Box.parse(layer.box)
-        mag = mag or finest_mag(layer)
-    return box.in_mag(mag), mag
+    mag = mag_of(params, inputs)
+    if box is not None and mag is not None:
+        return box.in_mag(mag), mag
+    layer = inputs.layer(params.layer)
+    mag = mag or finest_mag(layer)
+    return (box or Box.parse(layer.box)).in_mag(mag), mag
 
 
 def finest_mag(layer: LayerSummary) -> Mag:
@@ -750,6 +762,8 @@ def _problem(item: Any) -> str:
         return f"{where} is missing"
     if item["type"] == "extra_forbidden":
         return f"{where} is not a parameter of this workflow"
+    if not where:  # about several together
+        return message
     return (
         f"{where}: {message}"
         if isinstance(cause, VoxelworksError)

@@ -464,6 +464,8 @@ class Neurons:
     """All down to an affinity of 0: `agglomerated` makes segments of them at another threshold."""
     made: Cut
     """What the threshold made of them."""
+    size_min: int
+    """Segments of fewer voxels went on to be joined."""
 
 
 def used_channels(facts: ModelFacts) -> tuple[int, ...]:
@@ -563,8 +565,10 @@ def _segment_instances(
     """Instances are where the foreground is thick; without a predicted distance, its connected parts."""
     threshold = math.ceil(rules.threshold * 255 - 1e-9)
     foreground = _channel(facts, "foreground")
-    size_max = None if rules.size_max_nm3 is None else _voxels(rules.size_max_nm3, voxel_size, math.floor)
-    chosen = Rules(size_min=_voxels(rules.size_min_nm3, voxel_size, math.ceil), size_max=size_max)
+    size_max = (
+        None if rules.size_max_nm3 is None else whole_voxels(rules.size_max_nm3, voxel_size, math.floor)
+    )
+    chosen = Rules(size_min=whole_voxels(rules.size_min_nm3, voxel_size, math.ceil), size_max=size_max)
     if facts.task == "semantic":
         heights = InstanceHeights(predictions, foreground, None, threshold)
     else:
@@ -621,7 +625,7 @@ def _segment_neurons(
     )  # fmt: skip
     joins = np.array(open_run(folder, JOIN, run))
     return agglomerated(
-        found, joins, rules.agglomeration_threshold, _voxels(rules.size_min_nm3, voxel_size, math.ceil)
+        found, joins, rules.agglomeration_threshold, whole_voxels(rules.size_min_nm3, voxel_size, math.ceil)
     )
 
 
@@ -639,7 +643,7 @@ def agglomerated(found: Partition, joins: Joins, threshold: float, size_min: int
     positions = np.fromfile(folder / tops.name, POSITION)
     ids = _looked_up(folder, found.table.ids, made.objects, "segments-ids")
     table = _write_table(folder, "segments", ids, positions[first], heights[first], totals)
-    return Neurons(found, replace(found, table=table), joins, made)
+    return Neurons(found, replace(found, table=table), joins, made, size_min)
 
 
 def _find_objects(job: Job, name: str, heights: HeightMap, rules: Rules, block: Vec3) -> Partition:
@@ -752,8 +756,8 @@ def _offsets(facts: ModelFacts, voxel_size: VoxelSize) -> tuple[Zyx, ...]:
     return tuple(found)
 
 
-def _voxels(volume_nm3: float, voxel_size: VoxelSize, rounded: Callable[[float], int]) -> int:
-    # A volume of whole voxels is that many, also where the product of the lengths is a little off.
+def whole_voxels(volume_nm3: float, voxel_size: VoxelSize, rounded: Callable[[float], int]) -> int:
+    """Give a volume in voxels: of whole ones that many, also where the product of the lengths is a little off."""
     return rounded(round(volume_nm3 / math.prod(voxel_size.zyx), 6))
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import field_validator
 
 from voxelworks.errors import InvalidModel, InvalidParams, TargetExists
-from voxelworks.geometry import Box, Mag
+from voxelworks.geometry import Box, Mag, VoxelSize
 from voxelworks.protocol.foreign import native_id
 from voxelworks.protocol.messages import Json
 from voxelworks.protocol.models import ModelFacts, ModelTask
@@ -32,6 +32,7 @@ from voxelworks.workflows import (
     box_bytes,
     check_box,
     check_name,
+    finest_mag,
 )
 
 if TYPE_CHECKING:
@@ -156,13 +157,25 @@ def made_layers(params: InferenceParams) -> Sequence[MadeLayer]:
     return [*image, MadeLayer(params.output_layer, "segmentation")]
 
 
+def read_mag(params: InferenceParams, inputs: Inputs) -> Mag:
+    """Tell which mag the network is given; the finest, if it is not known how large voxels are."""
+    layer = inputs.layer(params.layer)
+    voxel_size = inputs.dataset(params.layer.dataset).voxel_size
+    mags = [Mag.parse(mag) for mag in layer.mags]
+    if voxel_size is None or not mags:
+        return finest_mag(layer)
+    return VoxelSize.parse(voxel_size).mag_for(inputs.model(params.model).voxel_size, mags)
+
+
 def result_bytes(params: InferenceParams, inputs: Inputs) -> int:
-    """Estimate the labels, and the copy of the image, with a pyramid as a seventh of each."""
+    """Estimate the labels, also of fragments, and the copy of the image, with a pyramid as a seventh of each."""
     layer = inputs.layer(params.layer)
     image = box_bytes(layer, params.box, params.mag)
     labels = box_bytes(
         layer.model_copy(update={"dtype": "uint32", "channel_count": 1}), params.box, params.mag
     )
+    if inputs.model(params.model).task == "affinities":
+        labels *= 2
     return (labels + (image if params.copy_image else 0)) * 8 // 7
 
 
@@ -199,7 +212,10 @@ def infer(
     dataset = job.open_dataset(params.layer.dataset)
     layer = dataset.layer(params.layer.layer)
     params.layer.require_category(layer.category)
-    if params.copy_image and params.output_layer == layer.name:
+    names = [params.output_layer]
+    if facts.task == "affinities":
+        names.append(fragments_layer(params.output_layer))
+    if params.copy_image and layer.name in names:
         raise TargetExists(f"the image layer is called {layer.name!r}; choose another name with output_layer")
     box = _box(params, layer)
     attached.check_indexable(box)
@@ -222,7 +238,7 @@ def infer(
     )
     stitching.check_rules(facts, rules)
     job.require_memory(
-        patch_bytes(grid, facts),
+        patch_bytes(grid, facts, source),
         item="patch",
         remedy="wait until less runs here, or give the job fewer slots",
     )
@@ -339,7 +355,7 @@ def predict(
             channels=tuple(channels),
         ),
         units=_units(grid),
-        memory_bytes_per_item=patch_bytes(grid, facts),
+        memory_bytes_per_item=patch_bytes(grid, facts, source),
         is_intact=lambda _: True,
         at_once_max=len(gpus) or None,
     )
@@ -357,11 +373,12 @@ def _together(cores: Sequence[Box], slots: int) -> Iterator[tuple[Box, ...]]:
         first += count
 
 
-def patch_bytes(grid: Grid, facts: ModelFacts) -> int:
+def patch_bytes(grid: Grid, facts: ModelFacts, source: Source) -> int:
     """Give the memory that one process takes: the network, a patch, and what is read and written beside it."""
     voxels = math.prod(grid.patch_zyx)
     around = 3 * 4 * facts.input_channels + 3 * 5 * len(facts.outputs)
-    return _RUNTIME_BYTES + 2 * facts.weights_bytes + voxels * (facts.memory_per_voxel + around)
+    runtime = _RUNTIME_BYTES + 2 * facts.weights_bytes
+    return runtime + voxels * (facts.memory_per_voxel + around) + source.read_bytes(grid.patch_zyx)
 
 
 def _box(params: InferenceParams, layer: Layer) -> Box:
@@ -412,7 +429,9 @@ def _write_fragments(job: Job, made: Dataset, params: InferenceParams, neurons: 
     fragments = neurons.fragments
     plan = LayerPlan(made, name, made.layer(params.output_layer).box, fragments.volume(), job)
     plan.write(job, None)
-    known = agglomerates.Agglomeration(neurons.joins, fragments.sizes(), fragments.positions())
+    known = agglomerates.Agglomeration(
+        neurons.joins, fragments.sizes(), fragments.positions(), neurons.size_min
+    )
     memory_bytes = (
         len(known.sizes) * agglomerates.BYTES_PER_FRAGMENT + len(known.joins) * agglomerates.BYTES_PER_JOIN
     )

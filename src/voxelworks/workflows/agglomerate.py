@@ -41,8 +41,9 @@ class AgglomerateParams(Params):
     target: NewDatasetRef
     """Dataset to make. It must not exist yet."""
 
-    size_min_nm3: Annotated[float, ADVANCED] = Field(0.0, ge=0)
-    """Smaller segments are joined to the neighbour to which they belong most, in nm³."""
+    size_min_nm3: Annotated[float | None, ADVANCED] = Field(None, ge=0)
+    """Smaller segments are joined to the neighbour to which they belong most, in nm³; by default those that were when
+    the neurons were segmented."""
 
     agglomerate_file: Annotated[str, ADVANCED] = AGGLOMERATES
     """Name of the agglomerate file of the layer."""
@@ -115,6 +116,7 @@ def agglomerate(params: AgglomerateParams, job: Job) -> AgglomeratedDataset:
     from voxelworks.ops.agglomeration import cut
     from voxelworks.workflows import _agglomerates as agglomerates
     from voxelworks.workflows import _segment_attachments as attached
+    from voxelworks.workflows._fragments import whole_voxels
     from voxelworks.workflows._mappings import attached_mappings
     from voxelworks.workflows._materialize import Fallback, MergedVolume
     from voxelworks.workflows._new_layers import LayerCopy, LayerPlan, other_layers
@@ -143,13 +145,10 @@ def agglomerate(params: AgglomerateParams, job: Job) -> AgglomeratedDataset:
         )
     source = layer.finest
     found = agglomerates.read_agglomeration(file.location)
-    voxel_nm3 = math.prod(layer.voxel_size.in_mag(source.mag).xyz)
-    made_of = cut(
-        found.joins,
-        found.sizes,
-        threshold=params.threshold,
-        size_min=math.ceil(params.size_min_nm3 / voxel_nm3),
-    )
+    size_min = found.size_min
+    if params.size_min_nm3 is not None:
+        size_min = whole_voxels(params.size_min_nm3, layer.voxel_size.in_mag(source.mag), math.ceil)
+    made_of = cut(found.joins, found.sizes, threshold=params.threshold, size_min=size_min)
     job.log(f"{len(found.sizes) - 1:,} fragments become {made_of.count:,} segments")
     facts = [str(source), file.fingerprint, *(str(other.properties) for other in others)]
     made = job.start_dataset(params.target, dataset.voxel_size, inputs=facts)

@@ -14,6 +14,7 @@ from voxelworks.workflows._inference import (
     foreign,
     infer,
     made_layers,
+    read_mag,
     result_bytes,
 )
 
@@ -31,7 +32,7 @@ class InferInstancesParams(InferenceParams):
 
 @workflow(
     version=1,
-    cost=PerGigavoxel("infer_instances"),
+    cost=PerGigavoxel("infer_instances", in_mag=read_mag),
     group="AI analysis",
     makes=made_layers,
     result_bytes=result_bytes,

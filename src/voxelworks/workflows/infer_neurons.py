@@ -15,6 +15,7 @@ from voxelworks.workflows._inference import (
     foreign,
     infer,
     made_layers,
+    read_mag,
     result_bytes,
 )
 
@@ -36,7 +37,7 @@ def _made_layers(params: InferNeuronsParams) -> list[MadeLayer]:
 
 @workflow(
     version=1,
-    cost=PerGigavoxel("infer_neurons"),
+    cost=PerGigavoxel("infer_neurons", in_mag=read_mag),
     group="AI analysis",
     makes=_made_layers,
     result_bytes=result_bytes,

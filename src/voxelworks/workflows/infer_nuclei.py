@@ -11,6 +11,7 @@ from voxelworks.workflows._inference import (
     foreign,
     infer,
     made_layers,
+    read_mag,
     result_bytes,
 )
 from voxelworks.workflows.infer_instances import InferInstancesParams
@@ -25,7 +26,7 @@ class InferNucleiParams(InferInstancesParams):
 
 @workflow(
     version=1,
-    cost=PerGigavoxel("infer_nuclei"),
+    cost=PerGigavoxel("infer_nuclei", in_mag=read_mag),
     group="AI analysis",
     makes=made_layers,
     result_bytes=result_bytes,

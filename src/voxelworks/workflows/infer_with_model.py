@@ -10,6 +10,7 @@ from voxelworks.workflows._inference import (
     foreign,
     infer,
     made_layers,
+    read_mag,
     result_bytes,
 )
 
@@ -23,7 +24,7 @@ class InferWithModelParams(InferenceParams):
 
 @workflow(
     version=1,
-    cost=PerGigavoxel("infer_with_model"),
+    cost=PerGigavoxel("infer_with_model", in_mag=read_mag),
     group="AI analysis",
     makes=made_layers,
     result_bytes=result_bytes,

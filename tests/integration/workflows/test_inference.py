@@ -7,6 +7,7 @@ import pytest
 
 import voxelworks
 from ball_networks import ball_facts, balls, write_ball_model, write_image
+from voxelworks.ai import inference
 from voxelworks.ai.inference import Grid, Intensities, Predictions, Source
 from voxelworks.ai.resampling import apply_matrices, covered, means_matrix
 from voxelworks.blocks.executor import SerialExecutor
@@ -20,7 +21,8 @@ from voxelworks.errors import (
 )
 from voxelworks.geometry import MAG1, Box, Mag
 from voxelworks.ops.evaluation import count_overlaps
-from voxelworks.volumes.arrays import create_zarr2_array
+from voxelworks.protocol.models import PostProcessing
+from voxelworks.volumes.arrays import MagArray, create_zarr2_array
 from voxelworks.volumes.dataset import Dataset
 from voxelworks.workflows import _fragments, _inference
 
@@ -128,7 +130,8 @@ def test_neurons_come_with_fragments_that_can_be_joined_anew(tmp_path):
     walls[:, :, 28:] = 2
     walls[:, :, 27:29] = 0
     image = write_image(tmp_path / "image", walls)
-    model = write_ball_model(tmp_path / "model", **TASKS["affinities"])
+    rules = PostProcessing(size_min_nm3=30 * 16.0**3)
+    model = write_ball_model(tmp_path / "model", **TASKS["affinities"], post_processing=rules)
     answer = voxelworks.run(
         "infer_neurons", layer=f"{image}/color", model=str(model), target=str(tmp_path / "made")
     )
@@ -145,8 +148,10 @@ def test_neurons_come_with_fragments_that_can_be_joined_anew(tmp_path):
     assert len(pairs) == answer["largest_segment_id"]  # the same partition, whatever its numbers
     run = {"layer": f"{tmp_path}/made/segmentation_fragments"}
     same = voxelworks.run("agglomerate", **run, threshold=0.5, target=str(tmp_path / "same"))
-    assert np.array_equal(voxels(tmp_path / "same"), found)
-    apart = voxelworks.run("agglomerate", **run, threshold=1, target=str(tmp_path / "apart"))
+    assert np.array_equal(
+        voxels(tmp_path / "same"), found
+    )  # segments as small as before are joined to others
+    apart = voxelworks.run("agglomerate", **run, threshold=1, size_min_nm3=0, target=str(tmp_path / "apart"))
     assert apart["largest_segment_id"] == apart["fragments"] == same["fragments"]
     assert apart["fragments"] > same["largest_segment_id"]
     with pytest.raises(
@@ -280,6 +285,44 @@ REFUSED = [
     ),
     ({}, {"outputs": ("foreground", "other")}, {}, InvalidModel, "and no 'distance'"),
 ]
+
+
+def test_fragments_cannot_be_called_like_the_image(tmp_path):
+    image = write_image(tmp_path / "image", balls(SHAPE, CENTRES))
+    dataset = Dataset.open(image)
+    (image / "color").rename(image / "seg_fragments")
+    text = (image / "datasource-properties.json").read_text().replace("color/", "seg_fragments/")
+    (image / "datasource-properties.json").write_text(
+        text.replace('"name": "color"', '"name": "seg_fragments"')
+    )
+    assert [layer.name for layer in Dataset.open(dataset.location).layers] == ["seg_fragments", "truth"]
+    model = write_ball_model(tmp_path / "model", **TASKS["affinities"])
+    with pytest.raises(TargetExists, match="the image layer is called 'seg_fragments'; choose another name"):
+        voxelworks.run(
+            "infer_neurons", layer=f"{image}/seg_fragments", model=str(model), target=str(tmp_path / "made"),
+            output_layer="seg",
+        )  # fmt: skip
+    assert not (tmp_path / "made").exists()
+
+
+def test_much_finer_images_are_read_in_pieces(tmp_path, monkeypatch):
+    image = write_image(tmp_path / "image", balls((30, 41, 52), [(14, 20, 26)], radius=9))
+    array = Dataset.open(image).layer("color").finest
+    source = Source(array, array.box, (0, 0, 0), (2.5, 3.0, 1.0), Intensities(80.0, 9.0))
+    whole = source.read((-1, 2, 3), (11, 10, 30))
+    pieces = []
+    read = MagArray.read
+
+    def note(self, box):
+        pieces.append(box.voxel_count)
+        return read(self, box)
+
+    monkeypatch.setattr(MagArray, "read", note)
+    monkeypatch.setattr(inference, "_READ_VOXELS_MAX", 2000)
+    np.testing.assert_allclose(source.read((-1, 2, 3), (11, 10, 30)), whole, atol=1e-5)
+    assert max(pieces) <= 2000
+    assert len(pieces) > 10
+    assert source.read_bytes((11, 10, 30)) == 2000 * (1 + 12)
 
 
 @pytest.mark.parametrize(("image", "model", "params", "error", "words"), REFUSED)

@@ -94,9 +94,9 @@ def test_a_version_that_a_job_kept_is_offered_too(segment):
     ("name", "mag", "warning"),
     [
         ("fits", "", None),
-        ("fine", "", None),  # its mag 2-2-1 has voxels that the model is for
-        ("fine", "1", "the layer has voxels of 2,2,30 nm, and the model is for 4,4,20 to 16,16,60 nm"),
-        ("coarse", "", "the layer has voxels of 100,100,100 nm"),
+        ("fits", "4-4-1", None),  # this is the mag of the result
+        ("fine", "", None),  # its mag 4-4-1 is read, which has the voxels of the model
+        ("coarse", "", "the layer has voxels of 100,100,100 nm, and the model is for 4,4,20 to 16,16,60 nm"),
         ("mute", "", "does not say how large its voxels are"),
     ],
 )

@@ -1,8 +1,9 @@
 import pytest
 from pydantic import BaseModel
 
-from voxelworks.geometry import Box, Mag
-from voxelworks.protocol.views import LayerSummary
+from small_networks import small_facts
+from voxelworks.geometry import Box, Mag, VoxelSize
+from voxelworks.protocol.views import DatasetSummary, LayerSummary
 from voxelworks.workflows import FREE, PerGigavoxel, get_workflow, raw_bytes
 
 LAYER = LayerSummary(
@@ -52,6 +53,32 @@ def test_voxels_are_counted_in_the_mag_and_box_that_params_name(params, voxels):
 
 def test_without_a_mag_the_finest_of_the_layer_counts():
     assert _measure(PerGigavoxel("align")) == 32 * 32 * 32
+
+
+def test_a_function_may_tell_the_mag():
+    cost = PerGigavoxel("align", in_mag=lambda _params, _inputs: Mag(4, 4, 2))
+    assert _measure(cost) == 16 * 16 * 16
+    assert cost.region(Params(), Known()) == (Box((0, 0, 0), (16, 16, 16)), Mag(4, 4, 2))
+
+
+@pytest.mark.parametrize(
+    ("voxel_size", "mag"),
+    [("5,5,50", "2-2-1"), ("2.5,2.5,12.5", "4-4-2"), ("100,100,100", "2-2-1"), (None, "2-2-1")],
+)
+def test_segmentations_cost_the_voxels_that_the_network_is_given(voxel_size, mag):
+    class Layers(Known):
+        def dataset(self, _ref):
+            return DatasetSummary(voxel_size=voxel_size, layers=(LAYER,))
+
+        def model(self, _ref):
+            return small_facts(voxel_size=VoxelSize(10, 10, 50))
+
+    declared = get_workflow("infer_mitochondria")
+    params = declared.params_type(layer="demo/color", target="made")
+    assert declared.cost.region(params, Layers()) == (
+        Box.parse(LAYER.box).in_mag(Mag.parse(mag)),
+        Mag.parse(mag),
+    )
 
 
 def test_a_function_may_count():

@@ -115,3 +115,10 @@ def test_names_are_written_as_people_do():
     labels = {field.name: field.label for field in export.fields}
     assert export.title == "Export OME Zarr"
     assert (labels["ome_version"], labels["coarsest_mag"]) == ("OME version", "Coarsest mag")
+
+
+def test_what_is_wrong_with_several_params_together_names_none():
+    with pytest.raises(InvalidParams, match=r"^a/b would be compared with itself; choose the layer"):
+        get_workflow("evaluate_segmentation").parse({
+            "layer": {"dataset": "a", "layer": "b"}, "truth": {"dataset": "a", "layer": "b"},
+        })  # fmt: skip
