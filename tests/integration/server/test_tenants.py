@@ -457,6 +457,7 @@ FACE = {
     "GET /datasets/{dataset_id}": case(ALL, "dataset"),
     "GET /datasets/disambiguate/{organization_id}/{directory_name}/toId": case(ALL, "dataset"),
     "GET /aiModels": case(ALL),
+    "GET /aiModels/inferences": case(ALL),
     "GET /aiModels/{model_id}": case(ALL, "model"),
     "GET /aiModels/{model_id}/voxelSize": case(ALL, "model"),
     "PUT /aiModels/{model_id}": case(ALL, "model", json={"name": "{new}-x"}, colleague=MANAGERS),
@@ -466,7 +467,7 @@ FACE = {
 }  # fmt: skip
 FACE_ELSEWHERE = (
     "POST /pricing/requestCredits", "POST /creditTransactions/addCredits", "PATCH /creditTransactions/{transaction_id}",
-    "POST /jobs/run/{route}/{dataset_id}", "POST /aiModels/{route}",
+    "POST /jobs/run/{route}/{dataset_id}", "POST /aiModels/{route}", "GET /aiModels/inferences/{inference_id}",
     "POST /aiModels/runNeuronModelTraining", "POST /aiModels/runInstanceModelTraining",
 )  # fmt: skip
 """Routes of the WEBKNOSSOS face whose rights are tested with what they do, in the tests of the face."""

@@ -76,7 +76,7 @@ def list_models(context: Here, request: Request, who: Who) -> list[AiModel]:
     """List models in training, those of the organization, those that others share with it, and installed ones."""
     found = api.list_models(context, who)
     with context.database.read_session() as session:
-        models = [_write(context, session, request, who, model) for model in found]
+        models = [write(context, session, request, who, model) for model in found]
         return [*_in_training(context, session, request, who), *models]
 
 
@@ -90,7 +90,7 @@ def show(context: Here, request: Request, who: Who, model_id: str) -> AiModel:
             view = _find_training(context, session, who, model_id)
             return _write_training(session, request, who, view)
     with context.database.read_session() as session:
-        return _write(context, session, request, who, model)
+        return write(context, session, request, who, model)
 
 
 @router.post("/aiModels/runNeuronModelTraining")
@@ -125,7 +125,7 @@ def change(context: Here, request: Request, who: Who, model_id: str, given: AiMo
     wanted = api.ModelChange(name=given.name, comment=given.comment, shared_with=named)
     changed = api.change_model(context, who, model.id, wanted)
     with context.database.read_session() as session:
-        return _write(context, session, request, who, changed)
+        return write(context, session, request, who, changed)
 
 
 @router.delete("/aiModels/{model_id}")
@@ -224,7 +224,7 @@ def _write_training(session: Session, request: Request, who: Principal, view: Jo
     structure = "neurons" if view.workflow == TRAININGS[0] else str(view.params.get("structure", ""))
     return AiModel(
         id=foreign_id(view.id), name=str(view.params.get("target", "")), is_owned_by_users_organization=True,
-        data_store=_data_store(request), user=_user(session, view.user_id), comment="",
+        data_store=data_store_of(request), user=user_of(session, view.user_id), comment="",
         training_job=JobWriter.of(session, [view], by=who).write(view), created=view.created_ms,
         shared_organization_ids=[view.organization_id], category=_category(structure), path=None, is_usable=False,
     )  # fmt: skip
@@ -241,24 +241,27 @@ def _find(context: Context, who: Principal, model_id: str) -> ModelView:
         raise
 
 
-def _data_store(request: Request) -> DataStore:
+def data_store_of(request: Request) -> DataStore:
+    """Write the one data store that there is."""
     url = str(request.base_url).rstrip("/") + BASE_PATH.get()
     return DataStore(name=DATA_STORE, url=url, allows_upload=False)
 
 
-def _write(context: Context, session: Session, request: Request, who: Principal, model: ModelView) -> AiModel:
+def write(context: Context, session: Session, request: Request, who: Principal, model: ModelView) -> AiModel:
+    """Write a model as somebody may see it."""
     is_own = model.organization_id == who.organization_id
     return AiModel(
         id=foreign_id(model.id), name=model.name, is_owned_by_users_organization=is_own,
-        data_store=_data_store(request),
-        user=_user(session, model.user_id) if is_own else None, comment=model.comment,
+        data_store=data_store_of(request),
+        user=user_of(session, model.user_id) if is_own else None, comment=model.comment,
         training_job=_training(context, session, who, model) if is_own else None, created=model.created_ms or 0,
         shared_organization_ids=[who.organization_id, *model.shared_with] if is_own else None,
         category=_category(model.facts.structure), path=None, is_usable=True,
     )  # fmt: skip
 
 
-def _user(session: Session, user_id: str | None) -> AiModelUser | None:
+def user_of(session: Session, user_id: str | None) -> AiModelUser | None:
+    """Write a user; None if there is none."""
     user = accounts.find_users(session, {user_id}).get(user_id) if user_id else None
     if user is None:
         return None

@@ -39,13 +39,7 @@ def list_datasets(context: Here, who: Who) -> list[DatasetCompact]:
     accounts.require(who, Action.SEE_DATASET)
     with context.database.read_session() as session:
         found = catalog.list_datasets(session, by=who, include_public=True)
-    return [
-        DatasetCompact(
-            id=foreign_id(dataset.id), name=dataset.name, owning_organization=dataset.organization_id, tags=[],
-            is_active=True, created=dataset.created_ms,
-        )
-        for dataset in found
-    ]  # fmt: skip
+    return [write_compact(dataset) for dataset in found]
 
 
 @router.get("/datasets/disambiguate/{organization_id}/{directory_name}/toId")
@@ -72,6 +66,14 @@ def show_dataset(context: Here, request: Request, who: Who, dataset_id: str) -> 
         ),
         is_public=dataset.is_public, is_active=True, folder_id=foreign_id(dataset.organization_id),
         allowed_teams=[], tags=[], created=dataset.created_ms, used_storage_bytes=dataset.size_bytes,
+    )  # fmt: skip
+
+
+def write_compact(dataset: DatasetView) -> DatasetCompact:
+    """Write a dataset as lists show it."""
+    return DatasetCompact(
+        id=foreign_id(dataset.id), name=dataset.name, owning_organization=dataset.organization_id, tags=[],
+        is_active=True, created=dataset.created_ms,
     )  # fmt: skip
 
 

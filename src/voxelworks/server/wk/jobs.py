@@ -103,14 +103,14 @@ def get_credit_cost(
 def show(context: Here, who: Who, job_id: str) -> ForeignJob:
     """Show a job, in the state of its latest repeat."""
     with context.database.read_session() as session:
-        return _write(session, _latest(session, context, who, job_id), who)
+        return _write(session, latest_of(session, context, who, job_id), who)
 
 
 @router.patch("/jobs/{job_id}/cancel", response_model_exclude_none=True)
 def cancel(context: Here, who: Who, job_id: str) -> ForeignJob:
     """Cancel a job. Asking again changes nothing."""
     with context.database.session() as session:
-        latest = _latest(session, context, who, job_id)
+        latest = latest_of(session, context, who, job_id)
         return _write(session, jobs.cancel(session, latest.id, by=who), who)
 
 
@@ -119,7 +119,7 @@ def retry(context: Here, who: Who, job_id: str) -> ForeignJob:
     """Do a job again that failed or was cancelled. It keeps its id and its owner, and is charged anew."""
     context.limits.count_for("submission", who)
     with context.database.session() as session:
-        latest = _latest(session, context, who, job_id)
+        latest = latest_of(session, context, who, job_id)
         repeat = jobs.retry(session, latest.id, by=who, places=context.places, settings=context.settings)
         return _write(session, repeat, who)
 
@@ -133,7 +133,7 @@ def retry(context: Here, who: Who, job_id: str) -> ForeignJob:
 def download(context: Here, request: Request, who: Who, job_id: str) -> Response:
     """Give the file that a job has left. Where WEBKNOSSOS leads to its data store, we are that ourselves."""
     with context.database.read_session() as session:
-        latest = _latest(session, context, who, job_id)
+        latest = latest_of(session, context, who, job_id)
         artifact = jobs.find_artifact(session, latest.id, by=who, settings=context.settings)
     return answer_with_artifact(context, request, artifact)
 
@@ -172,7 +172,7 @@ def newest_jobs(
     return views
 
 
-def _latest(session: Session, context: Context, who: Principal, job_id: str) -> JobView:
+def latest_of(session: Session, context: Context, who: Principal, job_id: str) -> JobView:
     """Find the latest repeat of a job that somebody may see."""
     for repeat in jobs.chain_of(session, native_id(job_id)).job_ids:
         try:

@@ -213,6 +213,23 @@ class AiModel(Wire):
     is_usable: bool
 
 
+class AiInference(Wire):
+    """A segmentation with a model."""
+
+    id: str
+    """Of its job."""
+    data_store: DataStore
+    new_segmentation_layer_name: str
+    mask_annotation_layer_name: str | None
+    inference_job: ForeignJob
+    ai_model: AiModel | None
+    """None if it was deleted, or is not shared any more."""
+    user: AiModelUser | None
+    new_dataset: DatasetCompact | None
+    """None until it is there, and when it is there no more."""
+    created: int
+
+
 class ForeignVoxelSize(Wire):
     factor: list[float]
     unit: str

@@ -6,7 +6,7 @@ from typing import Any
 
 from fastapi import APIRouter, FastAPI
 
-from voxelworks.server.wk import ai_models, credits, datasets, jobs, people, service, worker
+from voxelworks.server.wk import ai_models, credits, datasets, inferences, jobs, people, service, worker
 from voxelworks.server.wk.models import Refusal
 from voxelworks.server.wk.paths import PREFIXES
 
@@ -14,9 +14,11 @@ REFUSALS: dict[int | str, dict[str, Any]] = {
     "4XX": {"model": Refusal, "description": "Refused: the messages say why."}
 }
 
-# Workers first: their `/jobs/request` is no id of a job. Models before jobs, which take all other routes below theirs.
+# Workers first: their `/jobs/request` is no id of a job; and inferences before models for the like. Models before jobs,
+# which take all other routes below theirs.
 ROUTERS: tuple[APIRouter, ...] = (
-    worker.router, ai_models.router, jobs.router, credits.router, people.router, datasets.router, service.router,
+    worker.router, inferences.router, ai_models.router, jobs.router, credits.router, people.router, datasets.router,
+    service.router,
 )  # fmt: skip
 
 

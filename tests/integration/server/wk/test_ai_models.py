@@ -82,6 +82,27 @@ def test_segmentations_are_started_as_older_and_newer_clients_do(face: Face):
         judged = client.post(
             "/aiModels/inferences/runNeuronModelInference", json={**neurons, "doSplitMergerEvaluation": True}
         )
+        listed = client.get("/aiModels/inferences").json()
+        shown = client.get(f"/aiModels/inferences/{second['id']}").json()
+        missing = [client.get(f"/aiModels/inferences/{job}") for job in (face.find_largest(), "0" * 24)]
+    with face.client("cleo") as cleo:
+        assert cleo.get("/aiModels/inferences").json() == []
+        assert cleo.get(f"/aiModels/inferences/{second['id']}").status_code == 404
+    by_job = {item["id"]: item for item in listed}
+    assert [by_job[job["id"]]["inferenceJob"]["command"] for job in (first, second)] == [
+        "infer_mitochondria", "infer_instances",
+    ]  # fmt: skip
+    assert shown == by_job[second["id"]]
+    assert shown.keys() == {
+        "id", "dataStore", "newSegmentationLayerName", "maskAnnotationLayerName", "inferenceJob", "aiModel", "user",
+        "newDataset", "created",
+    }  # fmt: skip
+    assert (shown["aiModel"]["id"], shown["newSegmentationLayerName"]) == (
+        foreign_id(made.id),
+        "segmentation",
+    )
+    assert (shown["user"]["email"], shown["newDataset"]) == ("ada@example.org", None)
+    assert [answer.status_code for answer in missing] == [404, 404]
     assert (first["command"], second["command"]) == ("infer_mitochondria", "infer_instances")
     with face.database.read_session() as session:
         by_id = {
