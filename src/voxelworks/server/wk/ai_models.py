@@ -200,8 +200,9 @@ def _in_training(context: Context, session: Session, request: Request, who: Prin
         for name in TRAININGS
         for view in jobs.list_jobs(
             session, by=who, settings=context.settings, workflow=name, organization_id=who.organization_id,
-            states=UNENDED_STATES, limit=JOBS_MAX,
+            states=(*UNENDED_STATES, "succeeded"), limit=JOBS_MAX,
         ).jobs
+        if view.state != "succeeded" or view.publication == "pending"
     ]  # fmt: skip
     return [_write_training(session, request, who, view) for view in under_way]
 

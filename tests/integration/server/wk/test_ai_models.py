@@ -5,6 +5,7 @@ import pytest
 
 from small_networks import small_facts
 from voxelworks import accounts, catalog, jobs
+from voxelworks.jobs._tables import JobRow
 from voxelworks.protocol.foreign import foreign_id, native_id
 from voxelworks.protocol.places import model_place
 
@@ -171,6 +172,14 @@ def test_a_training_stands_for_its_model_until_that_is_there(face: Face, route: 
         assert cleo.get(f"/aiModels/{job_id}").status_code == 404
         assert job_id not in {item["id"] for item in cleo.get("/aiModels").json()}
         assert client.get(f"/aiModels/{face.find_largest()}").status_code == 404
+        for state, publication in (
+            ("succeeded", "pending"),
+            ("queued", "none"),
+        ):  # also while it is brought in
+            with face.database.session() as session:
+                row = session.get(JobRow, native_id(job_id))
+                row.state, row.publication = state, publication
+            assert job_id in {item["id"] for item in client.get("/aiModels").json()}
     with face.database.session() as session:
         ada = accounts.find_principal(session, face.user_ids["ada"], "local")
         view = jobs.show(session, native_id(job_id), by=ada, settings=face.settings).job
