@@ -20,7 +20,14 @@ from sqlalchemy.orm import Session
 
 from voxelworks.catalog._tables import ModelRow, ModelShareRow, ModelVersionRow
 from voxelworks.db import Database, now
-from voxelworks.errors import InvalidParams, ModelNotFound, NotFound, TargetExists, VoxelworksError
+from voxelworks.errors import (
+    InvalidModel,
+    InvalidParams,
+    ModelNotFound,
+    NotFound,
+    TargetExists,
+    VoxelworksError,
+)
 from voxelworks.protocol.installed_models import list_installed
 from voxelworks.protocol.models import ModelFacts
 from voxelworks.protocol.people import Principal
@@ -292,12 +299,22 @@ def known_models(session: Session) -> frozenset[tuple[str, str, int]]:
 
 
 def _views(session: Session, rows: Sequence[ModelRow], by: Principal | None) -> list[ModelView]:
-    """Give the views of models, without those of which no version is left."""
+    """Give the views of models, without those of which no version is left.
+
+    Versions whose facts cannot be used (any more) are left out, and logged: one of them shall not hide all models.
+    """
     ids = [row.id for row in rows]
-    versions: dict[str, list[ModelVersionRow]] = {}
+    models = {row.id: row for row in rows}
+    versions: dict[str, list[ModelVersionView]] = {}
     for version in _versions(session, ids):
-        if not version.is_purging:
-            versions.setdefault(version.model_id, []).append(version)
+        if version.is_purging:
+            continue
+        try:
+            view = _version_view(models[version.model_id], version)
+        except InvalidModel as error:
+            _logger.warning("a model is left out: %s", error)
+            continue
+        versions.setdefault(version.model_id, []).append(view)
     shares: dict[str, list[str]] = {}
     for share in session.scalars(select(ModelShareRow).where(ModelShareRow.model_id.in_(ids))):
         shares.setdefault(share.model_id, []).append(share.organization_id)
@@ -308,7 +325,7 @@ def _views(session: Session, rows: Sequence[ModelRow], by: Principal | None) -> 
             shared_with=tuple(sorted(shares.get(row.id, ())))
             if by is not None and by.organization_id == row.organization_id
             else (),
-            versions=tuple(_version_view(row, version) for version in versions[row.id]),
+            versions=tuple(versions[row.id]),
         )
         for row in rows
         if row.id in versions
@@ -327,8 +344,8 @@ def _versions(session: Session, ids: Sequence[str]) -> Sequence[ModelVersionRow]
 def _version_view(row: ModelRow, version: ModelVersionRow) -> ModelVersionView:
     return ModelVersionView(
         number=version.number, place=model_place(row.organization_id, row.folder, version.number),
-        facts=ModelFacts.model_validate(version.facts), size_bytes=version.size_bytes, user_id=version.user_id,
-        made_by_job=version.made_by_job, created_ms=version.created_ms,
+        facts=ModelFacts.parse(version.facts, what=f"{row.name}@{version.number}"), size_bytes=version.size_bytes,
+        user_id=version.user_id, made_by_job=version.made_by_job, created_ms=version.created_ms,
     )  # fmt: skip
 
 

@@ -3,11 +3,13 @@
 from pathlib import Path
 
 import pytest
+from sqlalchemy import update
 
 from model_work import installed
 from small_networks import small_facts, small_network
 from voxelworks import catalog, jobs
 from voxelworks.ai.package import write_package
+from voxelworks.catalog._tables import ModelVersionRow
 from voxelworks.errors import (
     InvalidInput,
     InvalidParams,
@@ -79,6 +81,20 @@ def test_versions_are_numbered_and_published_ones_are_listed(queue):
     assert models(queue, "cleo") == ()
     with queue.database.read_session() as session:
         assert catalog.storage_usage(session, "local", settings=queue.settings).used_bytes == 2000
+
+
+def test_a_version_whose_facts_are_wrong_hides_no_other(queue, caplog):
+    make(queue), make(queue), make(queue, "other")
+    wrong = {**FACTS.model_dump(mode="json"), "border": [9, 9, 9]}
+    with queue.database.session() as session:
+        session.execute(update(ModelVersionRow).where(ModelVersionRow.number == 2).values(facts=wrong))
+    assert [(model.name, model.latest.number) for model in models(queue)] == [("mito", 1), ("other", 1)]
+    assert "a model is left out: the facts of mito@2 are wrong: " in caplog.text
+    with queue.database.session() as session:
+        session.execute(update(ModelVersionRow).values(facts=wrong))
+    assert models(queue) == ()
+    with pytest.raises(ModelNotFound):
+        find(queue, "mito")
 
 
 def test_jobs_that_are_submitted_together_make_different_versions(queue):
