@@ -30,7 +30,8 @@ NormalizationMethod = Literal["standardize", "none"]
 
 
 class _Facts(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    # JSON has no infinity: what is written as one could not be read again.
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
 
 
 class Normalization(_Facts):
@@ -137,6 +138,16 @@ class ModelFacts(_Facts):
                     f"a patch of {self.patch} with a border of {self.border} on each side leaves no voxels; "
                     "the border is smaller than half the patch"
                 )
+        if any(step < 1 or length % step for length, step in zip(self.patch, self.step, strict=True)):
+            raise InvalidModel(
+                f"the model has a patch of {self.patch} and a step of {self.step}; each step is at least 1, and each "
+                "side of the patch a multiple of it"
+            )
+        if self.unfit(self.voxel_size) is not None:
+            raise InvalidModel(
+                f"the network works on voxels of {self.voxel_size} nm, and is for {self.voxel_size_min} to "
+                f"{self.voxel_size_max} nm; voxel_size lies between voxel_size_min and voxel_size_max"
+            )
         return self
 
     @classmethod

@@ -33,7 +33,7 @@ class TrainInstanceModelParams(TrainingParams):
     structure: str = Field("objects", min_length=1, max_length=100)
     """What is labelled, such as `mitochondria`."""
 
-    instance_diameter_nm: Annotated[float | None, ADVANCED] = Field(None, gt=0)
+    instance_diameter_nm: Annotated[float | None, ADVANCED] = Field(None, gt=0, allow_inf_nan=False)
     """Typical diameter of an object in nm; by default that of the labelled ones."""
 
     @classmethod

@@ -381,6 +381,13 @@ def test_a_patch_is_held_by_boxes_with_half_of_what_is_learned_from():
     assert patch(box(1)) == (2, 200, 200)  # never less than one step
 
 
+@pytest.mark.parametrize("diameter", [0, "inf", "nan"])
+def test_objects_of_no_size_are_not_trained_for(diameter):
+    given = {"boxes": [{"image": "a/color", "truth": "a/truth"}], "target": "made"}
+    with pytest.raises(InvalidParams, match="instance_diameter_nm"):
+        get_workflow("train_instance_model").parse({**given, "instance_diameter_nm": diameter})
+
+
 def test_training_needs_labels_of_some_size(tmp_path):
     write_image(tmp_path / "image", balls(SHAPE, [(9, 9, 4)], radius=4))
     train = {"target": str(tmp_path / "model"), "steps": 1}

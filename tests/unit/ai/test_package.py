@@ -152,6 +152,7 @@ def test_wrong_facts_are_named(tmp_path):
     file = tmp_path / "voxelworks.json"
     for text, reason in (
         (file.read_text().replace('"instances"', '"dreams"'), "task"),
+        (file.read_text().replace("100.0", "Infinity"), "distance_scale_nm Input should be a finite number"),
         ("{", "is no JSON"),
         ("[]", "holds no facts"),
         (" " * 2**21, "holds no facts"),
@@ -159,6 +160,37 @@ def test_wrong_facts_are_named(tmp_path):
         file.write_text(text)
         with pytest.raises(InvalidModel, match=reason):
             read_package(tmp_path)
+
+
+INFINITE = float("inf")
+CONTRADICTIONS = {
+    "a step of 0": ({"step": (0, 1, 1)}, r"a patch of \(8, 8, 4\) and a step of \(0, 1, 1\)"),
+    "a step of -1": ({"step": (1, -1, 1)}, "each step is at least 1"),
+    "a step that does not fit": ({"step": (1, 1, 3)}, "each side of the patch a multiple of it"),
+    "an infinite distance": ({"distance_scale_nm": INFINITE}, "distance_scale_nm Input should be a finite number"),
+    "a size that is no number": (
+        {"post_processing": {"size_min_nm3": float("nan")}}, r"post_processing\.size_min_nm3 Input should be a finite",
+    ),
+    "a score that is no number": (
+        {"scores": ({"data": "A", "measure": "IoU", "value": INFINITE},)}, r"scores\.0\.value Input should be a finite",
+    ),
+    "no voxels between": (
+        {"voxel_size_min": "16,16,60", "voxel_size_max": "4,4,20"}, "works on voxels of 8,8,30 nm, and is for 16,16,60",
+    ),
+    "voxels of others": ({"voxel_size": "8,8,80"}, "works on voxels of 8,8,80 nm, and is for 4,4,20 to 16,16,60 nm"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", CONTRADICTIONS)
+def test_facts_that_nothing_can_be_done_with_are_refused(what):
+    changes, reason = CONTRADICTIONS[what]
+    with pytest.raises(InvalidModel, match=f"the facts of it are wrong: .*{reason}"):
+        ModelFacts.parse({**small_facts().model_dump(), **changes}, what="it")
+
+
+def test_voxel_sizes_that_were_rounded_are_the_same():
+    facts = small_facts(voxel_size=VoxelSize(8, 8, 30.01), voxel_size_max=VoxelSize(8, 8, 30))
+    assert facts.unfit(VoxelSize(8, 8, 30.01)) is None
 
 
 @pytest.mark.parametrize("name", ["rdf.yaml", "../x", "a/b", ".hidden", "weights.onnx"])
