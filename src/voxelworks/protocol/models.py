@@ -26,6 +26,10 @@ ModelTask = Literal["affinities", "instances", "semantic"]
 """What a network gives for each voxel: whether it belongs together with others at fixed offsets, from which neurons are
 put together; whether it is inside of an object and how far from its surface, from which instances are; or only whether
 it is inside."""
+TASK_OUTPUTS: Mapping[str, tuple[str, ...]] = {
+    "semantic": ("foreground",), "instances": ("foreground", "distance"),
+}  # fmt: skip
+"""Names of the channels that segments are made of. For affinities it is their offsets that count."""
 NormalizationMethod = Literal["standardize", "none"]
 
 
@@ -129,6 +133,17 @@ class ModelFacts(_Facts):
         if self.task == "affinities" and len(self.offsets) != len(self.outputs):
             raise InvalidModel(
                 f"the model has {len(self.outputs)} outputs but {len(self.offsets)} offsets; each affinity has one"
+            )
+        nearest = {tuple(map(abs, offset)) for offset in self.offsets if sum(map(abs, offset)) == 1}
+        if self.task == "affinities" and len(nearest) < 3:
+            raise InvalidModel(
+                f"the model has the offsets {list(self.offsets)}; neurons need those to the next voxel along x, y and z"
+            )
+        needed = TASK_OUTPUTS.get(self.task, ())
+        if not set(needed) <= set(self.outputs):
+            raise InvalidModel(
+                f"a model for the task {self.task} gives {' and '.join(needed)}, and this one "
+                f"{', '.join(self.outputs)}; say in outputs which channel is which"
             )
         if self.task == "instances" and self.distance_scale_nm is None:
             raise InvalidModel("a model of instances says how long the distance 1 is, in distance_scale_nm")

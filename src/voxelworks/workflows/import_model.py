@@ -10,7 +10,7 @@ from pydantic import Field, field_validator
 
 from voxelworks.errors import InvalidModel, InvalidParams, SourceNotFound, StorageFailed
 from voxelworks.geometry import Vec3
-from voxelworks.protocol.models import ModelFacts
+from voxelworks.protocol.models import TASK_OUTPUTS, ModelFacts
 from voxelworks.workflows import (
     ADVANCED,
     FREE,
@@ -31,8 +31,6 @@ _SIZES = ("patch", "border")
 _TEST_TENSORS = ("test-input.npy", "test-output.npy")
 _ORIGINALS = {"README.md": "original-README.md"}
 _TEXT_BYTES_MAX = 2**20
-_OUTPUTS = {"semantic": ("foreground",), "instances": ("foreground", "distance")}
-"""What the channels of a network are called that gives as many, if nobody says it."""
 _LEFT_TO_SAY = {
     "task": "what the network gives",
     "structure": "what it finds, such as mitochondria",
@@ -205,7 +203,7 @@ def complete_facts(package: ForeignPackage, params: ImportModelParams) -> ModelF
     task = known.get("task")
     channels = package.network.output_channels
     if "outputs" not in known and isinstance(task, str):
-        names = _OUTPUTS.get(task, ("affinity",) * _count(known.get("offsets")))
+        names = TASK_OUTPUTS.get(task, ("affinity",) * _count(known.get("offsets")))
         if names and channels in (None, len(names)):
             known["outputs"] = names
     needed = ["task", "structure", "voxel_size", "outputs", "patch"]

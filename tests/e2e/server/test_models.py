@@ -46,6 +46,7 @@ def test_a_person_imports_a_model_and_chooses_it(site, open_page, tmp_path: Path
     page.locator("#input-structure").fill("mitochondria")
     page.locator("#more-card > summary").click()
     page.locator("#input-distance_scale_nm").fill("100")
+    page.locator("#input-outputs").fill("foreground,distance")
     page.get_by_role("button", name="Submit").first.click()
     page.wait_for_url("**/jobs/*")
     page.locator("#open-result").click(timeout=120_000)

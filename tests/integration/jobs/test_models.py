@@ -128,7 +128,7 @@ def test_a_job_keeps_the_version_that_it_was_submitted_with(queue):
 
 
 def test_a_model_of_another_task_is_refused(queue):
-    make(queue, facts=small_facts(task="semantic", outputs=("a", "b")))
+    make(queue, facts=small_facts(task="semantic", outputs=("foreground", "edge")))
     params = {"layer": "demo/segmentation", "model": "mito", "target": "made"}
     with pytest.raises(InvalidInput, match="model 'mito' gives semantic, and instances are needed"):
         queue.submit(workflow="segment_with_model", params=params)

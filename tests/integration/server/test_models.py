@@ -22,7 +22,9 @@ from voxelworks.errors import IllegalTransition, InvalidInput, ModelNotFound
 from voxelworks.settings import Settings
 from voxelworks.testing.server import running_server
 
-TOLD = {"task": "instances", "structure": "mitochondria", "distance_scale_nm": "100"}
+TOLD = {
+    "task": "instances", "structure": "mitochondria", "distance_scale_nm": "100", "outputs": "foreground,distance",
+}  # fmt: skip
 
 
 @dataclass

@@ -331,7 +331,7 @@ def test_rules_that_cannot_be_followed_are_refused(tmp_path):
         segment(tmp_path, array, facts_of("instances", seed_distance_nm=120), (8, 8, 8))
     facts = facts_of("instances").model_copy(update={"outputs": ("foreground", "other")})
     with pytest.raises(InvalidModel, match=r"gives foreground, other, and no 'distance'"):
-        segment(tmp_path, array, facts, (8, 8, 8))
+        work.used_channels(facts)
     facts = facts_of("affinities").model_copy(
         update={"outputs": ("a", "b"), "offsets": ((1, 0, 0), (0, 0, 4))}
     )

@@ -76,12 +76,19 @@ def test_what_a_package_of_the_zoo_does_not_say_is_asked_for_and_taken_from_the_
         bring_in(settings, zoo, tmp_path / "model")
     with pytest.raises(InvalidModel, match=r"so must you: distance_scale_nm"):
         bring_in(settings, zoo, tmp_path / "model", task="instances", structure="mitochondria")
+    with pytest.raises(
+        InvalidModel, match="and this one inside, edge; say in outputs which channel is which"
+    ):
+        bring_in(settings, zoo, tmp_path / "model", **TOLD)
     assert tree(tmp_path) == before
-    bring_in(settings, zoo, tmp_path / "model", **TOLD, voxel_size_max="9,9,30", licence="CC0-1.0")
+    bring_in(
+        settings, zoo, tmp_path / "model", **TOLD, outputs="foreground,distance", voxel_size_max="9,9,30",
+        licence="CC0-1.0",
+    )  # fmt: skip
     made = read_package(tmp_path / "model")
     assert made.facts == small_facts(
         title="Zoo network", description="Of the zoo.", modality="", licence="CC0-1.0", licence_text="",
-        outputs=("inside", "edge"), border=(3, 2, 1), voxel_size_min=VoxelSize(4, 4, 15),
+        border=(3, 2, 1), voxel_size_min=VoxelSize(4, 4, 15),
         voxel_size_max=VoxelSize(9, 9, 30), training_data=(), citations=("Somebody 10.1/x",),
         weights_sha256=made.facts.weights_sha256, weights_bytes=made.facts.weights_bytes,
     )  # fmt: skip
@@ -94,12 +101,12 @@ def test_weights_alone_are_described_by_the_params(tmp_path, settings):
     (tmp_path / "net.onnx").write_bytes(small_network(channels=3))
     bring_in(
         settings, tmp_path / "net.onnx", tmp_path / "neurons", task="affinities", structure="neurons",
-        voxel_size="8,8,8", offsets="1,0,0; 0,1,0;0,0,-9", border="1,1,0", normalization="none",
+        voxel_size="8,8,8", offsets="1,0,0; 0,1,0;0,0,-1", border="1,1,0", normalization="none",
     )  # fmt: skip
     facts = read_package(tmp_path / "neurons").facts
     assert (facts.title, facts.offsets, facts.outputs) == (
         "neurons",
-        ((1, 0, 0), (0, 1, 0), (0, 0, -9)),
+        ((1, 0, 0), (0, 1, 0), (0, 0, -1)),
         ("affinity",) * 3,
     )
     assert (facts.patch, facts.border, facts.normalization.method) == (PATCH, (1, 1, 0), "none")
@@ -128,7 +135,11 @@ def test_steps_that_are_not_done_are_not_passed_over(tmp_path, settings, text, r
         ({"offsets": "1,0,0;;"}, InvalidParams, "not x,y,z"),
         ({"outputs": "a,,b"}, InvalidParams, "names no channels"),
         ({"patch": "16,8,4"}, InvalidModel, "the patch of the model has 16"),
-        ({"outputs": "one"}, InvalidModel, "gives 2 channels, and the facts of the model name 1"),
+        (
+            {"task": "semantic", "outputs": "foreground"},
+            InvalidModel,
+            "gives 2 channels, and the facts of the model name 1",
+        ),
         ({"border": "4,1,1"}, InvalidModel, "leaves no voxels"),
         ({"task": "affinities"}, InvalidModel, "2 outputs but 0 offsets|offsets"),
     ],

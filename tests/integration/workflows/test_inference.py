@@ -283,7 +283,6 @@ REFUSED = [
         InvalidParams,
         "the seed distance is 120 nm, but the model tells distances up to 100 nm",
     ),
-    ({}, {"outputs": ("foreground", "other")}, {}, InvalidModel, "and no 'distance'"),
 ]
 
 

@@ -174,6 +174,16 @@ CONTRADICTIONS = {
     "a score that is no number": (
         {"scores": ({"data": "A", "measure": "IoU", "value": INFINITE},)}, r"scores\.0\.value Input should be a finite",
     ),
+    "instances without distances": (
+        {"outputs": ("foreground", "edge")}, "gives foreground and distance, and this one foreground, edge; say",
+    ),
+    "semantic without an inside": (
+        {"task": "semantic", "outputs": ("inside",)}, "task semantic gives foreground, and this one inside;",
+    ),
+    "affinities on two axes": (
+        {"task": "affinities", "outputs": ("a",) * 4, "offsets": ((1, 0, 0), (-1, 0, 0), (0, 1, 0), (0, 0, 3))},
+        "neurons need those to the next voxel along x, y and z",
+    ),
     "no voxels between": (
         {"voxel_size_min": "16,16,60", "voxel_size_max": "4,4,20"}, "works on voxels of 8,8,30 nm, and is for 16,16,60",
     ),
