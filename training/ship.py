@@ -26,9 +26,8 @@ from scipy import ndimage
 
 import voxelworks
 from voxelworks.ai.package import ModelPackage, read_package, write_package
-from voxelworks.protocol.models import ModelScore
+from voxelworks.protocol.models import TRAINED_WEIGHTS, ModelScore
 from voxelworks.volumes.dataset import Dataset
-from voxelworks.workflows._training import TRAINED_WEIGHTS
 
 ROOT = Path(__file__).resolve().parent.parent
 CARDS = ROOT / "training" / "cards.toml"

@@ -7,6 +7,7 @@
     README.md          model card, made of the facts
     voxelworks.json    the facts again, for programs that read no YAML
     test-input.npy, test-output.npy    what the network gives for an input, if whoever made it says so
+    trained.safetensors    of a model that was trained here: what trainings that start from it begin with
 
 A package in a zip is unpacked first, within limits. Equal facts and weights give equal files.
 """

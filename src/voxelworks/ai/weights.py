@@ -135,17 +135,23 @@ def check_weights(path: Path, facts: ModelFacts, *, bytes_max: int = WEIGHTS_BYT
     return network
 
 
+def require_size(path: Path, bytes_max: int) -> int:
+    """Give the size of a file of weights in bytes; `InvalidModel` if it is too large, `OSError` if it is not there."""
+    size = path.stat().st_size
+    if size > bytes_max:
+        raise InvalidModel(
+            f"{path.name} has {size_text(size)}, and weights of at most {size_text(bytes_max)} are taken; use a "
+            "smaller network, or ask the operator (setting model_bytes_max)"
+        )
+    return size
+
+
 def _parse(path: Path, bytes_max: int) -> Any:
     import onnx  # slow
     from google.protobuf.message import DecodeError
 
     try:
-        size = path.stat().st_size
-        if size > min(bytes_max, 2 * WEIGHTS_BYTES_MAX - 1):
-            raise InvalidModel(
-                f"{path.name} has {size_text(size)}, and weights of at most {size_text(bytes_max)} are taken; use a "
-                "smaller network, or ask the operator (setting model_bytes_max)"
-            )
+        require_size(path, min(bytes_max, 2 * WEIGHTS_BYTES_MAX - 1))
         content = path.read_bytes()
     except OSError as error:
         raise StorageFailed(f"{path} cannot be read: {error.strerror or error}") from error

@@ -20,6 +20,8 @@ from voxelworks.geometry import Vec3, VoxelSize
 
 MODEL_FILE = "voxelworks.json"
 """In the folder of a package, beside `rdf.yaml`."""
+TRAINED_WEIGHTS = "trained.safetensors"
+"""In a package of a model that was trained here: its weights as they were trained, for trainings that start from it."""
 FACTS_BYTES_MAX = 2**20
 
 ModelTask = Literal["affinities", "instances", "semantic"]

@@ -23,7 +23,7 @@ from voxelworks.errors import (
 )
 from voxelworks.geometry import Box, Mag, Vec3, VoxelSize, Zyx
 from voxelworks.protocol.messages import CURVE_POINTS_MAX, Curve, Json, Picture
-from voxelworks.protocol.models import ModelFacts, ModelScore, ModelTask, PostProcessing
+from voxelworks.protocol.models import TRAINED_WEIGHTS, ModelFacts, ModelScore, ModelTask, PostProcessing
 from voxelworks.workflows import (
     ADVANCED,
     ANY_DATASET,
@@ -55,8 +55,6 @@ if TYPE_CHECKING:
     from voxelworks.workflows._painted import Painted
     from voxelworks.workflows._planes import LayerArray
 
-TRAINED_WEIGHTS = "trained.safetensors"
-"""In a package: the weights as they were trained, for trainings that start from it."""
 _MODEL_BYTES = 64 * 2**20
 _VALIDATION_SHARE, _GUARD_SHARE = 0.2, 0.05
 """Of the longest side of each box, where no box is given for validation: its end, and what is left out before it."""

@@ -10,7 +10,7 @@ from pydantic import Field, field_validator
 
 from voxelworks.errors import InvalidModel, InvalidParams, SourceNotFound, StorageFailed
 from voxelworks.geometry import Vec3
-from voxelworks.protocol.models import TASK_OUTPUTS, ModelFacts
+from voxelworks.protocol.models import TASK_OUTPUTS, TRAINED_WEIGHTS, ModelFacts
 from voxelworks.workflows import (
     ADVANCED,
     FREE,
@@ -155,10 +155,11 @@ def import_model(params: ImportModelParams, job: Job) -> ImportedModel:
 
     Reads packages of Voxelworks, of the BioImage Model Zoo, and ONNX files alone. Only weights as ONNX are taken: they
     are looked through and tried on one patch before the model is there; weights in other formats, which could run any
-    program, are left out unopened. What a package does not say of its model, such as the size of its voxels, is given
-    as parameters; the error names what is missing.
+    program, are left out unopened. A model that was trained here can be trained further. What a package does not say of
+    its model, such as the size of its voxels, is given as parameters; the error names what is missing.
     """
     from voxelworks.ai.package import limits_of, read_foreign, write_package
+    from voxelworks.ai.trained import check_trained
     from voxelworks.ai.trial import try_network
 
     bytes_max = job.settings.model_bytes_max
@@ -176,8 +177,11 @@ def import_model(params: ImportModelParams, job: Job) -> ImportedModel:
     facts = complete_facts(package, params)
     job.log(f"{facts.title}: {facts.task} of {facts.structure}, licence {facts.licence or 'not stated'}")
     extra = _extra_files(package, bytes_max)
-    job.require_inside(params.source, [file for file in extra.values() if isinstance(file, Path)])
-    folder = job.start_model(params.target, inputs=[facts.model_dump_json(), _stamp(package.weights)])
+    job.require_inside(params.source, extra.values())
+    if TRAINED_WEIGHTS in extra:
+        check_trained(extra[TRAINED_WEIGHTS], bytes_max=bytes_max)
+    stamps = [_stamp(file) for file in (package.weights, *extra.values())]
+    folder = job.start_model(params.target, inputs=[facts.model_dump_json(), *stamps])
     made = write_package(folder, facts, package.weights, extra=extra, bytes_max=bytes_max)
     job.check()
     job.log("trying the network on one patch")
@@ -291,9 +295,9 @@ def _inner_folder(location: Path) -> Path:
     return location
 
 
-def _extra_files(package: ForeignPackage, bytes_max: int) -> Mapping[str, Path | bytes]:
-    """Choose what else is kept: test tensors, and what others wrote about their model."""
-    extra: dict[str, Path | bytes] = {}
+def _extra_files(package: ForeignPackage, bytes_max: int) -> Mapping[str, Path]:
+    """Choose what else is kept: test tensors, what others wrote about their model, and what trainings start from."""
+    extra: dict[str, Path] = {}
     if package.facts:
         found = {name: name for name in (*_TEST_TENSORS, *_ORIGINALS.values(), "original-rdf.yaml")}
     elif package.description is not None:
@@ -305,6 +309,9 @@ def _extra_files(package: ForeignPackage, bytes_max: int) -> Mapping[str, Path |
         largest = bytes_max if name in _TEST_TENSORS else _TEXT_BYTES_MAX
         if file.is_file() and file.stat().st_size <= largest and not _holds_objects(file):
             extra[kept_as] = file
+    trained = package.folder / TRAINED_WEIGHTS
+    if package.facts and trained.is_file():
+        extra[TRAINED_WEIGHTS] = trained
     return extra
 
 

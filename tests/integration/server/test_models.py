@@ -10,8 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
+import numpy as np
 import pytest
 from click.testing import CliRunner
+from safetensors.numpy import save
 
 from small_networks import ZOO, small_facts, small_network, zoo_package
 from voxelworks.ai.package import read_package, write_package
@@ -19,6 +21,7 @@ from voxelworks.cli import commands
 from voxelworks.cli._embedded import EmbeddedWorker
 from voxelworks.client import Client
 from voxelworks.errors import IllegalTransition, InvalidInput, ModelNotFound
+from voxelworks.protocol.models import TRAINED_WEIGHTS
 from voxelworks.settings import Settings
 from voxelworks.testing.server import running_server
 
@@ -53,7 +56,8 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     folder = tmp_path_factory.mktemp("models")
     settings = Settings(home=folder / "home", cache_dir=folder / "cache", port=0, poll_s=0.1, slots=1)
     settings.datasets_dir.mkdir(parents=True)
-    write_package(folder / "package", small_facts(), small_network())
+    trained = {TRAINED_WEIGHTS: save({"bias": np.arange(5, dtype=np.float32)})}
+    write_package(folder / "package", small_facts(), small_network(), extra=trained)
     write_package(settings.models_dir / "shipped", small_facts(title="For all"), small_network())
     with (
         running_server(settings) as info,
@@ -104,6 +108,8 @@ def test_models_from_the_command_line(site):
     site.command("models", "upload", package, "--name", "cells", "--fact", "title=Better cells", "--wait")
     found = {model["name"]: model for model in json.loads(site.command("models", "list", "--json"))}
     assert [item["number"] for item in found["cells"]["versions"]] == [1]
+    made = site.settings.datasets_dir / "local" / ".models" / "cells" / "1"
+    assert (made / TRAINED_WEIGHTS).read_bytes() == Path(package, TRAINED_WEIGHTS).read_bytes()
     assert found["shipped"]["organization_id"] is None
     assert [model.name for model in site.client.list_models(task="affinities")] == ["neurons"]
     shown = site.command("models", "show", "cells")
@@ -153,7 +159,10 @@ def test_models_of_this_machine_need_no_server(site):
         "models", "add", archive
     )
     assert "Mito-v2" in alone.command("models", "list")
-    assert read_package(home / "models" / "Mito-v2").facts.title == "Small mitochondria"
+    made = read_package(home / "models" / "Mito-v2")
+    assert made.facts.title == "Small mitochondria"
+    trained = site.folder / "package" / TRAINED_WEIGHTS
+    assert (made.folder / TRAINED_WEIGHTS).read_bytes() == trained.read_bytes()
     assert "Free to use with attribution" in alone.command("models", "show", "Mito-v2")
     with pytest.raises(ModelNotFound, match="installed are Mito-v2"):
         alone.command("models", "show", "other")

@@ -8,6 +8,7 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 import voxelworks
 from reference import tree
@@ -23,6 +24,7 @@ from voxelworks.errors import (
     TargetExists,
 )
 from voxelworks.geometry import VoxelSize
+from voxelworks.protocol.models import TRAINED_WEIGHTS
 from voxelworks.settings import Settings
 from voxelworks.workflows import Job, LocalResolver, ModelRef
 
@@ -56,6 +58,27 @@ def test_a_package_of_ours_comes_as_it_is_without_what_could_run(tmp_path, packa
     assert read_package(tmp_path / "model").facts == read_package(package).facts
     kept = {path.name for path in (tmp_path / "model").iterdir()}
     assert kept == {"rdf.yaml", "README.md", "voxelworks.json", "weights.onnx", "test-input.npy"}
+
+
+def test_what_a_model_is_trained_further_from_comes_along(tmp_path, package, settings):
+    trained = package / TRAINED_WEIGHTS
+    save_file({"encoder.weight": np.arange(6, dtype=np.float16).reshape(2, 3)}, trained)
+    archive = shutil.make_archive(str(tmp_path / "zipped"), "zip", package)
+    for name, source in (("a", package), ("b", archive)):
+        bring_in(settings, source, tmp_path / name)
+        bring_in(settings, tmp_path / name, tmp_path / f"{name} again")
+        assert (tmp_path / f"{name} again" / TRAINED_WEIGHTS).read_bytes() == trained.read_bytes()
+    trained.write_bytes(trained.read_bytes()[:-1])
+    before = tree(tmp_path)
+    with pytest.raises(InvalidModel, match=r"trained\.safetensors is no whole file .*copy the model again"):
+        bring_in(settings, package, tmp_path / "c")
+    assert tree(tmp_path) == before
+    trained.write_bytes(bytes(2000))
+    small = settings.model_copy(update={"model_bytes_max": 1000})
+    with pytest.raises(
+        InvalidModel, match=r"trained\.safetensors has 1\.95 KiB, and weights of at most 1000 B"
+    ):
+        bring_in(small, package, tmp_path / "c")
 
 
 def test_a_zip_gives_the_same_bytes(tmp_path, package, settings):

@@ -8,13 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 from onnx import TensorProto, helper
+from safetensors.numpy import load_file
 
 from small_networks import OLD_ZOO, PATCH, ZOO, small_facts, small_network, zoo_package
 from voxelworks.ai.package import check_weights, read_foreign, read_package, write_package
+from voxelworks.ai.trained import check_trained
 from voxelworks.ai.trial import try_network
 from voxelworks.errors import InvalidArchive, InvalidModel, ModelNotFound
 from voxelworks.geometry import VoxelSize
-from voxelworks.protocol.models import ModelFacts, ModelScore
+from voxelworks.protocol.models import TRAINED_WEIGHTS, ModelFacts, ModelScore
 
 
 def files_of(folder):
@@ -208,6 +210,65 @@ def test_a_further_file_takes_no_other_place(tmp_path, name):
     with pytest.raises(InvalidModel, match="cannot be the name"):
         write_package(tmp_path / "m", small_facts(), small_network(), extra={name: b""})
     assert not (tmp_path / "m").exists()
+
+
+# Weights as they were trained
+
+
+def safetensors(tensors, values=b"", *, length=None):
+    """Give the bytes of a file: `tensors` are what its header says, as a dict or as bytes."""
+    header = tensors if isinstance(tensors, bytes) else json.dumps(tensors).encode()
+    return (len(header) if length is None else length).to_bytes(8, "little") + header + values
+
+
+HALF = {"dtype": "F16", "shape": [2, 3], "data_offsets": [0, 12]}
+SINGLE = {"dtype": "F32", "shape": [], "data_offsets": [12, 16]}
+
+
+def test_trained_weights_that_are_whole_pass(tmp_path):
+    (tmp_path / TRAINED_WEIGHTS).write_bytes(
+        safetensors({"__metadata__": {"format": "pt"}, "b": SINGLE, "a": HALF}, bytes(16))
+    )
+    check_trained(tmp_path / TRAINED_WEIGHTS)
+    assert {name: value.shape for name, value in load_file(tmp_path / TRAINED_WEIGHTS).items()} == {
+        "a": (2, 3), "b": (),
+    }  # fmt: skip
+
+
+DAMAGED = {
+    "nothing": b"",
+    "a pickle": b"\x80\x04\x95" + bytes(30),
+    "cut off in its header": safetensors({"a": HALF}, length=10**6),
+    "a length without end": safetensors({"a": HALF}, bytes(12), length=2**63),
+    "cut off in its values": safetensors({"a": HALF}, bytes(11)),
+    "something behind": safetensors({"a": HALF}, bytes(13)),
+    "a hole": safetensors({"b": SINGLE}, bytes(16)),
+    "values that overlap": safetensors({"a": HALF, "b": {**SINGLE, "data_offsets": [8, 12]}}, bytes(12)),
+    "another size": safetensors({"a": {**HALF, "shape": [2, 2]}}, bytes(12)),
+    "a negative size": safetensors({"a": {**HALF, "shape": [-2, -3]}}, bytes(12)),
+    "a size that is no number": safetensors({"a": {**HALF, "shape": ["2", 3]}}, bytes(12)),
+    "an unknown type": safetensors({"a": {**HALF, "dtype": "X7"}}, bytes(12)),
+    "no offsets": safetensors({"a": {"dtype": "F16", "shape": [2, 3]}}, bytes(12)),
+    "a list": safetensors([]),
+    "no JSON": safetensors(b"{,}"),
+    "deep JSON": safetensors(b"[" * 10**5),
+    "no text": safetensors(b"\xff\xfe"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", DAMAGED)
+def test_trained_weights_that_are_damaged_are_refused(tmp_path, what):
+    (tmp_path / TRAINED_WEIGHTS).write_bytes(DAMAGED[what])
+    with pytest.raises(InvalidModel, match=r"trained\.safetensors is no whole file of safetensors"):
+        check_trained(tmp_path / TRAINED_WEIGHTS)
+
+
+def test_large_trained_weights_are_refused(tmp_path):
+    (tmp_path / TRAINED_WEIGHTS).write_bytes(safetensors({"a": HALF}, bytes(12)))
+    with pytest.raises(
+        InvalidModel, match=r"trained\.safetensors has .*, and weights of at most 50 B are taken"
+    ):
+        check_trained(tmp_path / TRAINED_WEIGHTS, bytes_max=50)
 
 
 # Weights

@@ -6,8 +6,8 @@ import pytest
 
 from voxelworks.ai.description import model_card
 from voxelworks.ai.package import read_package
+from voxelworks.protocol.models import TRAINED_WEIGHTS
 from voxelworks.settings import Settings
-from voxelworks.workflows._training import TRAINED_WEIGHTS
 
 ROOT = Path(__file__).resolve().parents[3]
 IN_WHEEL = ROOT / "src" / "voxelworks" / "models_shipped"
