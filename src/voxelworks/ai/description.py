@@ -61,6 +61,7 @@ class Description:
     """What stands in `config` under `voxelworks`."""
     weights: str | None = None
     """Path of the ONNX file, below the folder."""
+    weights_sha256: str = ""
     formats: tuple[str, ...] = ()
     """All formats of weights that it lists."""
     input_channels: int | None = None
@@ -310,7 +311,8 @@ def _understood(name: str, raw: Json) -> Description:
         text=str(raw.get("description") or ""), licence=str(raw.get("license") or ""),
         citations=tuple(_cited(entry) for entry in raw.get("cite") or ()),
         facts=facts if isinstance(facts, dict) else None,
-        weights=None if source is None else _inner_path(str(source), name), formats=tuple(map(str, weights)),
+        weights=None if source is None else _inner_path(str(source), name),
+        weights_sha256=str(onnx.get("sha256") or ""), formats=tuple(map(str, weights)),
         input_channels=_channels(inputs), outputs=_channel_names(outputs), patch=_patch(inputs),
         border=_border(outputs), voxel_size=_voxel_size(inputs), before=_steps(inputs, "preprocessing"),
         after=_steps(outputs, "postprocessing"),

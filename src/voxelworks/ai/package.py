@@ -154,10 +154,7 @@ def read_package(
     if not weights.is_file():
         raise InvalidModel(f"{location} holds no {weights.name}; copy the model again")
     check_weights(weights, facts, bytes_max=bytes_max)
-    if facts.weights_sha256 and _sha256(weights) != facts.weights_sha256:
-        raise InvalidModel(
-            f"{weights} is not the file that the facts of the model speak of; copy the model again"
-        )
+    _require_sum(weights, facts.weights_sha256, "the facts of the model")
     return ModelPackage(folder, facts, weights)
 
 
@@ -174,7 +171,8 @@ def read_foreign(location: Path, *, bytes_max: int = WEIGHTS_BYTES_MAX) -> Forei
     Raises
     ------
     InvalidModel
-        If it holds no weights as ONNX, naming the formats found, or ones that `read_network` refuses.
+        If it holds no weights as ONNX, naming the formats found, ones that `read_network` refuses, or others than those
+        whose checksum it states.
     StorageFailed
     """
     if not location.is_dir():
@@ -188,10 +186,12 @@ def read_foreign(location: Path, *, bytes_max: int = WEIGHTS_BYTES_MAX) -> Forei
     raw: Mapping[str, object] = (description.facts if description is not None else None) or {}
     if (folder / MODEL_FILE).is_file():
         raw = read_raw_facts(folder)
+    network = read_network(weights, bytes_max=bytes_max)
+    _require_sum(weights, str(raw.get("weights_sha256") or ""), "the facts of the model")
+    if description is not None:
+        _require_sum(weights, description.weights_sha256, description.file)
     formats = () if description is None else tuple(item for item in description.formats if item != "onnx")
-    return ForeignPackage(
-        folder, weights, read_network(weights, bytes_max=bytes_max), description, raw, formats
-    )
+    return ForeignPackage(folder, weights, network, description, raw, formats)
 
 
 def limits_of(bytes_max: int) -> ArchiveLimits:
@@ -229,6 +229,18 @@ def _weights_of(folder: Path, description: Description | None) -> Path:
 def _require_inside(folder: Path, path: Path) -> None:
     if not path.resolve().is_relative_to(folder.resolve()):
         raise InvalidModel(f"{path.name} is a link that leads out of the model; put the file itself there")
+
+
+def _require_sum(weights: Path, stated: str, where: str) -> None:
+    """Refuse weights that have another SHA-256 than is stated, if one is."""
+    if not stated:
+        return
+    found = _sha256(weights)
+    if found != stated.lower():
+        raise InvalidModel(
+            f"{weights.name} is not the file whose checksum stands in {where}: that begins with {stated[:12]}, and its "
+            f"own with {found[:12]}; copy the model again, or correct the checksum if somebody changed the weights"
+        )
 
 
 def _folder_of(location: str | Path, unpacked: Path | None, bytes_max: int) -> Path:

@@ -1,5 +1,6 @@
 """Models come in from folders, zips, files and addresses, whole or not at all."""
 
+import hashlib
 import json
 import shutil
 import threading
@@ -79,6 +80,38 @@ def test_what_a_model_is_trained_further_from_comes_along(tmp_path, package, set
         InvalidModel, match=r"trained\.safetensors has 1\.95 KiB, and weights of at most 1000 B"
     ):
         bring_in(small, package, tmp_path / "c")
+
+
+def test_weights_that_are_not_those_of_the_package_are_refused(tmp_path, package, settings):
+    right = hashlib.sha256((package / "weights.onnx").read_bytes()).hexdigest()
+    other = small_network(weights=np.ones((2, 1, 3, 3, 3), np.float32))
+    (package / "weights.onnx").write_bytes(other)
+    found = hashlib.sha256(other).hexdigest()
+    before = tree(tmp_path)
+    reason = f"{right[:12]}, and its own with {found[:12]}; copy the model again, or correct the checksum"
+    with pytest.raises(InvalidModel, match=f"whose checksum stands in the facts of the model: .* {reason}"):
+        bring_in(settings, package, tmp_path / "model")
+    (package / "voxelworks.json").unlink()
+    (package / "rdf.yaml").write_text((package / "rdf.yaml").read_text().replace(right, "", 1))
+    with pytest.raises(InvalidModel, match=f"whose checksum stands in the facts of the model: .* {reason}"):
+        bring_in(settings, package, tmp_path / "model")
+    zoo = ZOO.replace("opset_version: 17}", f"opset_version: 17, sha256: {right}}}")
+    with pytest.raises(
+        InvalidModel, match=f"whose checksum stands in rdf.yaml: that begins with {right[:12]}"
+    ):
+        bring_in(settings, zoo_package(tmp_path / "zoo", zoo), tmp_path / "model", **TOLD)
+    assert {name for name in tree(tmp_path) if "zoo/" not in name} == set(before) - {
+        "package/voxelworks.json"
+    }
+
+
+def test_weights_with_the_checksum_that_their_package_states_are_taken(tmp_path, settings):
+    right = hashlib.sha256(small_network(patch=None)).hexdigest().upper()
+    zoo = ZOO.replace("opset_version: 17}", f"opset_version: 17, sha256: {right}}}")
+    bring_in(
+        settings, zoo_package(tmp_path / "zoo", zoo), tmp_path / "model", **TOLD, outputs="foreground,distance"
+    )  # fmt: skip
+    assert read_package(tmp_path / "model").facts.weights_sha256 == right.lower()
 
 
 def test_a_zip_gives_the_same_bytes(tmp_path, package, settings):

@@ -137,7 +137,7 @@ def test_a_zip_that_grows_too_large_is_refused(tmp_path):
 def test_weights_that_were_exchanged_are_refused(tmp_path):
     write_package(tmp_path, small_facts(), small_network())
     (tmp_path / "weights.onnx").write_bytes(small_network(weights=np.ones((2, 1, 3, 3, 3), np.float32)))
-    with pytest.raises(InvalidModel, match="not the file that the facts"):
+    with pytest.raises(InvalidModel, match="not the file whose checksum stands in the facts"):
         read_package(tmp_path)
 
 
