@@ -9,11 +9,20 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from voxelworks.errors import InvalidModel, StorageFailed
 from voxelworks.geometry import Vec3, VoxelSize
@@ -33,6 +42,8 @@ TASK_OUTPUTS: Mapping[str, tuple[str, ...]] = {
 }  # fmt: skip
 """Names of the channels that segments are made of. For affinities it is their offsets that count."""
 NormalizationMethod = Literal["standardize", "none"]
+_NON_COMMERCIAL = re.compile(r"(?<![a-z])nc(?![a-z])|non[\W_]*commercial", re.IGNORECASE)
+"""In the name of a licence: the part `NC` of those of Creative Commons, or words."""
 
 
 class _Facts(BaseModel):
@@ -120,7 +131,8 @@ class ModelFacts(_Facts):
     """SPDX identifier, or a name."""
     licence_text: str = ""
     """What it allows, in one sentence."""
-    is_commercial_use_allowed: bool = True
+    is_commercial_use_allowed: bool = Field(True, validate_default=True)
+    """Never more than the licence says."""
     citations: tuple[str, ...] = ()
     scores: tuple[ModelScore, ...] = ()
     limits: str = ""
@@ -129,6 +141,11 @@ class ModelFacts(_Facts):
     """The model that training began with."""
     weights_sha256: str = ""
     weights_bytes: int = 0
+
+    @field_validator("is_commercial_use_allowed")
+    @classmethod
+    def _follows_the_licence(cls, value: bool, info: ValidationInfo) -> bool:
+        return value and allows_commercial_use(info.data.get("licence", ""))
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
@@ -198,6 +215,11 @@ class ModelFacts(_Facts):
             f"the layer has voxels of {voxel_size} nm, and the model is for {self.voxel_size_min} to "
             f"{self.voxel_size_max} nm: expect worse results"
         )
+
+
+def allows_commercial_use(licence: str) -> bool:
+    """Whether a licence, by its identifier or name, is not one for non-commercial use alone."""
+    return _NON_COMMERCIAL.search(licence) is None
 
 
 def _at_most(low: float, high: float) -> bool:

@@ -153,6 +153,19 @@ def test_what_a_package_of_the_zoo_does_not_say_is_asked_for_and_taken_from_the_
     assert not list(made.folder.glob("*.pt"))
 
 
+def test_a_model_for_non_commercial_use_alone_is_said_to_be_so(tmp_path, package, settings):
+    zoo = zoo_package(tmp_path / "zoo", ZOO.replace("license: MIT", "license: CC-BY-NC-4.0"))
+    told = {**TOLD, "outputs": "foreground,distance"}
+    write_package(tmp_path / "ours", small_facts(is_commercial_use_allowed=False), small_network())
+    for number, (source, params) in enumerate(
+        [(zoo, told), (package, {"licence": "CC BY-NC-SA 3.0"}), (tmp_path / "ours", {"licence": "MIT"})]
+    ):
+        bring_in(settings, source, tmp_path / f"{number}", **params)
+        made = read_package(tmp_path / f"{number}")
+        assert not made.facts.is_commercial_use_allowed
+        assert "Not for commercial use." in (made.folder / "README.md").read_text()
+
+
 def test_weights_alone_are_described_by_the_params(tmp_path, settings):
     (tmp_path / "net.onnx").write_bytes(small_network(channels=3))
     bring_in(

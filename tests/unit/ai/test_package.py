@@ -115,6 +115,21 @@ def test_the_card_says_what_matters(tmp_path):
         assert part in card
 
 
+@pytest.mark.parametrize(
+    ("licence", "is_allowed"),
+    [
+        ("CC-BY-NC-SA-3.0", False), ("CC BY-NC 4.0", False), ("cc_by_nc_4.0", False), ("NC", False),
+        ("PolyForm-Noncommercial-1.0.0", False), ("CDeep3M licence (non-commercial)", False),
+        ("For Non Commercial use", False), ("CC-BY-4.0", True), ("CC0-1.0", True), ("NCSA", True), ("INC", True),
+        ("", True),
+    ],
+)  # fmt: skip
+def test_a_licence_for_non_commercial_use_allows_no_other(licence, is_allowed):
+    for told in ({}, {"is_commercial_use_allowed": True}):
+        assert small_facts(licence=licence, **told).is_commercial_use_allowed == is_allowed
+    assert not small_facts(licence=licence, is_commercial_use_allowed=False).is_commercial_use_allowed
+
+
 def test_a_zip_is_unpacked_once(tmp_path):
     made = write_package(tmp_path / "a", small_facts(), small_network())
     archive = tmp_path / "a.zip"
