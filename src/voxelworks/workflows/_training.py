@@ -23,7 +23,14 @@ from voxelworks.errors import (
 )
 from voxelworks.geometry import Box, Mag, Vec3, VoxelSize, Zyx
 from voxelworks.protocol.messages import CURVE_POINTS_MAX, Curve, Json, Picture
-from voxelworks.protocol.models import TRAINED_WEIGHTS, ModelFacts, ModelScore, ModelTask, PostProcessing
+from voxelworks.protocol.models import (
+    TRAINED_WEIGHTS,
+    ModelFacts,
+    ModelScore,
+    ModelTask,
+    PostProcessing,
+    allows_commercial_use,
+)
 from voxelworks.workflows import (
     ADVANCED,
     ANY_DATASET,
@@ -335,6 +342,7 @@ def train(
             f"the images have {' and '.join(map(str, counts))} channels; a network learns from images that are alike"
         )
     parent = None if params.start_from is None else job.open_model(params.start_from)
+    licence = _licence(params, parent)
     voxel_size = params.voxel_size or _voxel_size(opened[0], parent, job)
     parts = [
         _Part.of(labelled, box, voxel_size, rule)
@@ -383,7 +391,7 @@ def train(
         outputs=_outputs(plan), offsets=plan.offsets, distance_scale_nm=scale, patch=patch, border=border,
         step=plan.architecture.step_zyx[::-1], post_processing=rules,
         training_data=tuple(sorted({f"{item.image} with {item.labels_name}" for item in params.boxes})),
-        **_licence(params, parent), started_from=None if parent is None else str(params.start_from),
+        **licence, started_from=None if parent is None else str(params.start_from),
         scores=(
             ModelScore(
                 data="held-out parts of the training boxes", measure=_MEASURES[task], value=round(best.score, 4),
@@ -412,14 +420,26 @@ def _voxel_size(labelled: _Labelled, parent: ModelPackage | None, job: Job) -> V
 
 
 def _licence(params: TrainingParams, parent: ModelPackage | None) -> dict[str, Any]:
-    """Say what one may do with the model: no more than with the one that it began with."""
+    """Say what one may do with the model: no more than with the one that it began with.
+
+    Raises
+    ------
+    InvalidParams
+        If the licence that is given for it allows more.
+    """
     if parent is None:
         return {"licence": params.licence}
-    begun = f"It began as {parent.facts.title}, whose licence is {parent.facts.licence or 'not stated'}."
+    begun, chosen = parent.facts, params.licence
+    stated = begun.licence or "not stated"
+    if chosen and allows_commercial_use(chosen) and not begun.is_commercial_use_allowed:
+        raise InvalidParams(
+            f"licence {chosen} allows commercial use, and {params.start_from}, which training begins with, does not "
+            f"(licence {stated}); leave licence out for the same one, or name another for non-commercial use alone"
+        )
     return {
-        "licence": params.licence or parent.facts.licence,
-        "licence_text": f"{begun} {parent.facts.licence_text}".strip(),
-        "is_commercial_use_allowed": parent.facts.is_commercial_use_allowed,
+        "licence": chosen or begun.licence,
+        "licence_text": f"It began as {begun.title}, whose licence is {stated}. {begun.licence_text}".strip(),
+        "is_commercial_use_allowed": begun.is_commercial_use_allowed,
     }
 
 

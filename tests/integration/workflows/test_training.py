@@ -150,13 +150,32 @@ def test_a_model_allows_no_more_than_the_one_that_it_began_with(learned, tmp_pat
     )
     trained = {"trained.safetensors": folder / "model" / "trained.safetensors"}
     write_package(tmp_path / "parent", facts, package.weights, extra=trained)
-    voxelworks.run(
-        "train_instance_model", boxes=[box_of(folder)], target=str(tmp_path / "tuned"), steps=1, evaluate_every=1,
-        start_from=str(tmp_path / "parent"),
-    )  # fmt: skip
+    train = {
+        "boxes": [box_of(folder)], "target": str(tmp_path / "tuned"), "steps": 1, "evaluate_every": 1,
+        "start_from": str(tmp_path / "parent"),
+    }  # fmt: skip
+    with pytest.raises(
+        InvalidParams, match=r"licence CC0-1\.0 .*parent.* does not \(licence CC-BY-NC-4\.0\)"
+    ):
+        voxelworks.run("train_instance_model", **train, licence="CC0-1.0")
+    assert [path.name for path in tmp_path.iterdir()] == ["parent"]
+    voxelworks.run("train_instance_model", **train)
     made = read_package(tmp_path / "tuned").facts
     assert (made.licence, made.is_commercial_use_allowed) == ("CC-BY-NC-4.0", False)
     assert made.licence_text == "It began as model, whose licence is CC-BY-NC-4.0. Not for sale."
+
+
+def test_a_model_may_be_used_for_what_the_licence_of_its_data_allows(learned, tmp_path, monkeypatch):
+    folder, _, _ = learned
+    monkeypatch.setitem(networks._FEATURES, "small", (6, 8))
+    assert read_package(folder / "model").facts.is_commercial_use_allowed
+    for name, start in (("fresh", {"from_zero": True}), ("tuned", {"start_from": str(folder / "model")})):
+        voxelworks.run(
+            "train_instance_model", boxes=[box_of(folder)], target=str(tmp_path / name), steps=1, evaluate_every=1,
+            licence="CC-BY-NC-4.0", **start,
+        )  # fmt: skip
+        made = read_package(tmp_path / name).facts
+        assert (made.licence, made.is_commercial_use_allowed) == ("CC-BY-NC-4.0", False)
 
 
 def test_a_start_for_other_voxels_leaves_the_voxels_of_the_labels(learned, tmp_path, monkeypatch, capsys):
