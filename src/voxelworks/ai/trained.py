@@ -5,7 +5,7 @@ the header is read here without that library, which only trainings need (extra `
 
 References
 ----------
-Safetensors, https://huggingface.co/docs/safetensors: the format.
+Documentation of the library safetensors, "Format".
 """
 
 from __future__ import annotations

@@ -18,12 +18,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from voxelworks.errors import InvalidModel, InvalidParams, ResourcesExceeded
+from voxelworks.errors import InvalidParams, ResourcesExceeded
 from voxelworks.geometry import Box, Mag, Vec3, VoxelSize, Zyx
 from voxelworks.ops import agglomeration, fragments, region_graph
 from voxelworks.ops.agglomeration import JOIN, Cut, Joins
 from voxelworks.ops.fragments import FACE, HEIGHT_OF_ONE, SADDLE, TREE
 from voxelworks.ops.region_graph import PAIR
+from voxelworks.protocol.models import TASK_OUTPUTS
 from voxelworks.volumes.arrays import MagArray, create_mag_array
 from voxelworks.volumes.shards import CHUNK
 from voxelworks.workflows._heights import (
@@ -469,30 +470,14 @@ class Neurons:
 
 
 def used_channels(facts: ModelFacts) -> tuple[int, ...]:
-    """Choose what of all that a model gives is needed for a segmentation.
-
-    Raises
-    ------
-    InvalidModel
-        If the model lacks a channel that is needed.
-    """
-    if facts.task == "instances":
-        return _channel(facts, "foreground"), _channel(facts, "distance")
-    if facts.task == "semantic":
-        return (_channel(facts, "foreground"),)
-    is_short = [region_graph.is_short(offset) for offset in facts.offsets]
-    axes = {
-        tuple(map(abs, offset)) for offset, is_next in zip(facts.offsets, is_short, strict=True) if is_next
-    }
-    if len(axes) < 3:
-        raise InvalidModel(
-            f"the model has the offsets {list(facts.offsets)}; neurons need those to the next voxel along x, y and z"
-        )
+    """Choose what of all that a model gives is needed for a segmentation."""
+    if facts.task != "affinities":
+        return tuple(map(facts.outputs.index, TASK_OUTPUTS[facts.task]))
     lengths = facts.voxel_size.xyz
     return tuple(
         channel
         for channel, offset in enumerate(facts.offsets)
-        if is_short[channel]
+        if region_graph.is_short(offset)
         or math.hypot(*(step * length for step, length in zip(offset, lengths, strict=True))) <= REACH_NM
     )
 
@@ -546,8 +531,6 @@ def segment(
 
     Raises
     ------
-    InvalidModel
-        If the model lacks a channel that is needed.
     InvalidParams
         If a rule cannot be followed.
     ResourcesExceeded
@@ -564,7 +547,7 @@ def _segment_instances(
 ) -> Partition:  # fmt: skip
     """Instances are where the foreground is thick; without a predicted distance, its connected parts."""
     threshold = math.ceil(rules.threshold * 255 - 1e-9)
-    foreground = _channel(facts, "foreground")
+    foreground = facts.outputs.index("foreground")
     size_max = (
         None if rules.size_max_nm3 is None else whole_voxels(rules.size_max_nm3, voxel_size, math.floor)
     )
@@ -573,7 +556,7 @@ def _segment_instances(
         heights = InstanceHeights(predictions, foreground, None, threshold)
     else:
         passes = smoothing(voxel_size, SMOOTHING)
-        heights = InstanceHeights(predictions, foreground, _channel(facts, "distance"), threshold, passes)
+        heights = InstanceHeights(predictions, foreground, facts.outputs.index("distance"), threshold, passes)
         depth, height_min = _depths(facts, rules)
         chosen = replace(chosen, depth=depth, height_min=height_min)
     return _find_objects(job, name, heights, chosen, block)
@@ -726,15 +709,6 @@ def _depths(facts: ModelFacts, rules: PostProcessing) -> tuple[int, int]:
     if rules.seed_distance_nm is None:
         return depth, 0
     return depth, 1 + round(HEIGHT_OF_ONE * rules.seed_distance_nm / scale)
-
-
-def _channel(facts: ModelFacts, output: str) -> int:
-    if output not in facts.outputs:
-        raise InvalidModel(
-            f"the model gives {', '.join(facts.outputs)}, and no {output!r}, which {facts.task} are made of; use "
-            "another one"
-        )
-    return facts.outputs.index(output)
 
 
 def _offsets(facts: ModelFacts, voxel_size: VoxelSize) -> tuple[Zyx, ...]:

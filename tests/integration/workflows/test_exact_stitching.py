@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import zarr
 
-from voxelworks.errors import Cancelled, InvalidModel, InvalidParams, UnsupportedFormat
+from voxelworks.errors import Cancelled, InvalidParams, UnsupportedFormat
 from voxelworks.geometry import Box, Mag, VoxelSize
 from voxelworks.ops import fragments, region_graph
 from voxelworks.ops.agglomeration import JOIN, agglomerate, cut
@@ -329,14 +329,6 @@ def test_rules_that_cannot_be_followed_are_refused(tmp_path):
         InvalidParams, match=r"seed distance is 120 nm, but the model tells distances up to 100 nm"
     ):
         segment(tmp_path, array, facts_of("instances", seed_distance_nm=120), (8, 8, 8))
-    facts = facts_of("instances").model_copy(update={"outputs": ("foreground", "other")})
-    with pytest.raises(InvalidModel, match=r"gives foreground, other, and no 'distance'"):
-        work.used_channels(facts)
-    facts = facts_of("affinities").model_copy(
-        update={"outputs": ("a", "b"), "offsets": ((1, 0, 0), (0, 0, 4))}
-    )
-    with pytest.raises(InvalidModel, match=r"the next voxel along x, y and z"):
-        work.used_channels(facts)
 
 
 def test_agglomerate_files_follow_the_rules_of_webknossos(tmp_path):
