@@ -478,11 +478,12 @@ def _piece(box: LabelledBox, start: Zyx, size: Zyx) -> LabelledBox:
 
 
 def _reuse(network: nn.Module, start: dict[str, Tensor]) -> int:
-    """Take over what fits of other weights; give how many numbers that were."""
+    """Take over what fits of other weights; give how many parameters that were."""
     own = network.state_dict()
     fitting = {name: value for name, value in start.items() if name in own and own[name].shape == value.shape}
     network.load_state_dict({**own, **fitting})
-    return sum(value.numel() for value in fitting.values())
+    # What batch norms have seen is taken over, too, but it is no parameter.
+    return sum(value.numel() for name, value in network.named_parameters() if name in fitting)
 
 
 def _contiguous(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -367,7 +367,7 @@ def train(
     plan = _plan(params, task, voxel_size, counts[0], scale, learning, job)
     training = Training(plan, learning, measuring, job.folder.scratch / "training", _weights_of(parent))
     if parent is not None:
-        job.log(f"{training.reused:,} numbers of {params.start_from} are the start")
+        job.log(f"{training.reused:,} parameters of {params.start_from} are the start")
     job.log(
         f"{parameter_count(training.network):,} parameters, patches of {_by(plan.patch_zyx[::-1])} voxels of "
         f"{voxel_size} nm, {sum(box.labels.size for box in learning):,} voxels to learn from, "

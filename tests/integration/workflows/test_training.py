@@ -15,7 +15,7 @@ import voxelworks
 from ball_networks import balls, write_image
 from voxelworks.ai import networks
 from voxelworks.ai.augmentation import Augmentation
-from voxelworks.ai.networks import Architecture, ResidualUNet
+from voxelworks.ai.networks import Architecture, ResidualUNet, parameter_count
 from voxelworks.ai.package import read_package, write_package
 from voxelworks.ai.targets import affinities, distances, offsets_for
 from voxelworks.ai.training import Evaluation, Example, LabelledBox, Training, TrainingPlan
@@ -78,7 +78,7 @@ def test_a_model_that_was_trained_here_segments(learned, tmp_path):
     assert found["largest_segment_id"] >= 1
 
 
-def test_training_starts_from_another_model(learned, tmp_path, monkeypatch):
+def test_training_starts_from_another_model(learned, tmp_path, monkeypatch, capsys):
     folder, _, answer = learned
     monkeypatch.setitem(networks._FEATURES, "small", (6, 8))
     again = voxelworks.run(
@@ -87,6 +87,10 @@ def test_training_starts_from_another_model(learned, tmp_path, monkeypatch):
     )  # fmt: skip
     assert again["score"] > answer["score"] - 0.1
     assert read_package(tmp_path / "tuned").facts.started_from == str(folder / "model")
+    count = parameter_count(ResidualUNet(Architecture.plan(1, 2, ISOTROPIC, "small")))
+    told = capsys.readouterr().err
+    assert f"{count:,} parameters of {folder}/model are the start" in told
+    assert f"{count:,} parameters, patches of" in told
 
 
 def test_the_weight_of_a_box_says_how_often_it_is_looked_at(tmp_path):
