@@ -190,6 +190,9 @@ class Training:
             Told after each step.
         evaluated : callable
             Told after each evaluation.
+        save_every_s : float
+            Seconds between two checkpoints, beside those of each evaluation and of a stop by `check`. What else ends
+            a training costs what was done since the last one.
 
         Raises
         ------
@@ -200,30 +203,37 @@ class Training:
         progress = self.progress
         try:
             while progress.step < self.plan.steps and progress.evaluations_since_best < self.plan.patience:
-                check()
+                self._ask(check)
                 self._step()
                 before_s, told_s = told_s, time.monotonic()
                 progress.elapsed_s += told_s - before_s
                 report(progress)
                 is_last = progress.step == self.plan.steps
                 if progress.step % self.plan.evaluate_every == 0 or is_last:
-                    evaluated(*self._evaluate())
+                    found = self._evaluate()
                     self._save()
                     saved_s = time.monotonic()
+                    evaluated(*found)
                 elif time.monotonic() - saved_s > save_every_s:
                     self._save()
                     saved_s = time.monotonic()
-        except TrainingFailed:
-            raise
         except torch.cuda.OutOfMemoryError as error:
             raise ResourcesExceeded(
                 f"{self.plan.batch} patches of {self.plan.patch_zyx[::-1]} voxels do not fit into the memory of the "
                 "GPU; choose a smaller network, or end what else runs there"
             ) from error
+        return progress
+
+    def _ask(self, check: Callable[[], None]) -> None:
+        """Let the training be stopped, and save it then.
+
+        Nowhere else: what ends a step or an evaluation half way leaves a state that no unbroken training has.
+        """
+        try:
+            check()
         except BaseException:
             self._save()
             raise
-        return progress
 
     # Learning
 

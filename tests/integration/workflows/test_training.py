@@ -18,7 +18,7 @@ from voxelworks.ai.augmentation import Augmentation
 from voxelworks.ai.networks import Architecture, ResidualUNet, parameter_count
 from voxelworks.ai.package import read_package, write_package
 from voxelworks.ai.targets import affinities, distances, offsets_for
-from voxelworks.ai.training import Evaluation, Example, LabelledBox, Training, TrainingPlan
+from voxelworks.ai.training import Evaluation, Example, LabelledBox, Training, TrainingPlan, _best
 from voxelworks.errors import (
     InvalidAnnotation,
     InvalidGeometry,
@@ -470,12 +470,12 @@ def plan(**changes):
     return TrainingPlan(**{**given, **changes})
 
 
-def run(training, stop_at=math.inf):
+def run(training, stop_at=math.inf, **more):
     def check():
         if training.progress.step >= stop_at:
             raise KeyboardInterrupt
 
-    return training.run(check=check, report=lambda _: None, evaluated=lambda _, __: None)
+    return training.run(check=check, report=lambda _: None, evaluated=lambda _, __: None, **more)
 
 
 def weights_of(training):
@@ -494,6 +494,28 @@ def test_a_training_that_was_stopped_gives_the_same_network(tmp_path):
     other = Training(plan(seed=4), [small_box()], [small_box(1)], tmp_path / "other")
     run(other)
     assert weights_of(other) != weights_of(whole)
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_a_training_of_which_an_evaluation_failed_gives_the_same_network(tmp_path, monkeypatch, number):
+    whole = Training(plan(), [small_box()], [small_box(1)], tmp_path / "whole")
+    progress = run(whole)
+    seen = []
+
+    def fail_once(*counts):
+        seen.append(counts)
+        if len(seen) == number:
+            raise MemoryError
+        return _best(*counts)
+
+    monkeypatch.setattr("voxelworks.ai.training._best", fail_once)
+    with pytest.raises(MemoryError):
+        run(Training(plan(), [small_box()], [small_box(1)], tmp_path / "failed"), save_every_s=0)
+    resumed = Training(plan(), [small_box()], [small_box(1)], tmp_path / "failed")
+    assert resumed.progress.step == 4 * number - 1
+    assert run(resumed) == progress
+    assert weights_of(resumed) == weights_of(whole)
+    assert resumed.best.read_bytes() == whole.best.read_bytes()
 
 
 def test_training_ends_when_nothing_gets_better(tmp_path, monkeypatch):
