@@ -18,6 +18,7 @@ from voxelworks.errors import (
     InvalidAnnotation,
     InvalidGeometry,
     InvalidInput,
+    InvalidModel,
     InvalidParams,
     ResourcesExceeded,
 )
@@ -330,6 +331,8 @@ def train(
     """Train a network, export it, and write its package."""
     _require_torch()
     gpu = _gpu() if params.device == "gpu" else None
+    from safetensors.torch import load_file
+
     from voxelworks.ai.exporting import export_onnx
     from voxelworks.ai.networks import parameter_count
     from voxelworks.ai.package import write_package
@@ -343,6 +346,7 @@ def train(
         )
     parent = None if params.start_from is None else job.open_model(params.start_from)
     licence = _licence(params, parent)
+    start = None if parent is None else _weights_of(parent, str(params.start_from))
     voxel_size = params.voxel_size or _voxel_size(opened[0], parent, job)
     parts = [
         _Part.of(labelled, box, voxel_size, rule)
@@ -365,7 +369,7 @@ def train(
         scale = _typical_radius_nm(learning, voxel_size)
         job.log(f"objects have a typical radius of {scale:.0f} nm: that is where the distance is 1")
     plan = _plan(params, task, voxel_size, counts[0], scale, learning, job)
-    training = Training(plan, learning, measuring, job.folder.scratch / "training", _weights_of(parent))
+    training = Training(plan, learning, measuring, job.folder.scratch / "training", start)
     if parent is not None:
         job.log(f"{training.reused:,} parameters of {params.start_from} are the start")
     job.log(
@@ -377,7 +381,7 @@ def train(
     reporter = _Reporter(job, params.steps, _MEASURES[task], training.progress.evaluations)
     progress = training.run(check=job.check, report=reporter.step, evaluated=reporter.evaluation)
     best = next(item for item in progress.evaluations if item.step == progress.best_step)
-    kept = _read_weights(training.best)
+    kept = load_file(training.best)
     weights = job.folder.scratch / "network.onnx"
     difference = export_onnx(plan.architecture, kept, weights, plan.patch_zyx)
     job.log(f"exported: probabilities differ by at most {difference:.1e} from the trained network's")
@@ -834,18 +838,30 @@ def _outputs(plan: TrainingPlan) -> tuple[str, ...]:
     return ("foreground", "distance") if plan.task == "instances" else ("foreground",)
 
 
-def _weights_of(parent: ModelPackage | None) -> dict[str, Tensor] | None:
-    return None if parent is None else _read_weights(parent.folder / TRAINED_WEIGHTS)
+def _weights_of(parent: ModelPackage, name: str) -> dict[str, Tensor]:
+    """Read the weights that a training may start from.
 
-
-def _read_weights(file: Path) -> dict[str, Tensor]:
+    Raises
+    ------
+    InvalidInput
+        If the model, which is called `name`, has none.
+    InvalidModel
+        If they cannot be read.
+    """
+    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
+    file = parent.folder / TRAINED_WEIGHTS
     if not file.is_file():
         raise InvalidInput(
-            f"{file.parent.name} was not trained by Voxelworks: it holds no {file.name}, and nothing can start from it"
+            f"{name} was not trained by Voxelworks: it holds no {file.name}, and nothing can start from it"
         )
-    return load_file(file)
+    try:
+        return load_file(file)
+    except SafetensorError as error:
+        raise InvalidModel(
+            f"{file.name} of model {name} is damaged ({error}); copy the model again, or start from another"
+        ) from error
 
 
 def _gpu() -> Gpu:

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 import voxelworks
-from ball_networks import balls, write_image
+from ball_networks import balls, write_ball_model, write_image
 from voxelworks.ai import networks
 from voxelworks.ai.augmentation import Augmentation
 from voxelworks.ai.networks import Architecture, ResidualUNet, parameter_count
@@ -23,6 +23,7 @@ from voxelworks.errors import (
     InvalidAnnotation,
     InvalidGeometry,
     InvalidInput,
+    InvalidModel,
     InvalidParams,
     MagNotFound,
     TrainingFailed,
@@ -180,6 +181,23 @@ def test_a_model_may_be_used_for_what_the_licence_of_its_data_allows(learned, tm
         )  # fmt: skip
         made = read_package(tmp_path / name).facts
         assert (made.licence, made.is_commercial_use_allowed) == ("CC-BY-NC-4.0", False)
+
+
+def test_a_model_that_nothing_can_start_from_is_refused_before_boxes_are_read(tmp_path):
+    write_image(tmp_path / "image", balls(SHAPE, [(9, 9, 4)], radius=4))
+    parent = write_ball_model(tmp_path / "parent")
+    unlabelled = box_of(tmp_path, box="12,2,0,32,32,32")
+
+    def refused(error, words):
+        with pytest.raises(error, match=words):
+            voxelworks.run(
+                "train_instance_model", boxes=[unlabelled], target=str(tmp_path / "tuned"), start_from=str(parent),
+            )  # fmt: skip
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["image", "parent"]
+
+    refused(InvalidInput, f"{parent} was not trained by Voxelworks: it holds no trained.safetensors")
+    (parent / "trained.safetensors").write_bytes(b"half of it")
+    refused(InvalidModel, f"trained.safetensors of model {parent} is damaged .*; copy the model again")
 
 
 def test_a_start_for_other_voxels_leaves_the_voxels_of_the_labels(learned, tmp_path, monkeypatch, capsys):
