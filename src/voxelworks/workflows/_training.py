@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from itertools import groupby
@@ -302,6 +302,16 @@ def _regions(item: TrainingBox, inputs: Inputs) -> list[Box]:
     return [box.in_mag(mag) for box in ([item.box] if item.box is not None else boxes)]
 
 
+def _labelled_in(common: Box, labelled: Iterable[Box]) -> list[Box]:
+    """Give what is labelled as a whole of what image and labels both cover: all of it, if no boxes are named.
+
+    Boxes are whole voxels of the labels, of which the last may reach beyond the image. One that lies outside as a whole
+    stays as it is, to be refused by its own name.
+    """
+    cut = [(box, box.intersect(common)) for box in labelled]
+    return [box if part.is_empty else part for box, part in cut] or [common]
+
+
 def _drawn(item: TrainingBox, summary: AnnotationSummary) -> list[Box]:
     """Give the boxes of an annotation: everything in them is labelled.
 
@@ -484,7 +494,7 @@ class _Labelled:
                 "same place"
             )
         array = truth.finest if item.mag is None else truth.mag(item.mag)
-        boxes = tuple(labelled_boxes(truth)) or (common,)
+        boxes = tuple(_labelled_in(common, labelled_boxes(truth)))
         return cls(item, image, truth, array.mag, truth.name, truth.voxel_size, truth.box, boxes)
 
     @classmethod
@@ -537,16 +547,20 @@ class _Part:
         image, mag = labelled.image, labelled.mag
         check_box(image.name, image.box, box)
         check_box(labelled.name, labelled.box, box)
-        # All that both layers cover may end anywhere.
-        whole = image.box.intersect(labelled.box)
-        if box.in_mag(mag).from_mag(mag) != box and box != whole:
+        widened = box.in_mag(mag).from_mag(mag)
+        # What both layers cover may end anywhere.
+        fitting = widened.intersect(image.box.intersect(labelled.box))
+        if box != fitting:
             raise InvalidGeometry(
                 f"box {box} begins or ends inside of voxels of mag {mag}, in which {labelled.name} is labelled; choose "
-                f"{box.in_mag(mag).from_mag(mag).intersect(whole)}"
+                f"{fitting}"
             )
+        # Where the layers end inside of a voxel of the labels, that counts as a whole.
         lengths = [
-            extent * own / wanted
-            for extent, own, wanted in zip(box.shape_zyx, image.voxel_size.zyx, voxel_size.zyx, strict=True)
+            (last - first) * own / wanted
+            for first, last, own, wanted in zip(
+                box.start_zyx, widened.stop_zyx, image.voxel_size.zyx, voxel_size.zyx, strict=True
+            )
         ]
         size = (math.floor(lengths[0] + 1e-6), math.floor(lengths[1] + 1e-6), math.floor(lengths[2] + 1e-6))
         if labelled.item.purpose == "train":

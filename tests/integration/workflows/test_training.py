@@ -40,6 +40,20 @@ CENTRES = [(8, 9, 9), (22, 24, 12), (9, 26, 24), (22, 10, 26), (16, 16, 38)]
 ISOTROPIC = VoxelSize(10, 10, 10)
 
 
+@pytest.fixture
+def seen(monkeypatch):
+    """Give the boxes that trainings learn from."""
+    boxes = []
+    init = Training.__init__
+
+    def note(self, plan, learning, *others):
+        boxes.extend(learning)
+        init(self, plan, learning, *others)
+
+    monkeypatch.setattr(Training, "__init__", note)
+    return boxes
+
+
 @pytest.fixture(scope="module")
 def learned(tmp_path_factory):
     """Give an image and a model that learned from it for some seconds."""
@@ -53,6 +67,16 @@ def learned(tmp_path_factory):
             steps=30, evaluate_every=15, licence="CC0-1.0",
         )  # fmt: skip
     return folder, truth, answer
+
+
+def write_coarse_labels(folder, truth, *, voxel_nm=(10, 10, 10)):
+    """Write labels of mag 1, of an even number of voxels on each axis, in mag 2 alone."""
+    whole, mag = Box((0, 0, 0), truth.shape[::-1]), Mag(2, 2, 2)
+    dataset = Dataset.create(folder, VoxelSize(*voxel_nm))
+    layer = dataset.add_layer("truth", "segmentation", "uint32", 1, whole)
+    coarse = np.ascontiguousarray(truth[::2, ::2, ::2])
+    layer.add_mag(mag, shard_zyx=(64, 64, 64)).write(whole.in_mag(mag), coarse)
+    dataset.write_metadata()
 
 
 def box_of(folder, **changes):
@@ -250,20 +274,54 @@ def test_a_picture_of_a_training_shows_image_labels_and_prediction():
     assert len(picture_of(Example(noise, noise, noise), 1).png) < PICTURE_BYTES_MAX
 
 
+def mark_as_labelled(dataset, *boxes):
+    """Note boxes of the layer `truth` as `import_training_labels` does."""
+    properties = dataset / "datasource-properties.json"
+    known = json.loads(properties.read_text())
+    (layer,) = (layer for layer in known["dataLayers"] if layer["name"] == "truth")
+    layer["labelledBoxes"] = [
+        {"topLeft": list(box.topleft), **dict(zip(("width", "height", "depth"), box.size, strict=True))}
+        for box in boxes
+    ]
+    properties.write_text(json.dumps(known))
+
+
 def test_training_takes_the_boxes_that_were_labelled_for_it(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(networks._FEATURES, "small", (2, 2))
     write_image(tmp_path / "image", balls(SHAPE, CENTRES))
-    properties = tmp_path / "image" / "datasource-properties.json"
-    known = json.loads(properties.read_text())
-    (layer,) = (layer for layer in known["dataLayers"] if layer["name"] == "truth")
     boxes = [Box((0, 0, 0), (32, 32, 32)), Box((12, 2, 0), (32, 32, 32))]
-    layer["labelledBoxes"] = [
-        {"topLeft": list(box.topleft), "width": 32, "height": 32, "depth": 32} for box in boxes
-    ]
-    properties.write_text(json.dumps(known))
+    mark_as_labelled(tmp_path / "image", *boxes)
     voxelworks.run("train_instance_model", boxes=[box_of(tmp_path)], target=str(tmp_path / "model"), steps=1)
     told = capsys.readouterr().err
     assert all(f"truth {box}: " in told for box in boxes)
+
+
+def test_the_image_may_end_inside_of_a_voxel_that_was_labelled(tmp_path, monkeypatch, seen):
+    monkeypatch.setitem(networks._FEATURES, "small", (2, 2))
+    truth = balls((64, 64, 66), [(16, 16, 18), (48, 48, 50)], radius=12)
+    write_image(tmp_path / "image", truth[:63, :63, :65], voxel_nm=(5, 5, 5))
+    write_coarse_labels(tmp_path / "labels", truth, voxel_nm=(5, 5, 5))
+    labelled = Box((2, 0, 0), (64, 64, 64))
+    mark_as_labelled(tmp_path / "labels", labelled)
+    box = {"image": f"{tmp_path}/image/color", "truth": f"{tmp_path}/labels/truth"}
+    inside = {"box": "2,0,0,63,63,63"}
+
+    def train(target, *boxes):
+        voxelworks.run("train_instance_model", boxes=boxes, target=str(tmp_path / target), steps=1)
+
+    train("model", box, box | inside, box | {"purpose": "validate"})
+    assert len(seen) == 2
+    for found in seen:
+        np.testing.assert_array_equal(found.labels, truth[::2, ::2, 2::2])
+    with pytest.raises(
+        InvalidGeometry, match=r"leaves layer color, .*; the part inside it is 2,0,0,63,63,63"
+    ):
+        train("none", box | {"box": str(labelled)})
+    with pytest.raises(InvalidGeometry, match=r"inside of voxels of mag 2, .*; choose 2,0,0,63,63,63"):
+        train("none", box | {"box": "3,0,0,62,63,63"})
+    mark_as_labelled(tmp_path / "labels", labelled, Box((66, 0, 0), (64, 64, 64)))
+    with pytest.raises(InvalidGeometry, match=r"'66,0,0,64,64,64' leaves layer color, .*; choose one inside"):
+        train("none", box)
 
 
 def annotate(tmp_path, labels, name="annotation.zip", boxes=(), **more):
@@ -383,19 +441,11 @@ def test_labels_are_taken_from_the_mag_that_is_chosen(tmp_path, monkeypatch):
         )  # fmt: skip
 
 
-def test_labels_on_coarser_voxels_stay_where_they_were(tmp_path, monkeypatch):
+def test_labels_on_coarser_voxels_stay_where_they_were(tmp_path, monkeypatch, seen):
     monkeypatch.setitem(networks._FEATURES, "small", (2, 2))
     ball = balls((65, 65, 65), [(32, 32, 32)], radius=21)[:64, :64, :64]
     truth = np.maximum(ball, ball[::-1, ::-1, ::-1])  # even sides, and the same from either end
     write_image(tmp_path / "image", truth, voxel_nm=(5, 5, 5))
-    seen = []
-    init = Training.__init__
-
-    def note(self, plan, boxes, validation, folder, start=None):
-        seen.extend(boxes)
-        init(self, plan, boxes, validation, folder, start)
-
-    monkeypatch.setattr(Training, "__init__", note)
     both = [box_of(tmp_path), box_of(tmp_path, purpose="validate")]
     voxelworks.run(
         "train_instance_model", boxes=both, target=str(tmp_path / "model"), steps=1, structure="balls",
@@ -462,12 +512,7 @@ def test_images_with_other_channels_are_refused(tmp_path):
 def test_a_label_layer_without_the_mag_of_the_box_is_refused(tmp_path):
     truth = balls(SHAPE, CENTRES)
     write_image(tmp_path / "image", truth)
-    coarse = Dataset.create(tmp_path / "coarse", VoxelSize(10, 10, 10))
-    layer = coarse.add_layer("truth", "segmentation", "uint32", 1, Box((0, 0, 0), SHAPE[::-1]))
-    layer.add_mag(Mag(2, 2, 2), shard_zyx=(64, 64, 64)).write(
-        Box((0, 0, 0), (22, 17, 16)), np.ascontiguousarray(truth[::2, ::2, ::2])
-    )
-    coarse.write_metadata()
+    write_coarse_labels(tmp_path / "coarse", truth)
     box = {"image": f"{tmp_path}/image/color", "truth": f"{tmp_path}/coarse/truth", "box": "1,0,0,40,34,32"}
     with pytest.raises(InvalidGeometry, match="begins or ends inside of voxels of mag 2"):
         voxelworks.run("train_instance_model", boxes=[box], target=str(tmp_path / "model"), steps=1)
