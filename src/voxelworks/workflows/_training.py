@@ -287,13 +287,14 @@ def annotated_voxels(params: TrainingParams, inputs: Inputs) -> int:
 
 
 def _regions(item: TrainingBox, inputs: Inputs) -> list[Box]:
-    """Give the labelled boxes, in voxels of the mag that is learned from."""
+    """Give the labelled boxes that the job will open, in voxels of the mag that is learned from."""
     from voxelworks.workflows import finest_mag
 
     image = inputs.layer(item.image)
     if item.truth is not None:
         truth = inputs.layer(item.truth)
-        boxes = [Box.parse(truth.box).intersect(Box.parse(image.box))]
+        common = Box.parse(truth.box).intersect(Box.parse(image.box))
+        boxes = _labelled_in(common, map(Box.parse, truth.labelled_boxes))
         mag = item.mag or finest_mag(truth)
     else:
         assert item.annotation is not None

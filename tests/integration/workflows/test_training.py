@@ -29,7 +29,10 @@ from voxelworks.errors import (
     TrainingFailed,
 )
 from voxelworks.geometry import Box, Mag, VoxelSize
+from voxelworks.jobs import describe_dataset
 from voxelworks.protocol.messages import PICTURE_BYTES_MAX
+from voxelworks.protocol.places import Places
+from voxelworks.settings import ImportRoot
 from voxelworks.testing.independent_volumes import VolumeLayer, write_annotation
 from voxelworks.volumes.dataset import Dataset
 from voxelworks.workflows import get_workflow
@@ -294,6 +297,27 @@ def test_training_takes_the_boxes_that_were_labelled_for_it(tmp_path, monkeypatc
     voxelworks.run("train_instance_model", boxes=[box_of(tmp_path)], target=str(tmp_path / "model"), steps=1)
     told = capsys.readouterr().err
     assert all(f"truth {box}: " in told for box in boxes)
+
+
+def test_a_training_is_priced_by_what_it_learns_from_and_is_measured_with(tmp_path, monkeypatch, seen):
+    monkeypatch.setitem(networks._FEATURES, "small", (2, 2))
+    write_image(tmp_path / "image", balls(SHAPE, CENTRES))
+    known = describe_dataset("root:here/image", Places(tmp_path, {"here": ImportRoot(path=tmp_path)}))
+
+    class Known:
+        def layer(self, ref):
+            return next(layer for layer in known.layers if layer.name == ref.layer)
+
+    declared = get_workflow("train_instance_model")
+    given = {"boxes": [box_of(tmp_path)], "target": str(tmp_path / "model"), "steps": 1}
+    assert declared.cost.measure(declared.parse(given), Known()) == 32 * 34 * 44
+    # The second one reaches beyond the image.
+    mark_as_labelled(tmp_path / "image", Box((0, 0, 0), (32, 32, 32)), Box((12, 2, 0), (40, 32, 32)))
+    known = describe_dataset("root:here/image", Places(tmp_path, {"here": ImportRoot(path=tmp_path)}))
+    given["boxes"].append(box_of(tmp_path, box="0,0,0,32,32,20", purpose="validate"))
+    price = declared.cost.measure(declared.parse(given), Known())
+    voxelworks.run("train_instance_model", **given)
+    assert price == sum(box.labels.size for box in seen) + 32 * 32 * 20 == 2 * 32**3 + 32 * 32 * 20
 
 
 def test_the_image_may_end_inside_of_a_voxel_that_was_labelled(tmp_path, monkeypatch, seen):
