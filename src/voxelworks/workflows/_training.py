@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import shutil
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from itertools import groupby
@@ -69,7 +69,12 @@ _VALIDATION_SHARE, _GUARD_SHARE = 0.2, 0.05
 _PATCH_VOXELS = {"small": 48**3, "medium": 80**3, "large": 96**3}
 _INFERENCE_EDGE, _BORDER = 160, 16
 """Of the patches that are predicted, in voxels of the network: large ones overlap less."""
-_LOADED_VOXELS_MAX = 2**31
+_READ_EDGE = 128
+"""Of the pieces in which boxes are loaded, in voxels that are read: all at once would take many times what is kept."""
+_IMAGE_BYTES, _LABEL_BYTES, _ID_BYTES = 24, 48, 48
+"""Memory that each voxel of a piece takes at most (of an image, in each channel), and each id of a box."""
+_OBJECTS_MAX = 2**22
+"""Of one box: trainings tell four times as many apart, but the table of so many would outgrow most boxes."""
 _PANE_MAX = 128
 """Of each part of the picture that a training shows, in voxels."""
 _MEASURES: dict[ModelTask, str] = {
@@ -365,9 +370,7 @@ def train(
         for box in (labelled.boxes if labelled.item.box is None else [labelled.item.box])
     ]
     job.require_memory(
-        sum(part.voxel_count for part in parts) * 12,
-        item="training set",
-        remedy="give fewer or smaller boxes",
+        _loaded_bytes(parts, counts[0]), item="training set", remedy="give fewer or smaller boxes"
     )
     facts = [str((*part.labelled.inputs, part.box)) for part in parts]
     folder = job.start_model(
@@ -578,33 +581,33 @@ class _Part:
         Raises
         ------
         InvalidInput
-            If nothing is labelled, or the image holds values that are not numbers.
+            If nothing is labelled, or too many objects are, or the image holds values that are not numbers.
         """
         import numpy as np
 
         from voxelworks.ai.inference import open_source
         from voxelworks.ai.training import LabelledBox
 
-        job.check()
-        item = self.labelled.item
+        name, weight = self.labelled.item.labels_name, self.labelled.item.weight
         source, _ = open_source(self.labelled.image, self.box, self.voxel_size)
-        image = source.read((0, 0, 0), self.size_zyx)
-        labels = self._labels(truth, source.array.mag)
-        ids, numbers = np.unique(labels, return_inverse=True)
-        if not ids.any():
+        image = np.empty((self.labelled.image.channel_count, *self.size_zyx), np.float32)
+        for piece in _pieces(self.size_zyx, source.scale_zyx):
+            job.check()
+            image[:, *piece.slices_zyx] = source.read(piece.start_zyx, piece.shape_zyx)
+        labels = np.empty(self.size_zyx, np.int32)
+        numbers = _Numbers(f"box {self.box} of {name}", truth.dtype)
+        for piece, ids in self._labels(truth, source.array.mag):
+            job.check()
+            labels[piece.slices_zyx] = numbers.of(ids)
+        if not numbers.count:
             raise InvalidInput(
-                f"nothing is labelled in box {self.box} of {item.labels_name}; choose a box with objects, or label some"
+                f"nothing is labelled in box {self.box} of {name}; choose a box with objects, or label some"
             )
-        if len(ids) > 2**24:
-            raise InvalidInput(
-                f"box {self.box} has {len(ids):,} objects, more than can be told apart; choose a smaller one"
-            )
-        numbers = numbers.reshape(labels.shape) + (ids[0] != 0)  # background stays 0
-        job.log(f"{item.labels_name} {self.box}: {np.count_nonzero(ids):,} objects")
-        return LabelledBox(image, numbers.astype(np.int32), item.labels_name, item.weight)
+        job.log(f"{name} {self.box}: {numbers.count:,} objects")
+        return LabelledBox(image, labels, name, weight)
 
-    def _labels(self, truth: LayerArray, image_mag: Mag) -> NDArray[np.integer]:
-        """Take for each voxel of the network the label in its middle.
+    def _labels(self, truth: LayerArray, image_mag: Mag) -> Iterator[tuple[Box, NDArray[np.integer]]]:
+        """Take for each voxel of the network the label in its middle, piece by piece.
 
         A middle between two labels counts both, and the most frequent one is taken: always the next one would move all
         objects by half a voxel.
@@ -618,17 +621,71 @@ class _Part:
         read = image.voxel_size.in_mag(image_mag).zyx
         origin = self.box.in_mag(image_mag).start_zyx
         whole = self.box.in_mag(truth.mag)
-        voxels = truth.read(whole)[0]
-        places, window = [], []
+        places, window, needed = [], [], []
         for axis in range(3):
             step = self.voxel_size.zyx[axis]
             middles = (origin[axis] * read[axis] + (np.arange(self.size_zyx[axis]) + 0.5) * step) / own[axis]
             beside = np.stack([np.ceil(middles - 1e-6) - 1, np.floor(middles + 1e-6)], axis=1).astype(int)
             is_between = bool((beside[:, 0] != beside[:, 1]).any())
-            index = (beside.ravel() if is_between else beside[:, 0]) - whole.start_zyx[axis]
-            places.append(np.clip(index, 0, voxels.shape[axis] - 1))
+            chosen = beside if is_between else beside[:, :1]
+            places.append(np.clip(chosen, whole.start_zyx[axis], whole.stop_zyx[axis] - 1))
             window.append(2 if is_between else 1)
-        return downsample(voxels[np.ix_(*places)], (window[0], window[1], window[2]), "mode")
+            needed.append(max(step / own[axis], window[axis]))
+        for piece in _pieces(self.size_zyx, needed):
+            index = [place[inside].ravel() for place, inside in zip(places, piece.slices_zyx, strict=True)]
+            z, y, x = (int(along[0]) for along in index)
+            depth, height, width = (int(along[-1] - along[0]) + 1 for along in index)
+            voxels = truth.read(Box((x, y, z), (width, height, depth)))[0]
+            near = voxels[np.ix_(*(along - along[0] for along in index))]
+            yield piece, downsample(near, (window[0], window[1], window[2]), "mode")
+
+
+def _pieces(size_zyx: Zyx, needed_zyx: Sequence[float]) -> Iterator[Box]:
+    """Cut a box, in voxels of the network that need so many read ones along each axis, into what is read at once."""
+    z, y, x = (max(1, int(_READ_EDGE / max(1, needed))) for needed in needed_zyx)
+    return Box.from_zyx((0, 0, 0), size_zyx).tiles((x, y, z))
+
+
+def _loaded_bytes(parts: Sequence[_Part], channels: int) -> int:
+    """Tell how much memory boxes take at most while they are loaded: all of them, and what is read of one."""
+    kept = 4 * (channels + 1) * sum(part.voxel_count for part in parts)
+    ids = _ID_BYTES * min(_OBJECTS_MAX, max(part.voxel_count for part in parts))
+    return kept + ids + max(_IMAGE_BYTES * channels, _LABEL_BYTES) * _READ_EDGE**3
+
+
+class _Numbers:
+    """Numbers the objects of a box in the order in which they come; 0 stays 0."""
+
+    def __init__(self, where: str, dtype: np.dtype[Any]) -> None:
+        import numpy as np
+
+        self._where = where
+        self._ids = np.zeros(1, dtype)  # sorted
+        self._numbers = np.zeros(1, dtype)
+
+    @property
+    def count(self) -> int:
+        return len(self._ids) - 1
+
+    def of(self, labels: NDArray[np.integer]) -> NDArray[np.integer]:
+        """Put numbers in place of ids; `InvalidInput` if there are too many."""
+        import numpy as np
+
+        from voxelworks.ops.relabelling import replace_labels
+
+        found = np.unique(labels)
+        places = np.searchsorted(self._ids, found)
+        is_new = places == np.searchsorted(self._ids, found, "right")
+        total = len(self._ids) + int(np.count_nonzero(is_new))
+        if total - 1 > _OBJECTS_MAX:
+            raise InvalidInput(
+                f"{self._where} has more objects than the {_OBJECTS_MAX:,} that are told apart; choose a smaller box"
+            )
+        added = np.arange(len(self._ids), total, dtype=self._numbers.dtype)
+        self._ids = np.insert(self._ids, places[is_new], found[is_new])
+        self._numbers = np.insert(self._numbers, places[is_new], added)
+        replace_labels(labels, self._ids, self._numbers)
+        return labels
 
 
 def _load(parts: Sequence[_Part], job: Job) -> list[LabelledBox]:
@@ -837,9 +894,21 @@ def _typical_radius_nm(boxes: Sequence[LabelledBox], voxel_size: VoxelSize) -> f
     """Give half the diameter of a ball as large as the middle one of all objects."""
     import numpy as np
 
-    sizes = np.concatenate([np.unique(box.labels[box.labels != 0], return_counts=True)[1] for box in boxes])
+    sizes = np.concatenate([_object_sizes(box.labels) for box in boxes])
     volume = float(np.median(sizes)) * math.prod(voxel_size.xyz)
     return float((3 * volume / (4 * math.pi)) ** (1 / 3))
+
+
+def _object_sizes(labels: NDArray[np.int32]) -> NDArray[np.int64]:
+    """Count the voxels of each object, section by section: to count all at once takes many times the memory."""
+    import numpy as np
+
+    sizes = np.zeros(int(labels.max()) + 1, np.int64)
+    for section in labels:
+        ids, counts = np.unique(section, return_counts=True)
+        sizes[ids] += counts
+    sizes[0] = 0
+    return sizes[sizes > 0]
 
 
 def _with_threshold(rules: PostProcessing, task: ModelTask, threshold: float) -> PostProcessing:

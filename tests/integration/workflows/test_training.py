@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import math
+import tracemalloc
 from dataclasses import replace
 
 import numpy as np
@@ -35,7 +36,7 @@ from voxelworks.protocol.places import Places
 from voxelworks.settings import ImportRoot
 from voxelworks.testing.independent_volumes import VolumeLayer, write_annotation
 from voxelworks.volumes.dataset import Dataset
-from voxelworks.workflows import get_workflow
+from voxelworks.workflows import Job, _training, get_workflow
 from voxelworks.workflows._training import _cut_end, _patch, curves_of, picture_of
 
 SHAPE = (32, 34, 44)
@@ -481,6 +482,60 @@ def test_labels_on_coarser_voxels_stay_where_they_were(tmp_path, monkeypatch, se
     assert 8 * np.count_nonzero(labels) == pytest.approx(np.count_nonzero(truth), rel=0.1)
 
 
+@pytest.mark.parametrize("length_nm", [7, 10, 13, 40])
+def test_boxes_are_loaded_in_the_memory_that_was_asked_for(tmp_path, monkeypatch, length_nm):
+    monkeypatch.setattr(_training, "_READ_EDGE", 64)
+    monkeypatch.setattr(_training, "_OBJECTS_MAX", 1000)
+    write_image(tmp_path / "image", balls((128, 128, 128), [(40, 40, 40), (80, 80, 100)], radius=30))
+    asked, taken = [], []
+
+    def ask(self, memory_bytes, **_):
+        asked.append(memory_bytes)
+        tracemalloc.start()
+
+    def stop(*_):
+        taken.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Job, "require_memory", ask)
+    monkeypatch.setattr(Training, "__init__", stop)
+    for target in ("first", "second"):  # the first one loads modules, too
+        with pytest.raises(KeyboardInterrupt):
+            voxelworks.run(
+                "train_instance_model", boxes=[box_of(tmp_path)], target=str(tmp_path / target),
+                voxel_size=f"{length_nm},{length_nm},{length_nm}",
+            )  # fmt: skip
+    assert taken[1] < asked[1]
+
+
+@pytest.mark.parametrize("length_nm", [4, 7, 10])
+def test_boxes_are_the_same_whatever_is_read_at_once(tmp_path, monkeypatch, length_nm):
+    truth = balls((64, 66, 70), [tuple(2 * at for at in centre) for centre in CENTRES], radius=14)
+    write_image(tmp_path / "image", truth, voxel_nm=(5, 5, 5))
+    found = []
+
+    def stop(self, plan, learning, *_):
+        found.extend(learning)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Training, "__init__", stop)
+    for edge in (128, 20):
+        monkeypatch.setattr(_training, "_READ_EDGE", edge)
+        with pytest.raises(KeyboardInterrupt):
+            voxelworks.run(
+                "train_instance_model", boxes=[box_of(tmp_path)], target=f"{tmp_path}/model{edge}",
+                voxel_size=f"{length_nm},{length_nm},{length_nm}",
+            )  # fmt: skip
+    whole, pieces = found
+    np.testing.assert_allclose(pieces.image, whole.image, atol=1e-5)
+    # Numbers follow the order in which objects come, so they may be others for the same objects.
+    pairs = set(zip(whole.labels.ravel().tolist(), pieces.labels.ravel().tolist(), strict=True))
+    assert (0, 0) in pairs
+    assert [len(set(numbers)) for numbers in zip(*pairs, strict=True)] == [len(pairs)] * 2
+    assert len(pairs) == 5  # background and four objects; the fifth is held back
+
+
 def test_a_patch_is_held_by_boxes_with_half_of_what_is_learned_from():
     def box(sections, weight=1.0):
         shape = (sections, 200, 200)
@@ -503,7 +558,7 @@ def test_objects_of_no_size_are_not_trained_for(diameter):
         get_workflow("train_instance_model").parse({**given, "instance_diameter_nm": diameter})
 
 
-def test_training_needs_labels_of_some_size(tmp_path):
+def test_training_needs_labels_of_some_size(tmp_path, monkeypatch):
     write_image(tmp_path / "image", balls(SHAPE, [(9, 9, 4)], radius=4))
     train = {"target": str(tmp_path / "model"), "steps": 1}
 
@@ -521,6 +576,8 @@ def test_training_needs_labels_of_some_size(tmp_path):
     refused(InvalidInput, "nothing is labelled in box 12,2,0,32,32,32", box="12,2,0,32,32,32")
     refused(InvalidGeometry, "leaves layer color", box="0,0,0,100,34,32")
     refused(InvalidParams, "all boxes are for validation", purpose="validate")
+    monkeypatch.setattr(_training, "_OBJECTS_MAX", 0)
+    refused(InvalidInput, "box 0,0,0,44,34,32 of .*/truth has more objects than the 0 that are told apart")
 
 
 def test_images_with_other_channels_are_refused(tmp_path):
