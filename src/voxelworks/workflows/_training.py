@@ -581,7 +581,8 @@ class _Part:
         Raises
         ------
         InvalidInput
-            If nothing is labelled, or too many objects are, or the image holds values that are not numbers.
+            If nothing is labelled, or too many objects are, or ids are below 0, or the image holds values that are not
+            numbers.
         """
         import numpy as np
 
@@ -668,12 +669,17 @@ class _Numbers:
         return len(self._ids) - 1
 
     def of(self, labels: NDArray[np.integer]) -> NDArray[np.integer]:
-        """Put numbers in place of ids; `InvalidInput` if there are too many."""
+        """Put numbers in place of ids; `InvalidInput` if one is below 0, or there are too many."""
         import numpy as np
 
         from voxelworks.ops.relabelling import replace_labels
 
         found = np.unique(labels)
+        if found[0] < 0:
+            raise InvalidInput(
+                f"{self._where} has the id {found[0]}, and ids are 0 and above, 0 being background; give these objects "
+                "other ids, or choose a box without them"
+            )
         places = np.searchsorted(self._ids, found)
         is_new = places == np.searchsorted(self._ids, found, "right")
         total = len(self._ids) + int(np.count_nonzero(is_new))

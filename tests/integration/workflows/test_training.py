@@ -580,6 +580,20 @@ def test_training_needs_labels_of_some_size(tmp_path, monkeypatch):
     refused(InvalidInput, "box 0,0,0,44,34,32 of .*/truth has more objects than the 0 that are told apart")
 
 
+def test_ids_below_0_are_refused(tmp_path):
+    truth = balls(SHAPE, CENTRES).astype(np.int32)
+    write_image(tmp_path / "image", truth.astype(np.uint32))
+    truth[truth == 2] = -1
+    dataset = Dataset.open(tmp_path / "image")
+    layer = dataset.add_layer("signed", "segmentation", "int32", 1, Box((0, 0, 0), SHAPE[::-1]))
+    layer.add_mag(Mag(1, 1, 1), shard_zyx=(64, 64, 64)).write(layer.box, truth)
+    dataset.write_metadata()
+    signed = {"image": f"{tmp_path}/image/color", "truth": f"{tmp_path}/image/signed"}
+    told = "box 0,0,0,44,34,32 of .*/image/signed has the id -1, .*; give these objects other ids"
+    with pytest.raises(InvalidInput, match=told):
+        voxelworks.run("train_instance_model", boxes=[signed], target=str(tmp_path / "model"), steps=1)
+
+
 def test_images_with_other_channels_are_refused(tmp_path):
     for name, channels in (("image", 1), ("rgb", 3)):
         write_image(tmp_path / name, balls(SHAPE, CENTRES), channels=channels)
