@@ -567,8 +567,14 @@ class _Part:
             )
         ]
         size = (math.floor(lengths[0] + 1e-6), math.floor(lengths[1] + 1e-6), math.floor(lengths[2] + 1e-6))
+        name = f"box {box} of {labelled.item.labels_name}"
         if labelled.item.purpose == "train":
-            rule.check(size, voxel_size, f"box {box} of {labelled.item.labels_name}")
+            rule.check(size, voxel_size, name)
+        if min(size) < 1:
+            raise InvalidGeometry(
+                f"{name} has {_by(size[::-1])} voxels of {voxel_size} nm, and to be measured with it needs one or more "
+                "along each axis; choose a larger box, or a smaller voxel_size"
+            )
         return cls(labelled, box, size, voxel_size)
 
     @property

@@ -576,6 +576,9 @@ def test_training_needs_labels_of_some_size(tmp_path, monkeypatch):
     refused(InvalidInput, "nothing is labelled in box 12,2,0,32,32,32", box="12,2,0,32,32,32")
     refused(InvalidGeometry, "leaves layer color", box="0,0,0,100,34,32")
     refused(InvalidParams, "all boxes are for validation", purpose="validate")
+    flat = box_of(tmp_path, box="0,0,0,44,34,1", purpose="validate")
+    with pytest.raises(InvalidGeometry, match="has 44x34x0 voxels of 10,10,30 nm, and to be measured with"):
+        voxelworks.run("train_instance_model", boxes=[box_of(tmp_path), flat], voxel_size="10,10,30", **train)
     monkeypatch.setattr(_training, "_OBJECTS_MAX", 0)
     refused(InvalidInput, "box 0,0,0,44,34,32 of .*/truth has more objects than the 0 that are told apart")
 
