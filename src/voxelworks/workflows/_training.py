@@ -148,7 +148,7 @@ class TrainingParams(Params):
 
     voxel_size: VoxelSize | None = None
     """Voxel size, x,y,z in nm, that the network works on; by default that of `start_from` if it is for layers like
-    the first one, or else that of the first labels."""
+    the first one and all boxes are large enough for it, or else that of the first labels."""
 
     device: Annotated[Device, ADVANCED] = "cpu"
     """Where the network is trained. With `gpu` the job waits for a worker with an NVIDIA GPU, and never falls back to
@@ -245,21 +245,27 @@ class SizeRule:
     long will do."""
     what: str
 
+    def is_met(self, size_zyx: Zyx, voxel_size: VoxelSize) -> bool:
+        """Tell whether a box of so many voxels is large enough."""
+        return all(have >= need for have, need in zip(size_zyx[::-1], self._needed(voxel_size), strict=True))
+
     def check(self, size_zyx: Zyx, voxel_size: VoxelSize, name: str) -> None:
         """Refuse a box that is too small; `InvalidGeometry` says by how much."""
+        if not self.is_met(size_zyx, voxel_size):
+            raise InvalidGeometry(
+                f"{name} has {_by(size_zyx[::-1])} voxels of {voxel_size} nm, and {self.what} need boxes of at least "
+                f"{_by(self._needed(voxel_size))}; label a larger box, or choose a smaller voxel_size"
+            )
+
+    def _needed(self, voxel_size: VoxelSize) -> Vec3:
         from voxelworks.volumes.labelled import SIZES_MIN
 
         finest = min(voxel_size.xyz)
-        needed = tuple(
+        x, y, z = (
             voxels if own < 1.5 * finest else max(4, math.ceil(voxels * finest / own / 2))
             for voxels, own in zip(SIZES_MIN[self.kind], voxel_size.xyz, strict=True)
         )
-        found = size_zyx[::-1]
-        if any(have < need for have, need in zip(found, needed, strict=True)):
-            raise InvalidGeometry(
-                f"{name} has {_by(found)} voxels of {voxel_size} nm, and {self.what} need boxes of at least "
-                f"{_by(needed)}; label a larger box, or choose a smaller voxel_size"
-            )
+        return x, y, z
 
 
 def foreign(command: str) -> ForeignName:
@@ -363,12 +369,8 @@ def train(
     parent = None if params.start_from is None else job.open_model(params.start_from)
     licence = _licence(params, parent)
     start = None if parent is None else _weights_of(parent, str(params.start_from))
-    voxel_size = params.voxel_size or _voxel_size(opened[0], parent, job)
-    parts = [
-        _Part.of(labelled, box, voxel_size, rule)
-        for labelled in opened
-        for box in (labelled.boxes if labelled.item.box is None else [labelled.item.box])
-    ]
+    voxel_size = params.voxel_size or _voxel_size(opened, parent, rule, job)
+    parts = [_Part.of(labelled, box, voxel_size, rule) for labelled in opened for box in labelled.boxes]
     job.require_memory(
         _loaded_bytes(parts, counts[0]), item="training set", remedy="give fewer or smaller boxes"
     )
@@ -426,15 +428,27 @@ def train(
     )  # fmt: skip
 
 
-def _voxel_size(labelled: _Labelled, parent: ModelPackage | None, job: Job) -> VoxelSize:
+def _voxel_size(
+    opened: Sequence[_Labelled], parent: ModelPackage | None, rule: SizeRule, job: Job
+) -> VoxelSize:
     """Choose the voxel size of the network where none is given."""
-    own = labelled.voxel_size.in_mag(labelled.mag)
-    if parent is None:
-        return own
-    unfit = parent.facts.unfit(own)
-    if unfit is not None:
-        job.log(f"{unfit}; the network works on the voxels of the labels")
-    return parent.facts.voxel_size if unfit is None else own
+    own = [labelled.voxel_size.in_mag(labelled.mag) for labelled in opened]
+    chosen = own[0]
+    if parent is not None:
+        unfit = parent.facts.unfit(own[0])
+        if unfit is None:
+            chosen = parent.facts.voxel_size
+        else:
+            job.log(f"{unfit}; the network works on the voxels of the labels")
+    # Boxes are given out as large enough in their own voxels.
+    fitting = [size for size in (chosen, *own) if all(labelled.is_large(size, rule) for labelled in opened)]
+    if not fitting or fitting[0] == chosen:
+        return chosen
+    job.log(
+        f"{rule.what} need larger boxes in voxels of {chosen} nm; the network works on those of the labels, "
+        f"{fitting[0]} nm"
+    )
+    return fitting[0]
 
 
 def _licence(params: TrainingParams, parent: ModelPackage | None) -> dict[str, Any]:
@@ -477,7 +491,7 @@ class _Labelled:
     box: Box
     """In which there can be labels, mag 1."""
     boxes: tuple[Box, ...]
-    """Labelled as a whole, mag 1."""
+    """Labelled as a whole, mag 1: the one that is asked for, or all."""
 
     @classmethod
     def open(cls, item: TrainingBox, job: Job) -> _Labelled:
@@ -498,8 +512,8 @@ class _Labelled:
                 "same place"
             )
         array = truth.finest if item.mag is None else truth.mag(item.mag)
-        boxes = tuple(_labelled_in(common, labelled_boxes(truth)))
-        return cls(item, image, truth, array.mag, truth.name, truth.voxel_size, truth.box, boxes)
+        boxes = _labelled_in(common, labelled_boxes(truth)) if item.box is None else [item.box]
+        return cls(item, image, truth, array.mag, truth.name, truth.voxel_size, truth.box, tuple(boxes))
 
     @classmethod
     def _of_annotation(cls, item: TrainingBox, image: Layer, job: Job) -> _Labelled:
@@ -507,7 +521,7 @@ class _Labelled:
 
         assert item.annotation is not None
         painted = Painted.open(item.annotation, item.volume_layer, image.dataset, job)
-        boxes = _drawn(item, painted.annotation.summary) if item.box is None else []
+        boxes = _drawn(item, painted.annotation.summary) if item.box is None else [item.box]
         shown = painted.streamed or (image if painted.below is None else painted.below).finest
         mag = item.mag or shown.mag
         painted.require_mag(mag)
@@ -524,6 +538,24 @@ class _Labelled:
         if isinstance(self.truth, Layer):
             return str(self.image.finest), str(self.truth.mag(self.mag))
         return str(self.image.finest), *self.truth.inputs, str(self.mag)
+
+    def size_zyx(self, box: Box, voxel_size: VoxelSize) -> Zyx:
+        """Give the size of a box in voxels of a network."""
+        # Where the layers end inside of a voxel of the labels, that counts as a whole.
+        stop_zyx = box.in_mag(self.mag).from_mag(self.mag).stop_zyx
+        z, y, x = (
+            math.floor((last - first) * own / wanted + 1e-6)
+            for first, last, own, wanted in zip(
+                box.start_zyx, stop_zyx, self.voxel_size.zyx, voxel_size.zyx, strict=True
+            )
+        )
+        return z, y, x
+
+    def is_large(self, voxel_size: VoxelSize, rule: SizeRule) -> bool:
+        """Tell whether all that is learned from here is large enough for a network of this voxel size."""
+        return self.item.purpose == "validate" or all(
+            rule.is_met(self.size_zyx(box, voxel_size), voxel_size) for box in self.boxes
+        )
 
     def array(self, folder: Path, job: Job) -> LayerArray:
         """Give the labels to read; those of an annotation are unpacked into a folder first."""
@@ -551,22 +583,14 @@ class _Part:
         image, mag = labelled.image, labelled.mag
         check_box(image.name, image.box, box)
         check_box(labelled.name, labelled.box, box)
-        widened = box.in_mag(mag).from_mag(mag)
         # What both layers cover may end anywhere.
-        fitting = widened.intersect(image.box.intersect(labelled.box))
+        fitting = box.in_mag(mag).from_mag(mag).intersect(image.box.intersect(labelled.box))
         if box != fitting:
             raise InvalidGeometry(
                 f"box {box} begins or ends inside of voxels of mag {mag}, in which {labelled.name} is labelled; choose "
                 f"{fitting}"
             )
-        # Where the layers end inside of a voxel of the labels, that counts as a whole.
-        lengths = [
-            (last - first) * own / wanted
-            for first, last, own, wanted in zip(
-                box.start_zyx, widened.stop_zyx, image.voxel_size.zyx, voxel_size.zyx, strict=True
-            )
-        ]
-        size = (math.floor(lengths[0] + 1e-6), math.floor(lengths[1] + 1e-6), math.floor(lengths[2] + 1e-6))
+        size = labelled.size_zyx(box, voxel_size)
         name = f"box {box} of {labelled.item.labels_name}"
         if labelled.item.purpose == "train":
             rule.check(size, voxel_size, name)

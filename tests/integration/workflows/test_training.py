@@ -240,6 +240,36 @@ def test_a_start_for_other_voxels_leaves_the_voxels_of_the_labels(learned, tmp_p
     assert "the network works on the voxels of the labels" in capsys.readouterr().err
 
 
+def test_boxes_that_are_too_small_for_the_voxels_of_the_start_leave_those_of_the_labels(
+    learned, tmp_path, monkeypatch, capsys
+):
+    folder, truth, _ = learned
+    monkeypatch.setitem(networks._FEATURES, "small", (6, 8))
+    write_image(tmp_path / "image", truth, voxel_nm=(8, 8, 8))
+    made = {"start_from": str(folder / "model"), "steps": 1}
+
+    def train(target, **more):
+        box = {"purpose": "validate", "box": "0,0,0,20,20,20"}
+        boxes = [box_of(tmp_path), box_of(tmp_path, **box)]
+        voxelworks.run("train_instance_model", boxes=boxes, target=str(tmp_path / target), **made, **more)
+
+    train("tuned")
+    assert read_package(tmp_path / "tuned").facts.voxel_size == VoxelSize(8, 8, 8)
+    told = capsys.readouterr().err
+    assert (
+        "models of objects need larger boxes in voxels of 10,10,10 nm; the network works on those of" in told
+    )
+    small = "box 0,0,0,44,34,32 of .*/truth has 35x27x25 voxels of 10,10,10 nm, .* at least 32x32x32"
+    with pytest.raises(InvalidGeometry, match=small):
+        train("none", voxel_size="10,10,10")
+    small = "box 0,0,0,31,34,32 of .*/truth has 24x27x25 voxels of 10,10,10 nm, .* at least 32x32x32"
+    with pytest.raises(InvalidGeometry, match=small):
+        voxelworks.run(
+            "train_instance_model", boxes=[box_of(tmp_path, box="0,0,0,31,34,32")], target=str(tmp_path / "none"),
+            **made,
+        )  # fmt: skip
+
+
 def test_what_is_held_back_for_measuring_has_objects():
     def held_back(*centres_zyx):
         labels = balls((40, 50, 60), list(centres_zyx), radius=4).astype(np.int32)
