@@ -24,12 +24,12 @@ RECIPES: dict[str, dict[str, Any]] = {
     # `data`: which data sets are learned from, and how often each is looked at against its size; the rest are params.
     "mitochondria": {
         "workflow": "train_instance_model",
-        "data": {"mito_sbem_cdeep3m": 1.0, "mito_vnc_sstem": 1.2},
+        "data": {"mito_sbem_cdeep3m": 1.0, "mito_vnc_sstem": 1.5},
         "structure": "mitochondria",
         "voxel_size": "10,10,35",
         "instance_diameter_nm": 200.0,
-        "steps": 6000,
-        "evaluate_every": 300,
+        "steps": 7000,
+        "evaluate_every": 350,
         "modality": "serial block-face and serial-section EM",
         "tissue": "brain, and nerve cord of a Drosophila larva",
         "licence": "CC BY-NC-SA 3.0, and CDeep3M licence (non-commercial)",

@@ -39,7 +39,7 @@ class Augmentation:
     contrast_max: float = 1.4
     brightness_max: float = 0.4
     """In standard deviations of the image; so are the next."""
-    noise_max: float = 0.6
+    noise_max: float = 0.3
     blur_share: float = 0.15
     defect_share: float = 0.15
     """Share of the patches with a missing, blurred or shifted section."""
