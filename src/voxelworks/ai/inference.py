@@ -269,8 +269,9 @@ class PredictPatches:
     """Of what the network gives, those that are kept, in this order; all, if none are named."""
 
     def __call__(self, cores: Sequence[Box]) -> int:
-        """Write what the patches give; give the number of their voxels."""
+        """Write what the patches give; give how often a patch, or a part of it, did not fit into the GPU."""
         session = open_session(self.weights, self._device(), self.threads)
+        shortages = session.shortages
         with ThreadPoolExecutor(2) as pool:
             ahead: list[Future[NDArray[np.float32]]] = []
             writing: list[Future[None]] = []
@@ -283,7 +284,7 @@ class PredictPatches:
                     writing.pop(0).result()
             for write in writing:
                 write.result()
-        return sum(core.voxel_count for core in cores)
+        return session.shortages - shortages
 
     def _device(self) -> str:
         if not self.gpus:
@@ -491,6 +492,8 @@ class Session:
             ]
             options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
         self.device = device
+        self.shortages = 0
+        """How often the memory of the GPU was not enough."""
         self._session = onnxruntime.InferenceSession(weights, options, providers=providers)
         if device != "cpu" and "CUDAExecutionProvider" not in self._session.get_providers():
             # With a driver or library that does not fit, ONNX Runtime warns and would go on with the CPU.
@@ -506,6 +509,7 @@ class Session:
             (found,) = self._session.run([self._output], {self._input: image[np.newaxis]})
         except Exception as error:  # ONNX Runtime has no class of its own for it
             if self.device != "cpu" and any(words in str(error) for words in _MEMORY_WORDS):
+                self.shortages += 1
                 size = ",".join(map(str, image.shape[:0:-1]))
                 raise OutOfGpuMemory(
                     f"a patch of {size} voxels does not fit into the memory of {self.device}; end what else runs "

@@ -318,7 +318,9 @@ class Training:
         progress.evaluations.append(found)
         if found.score > progress.best_score:
             progress.best_score, progress.best_step = found.score, found.step
-            save_file(_contiguous(self.averaged.state_dict()), self.best)
+            draft = self.best.with_suffix(".part")
+            save_file(_contiguous(self.averaged.state_dict()), draft)
+            draft.replace(self.best)
         return found, example
 
     def _validation_patches(self) -> list[LabelledBox]:

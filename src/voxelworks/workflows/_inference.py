@@ -340,7 +340,7 @@ def predict(
     output = inference.create_output(job.folder.scratch / "predictions", grid, len(channels))
     items = list(_together(grid.cores, job.slots))
     begun_s = time.monotonic()
-    job.process(
+    shortages = job.process(
         f"{layer.name}: predicting",
         [(f"{part[0]}+{len(part)}", part) for part in items],
         inference.PredictPatches(
@@ -361,6 +361,11 @@ def predict(
     )
     elapsed_s = max(1e-3, time.monotonic() - begun_s)
     job.log(f"{math.prod(grid.size_zyx) / elapsed_s:,.0f} voxels per second")
+    if times := sum(shortages):
+        job.log(
+            f"the memory of the GPU was not enough {times:,} times: patches went through it in halves, and voxels near "
+            "the seams differ a little from those of whole patches"
+        )
     return inference.Predictions.on(output, source, layer, box, mag)
 
 

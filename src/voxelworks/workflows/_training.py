@@ -58,7 +58,7 @@ if TYPE_CHECKING:
     from voxelworks.ai.networks import NetworkSize
     from voxelworks.ai.package import ModelPackage
     from voxelworks.ai.training import Evaluation, Example, LabelledBox, Progress, TrainingPlan
-    from voxelworks.protocol.views import AnnotationSummary
+    from voxelworks.protocol.views import AnnotationSummary, LayerSummary
     from voxelworks.volumes.dataset import Layer
     from voxelworks.workflows._painted import Painted
     from voxelworks.workflows._planes import LayerArray
@@ -309,9 +309,19 @@ def _regions(item: TrainingBox, inputs: Inputs) -> list[Box]:
         mag = item.mag or finest_mag(truth)
     else:
         assert item.annotation is not None
-        boxes = _drawn(item, inputs.annotation(item.annotation)) if item.box is None else []
-        mag = item.mag or finest_mag(image)
+        summary = inputs.annotation(item.annotation)
+        boxes = _drawn(item, summary) if item.box is None else []
+        mag = item.mag or finest_mag(_layer_below(item, summary, inputs) or image)
     return [box.in_mag(mag) for box in ([item.box] if item.box is not None else boxes)]
+
+
+def _layer_below(item: TrainingBox, summary: AnnotationSummary, inputs: Inputs) -> LayerSummary | None:
+    """Find the layer below the volume layer of an annotation, if that can be told before the job."""
+    names = [
+        layer.fallback_layer for layer in summary.volume_layers if item.volume_layer in (None, layer.name)
+    ]
+    layers = inputs.dataset(item.image.dataset).layers
+    return next((layer for layer in layers if len(names) == 1 and layer.name == names[0]), None)
 
 
 def _labelled_in(common: Box, labelled: Iterable[Box]) -> list[Box]:

@@ -3,7 +3,7 @@ from pydantic import BaseModel
 
 from small_networks import small_facts
 from voxelworks.geometry import Box, Mag, VoxelSize
-from voxelworks.protocol.views import DatasetSummary, LayerSummary
+from voxelworks.protocol.views import AnnotationSummary, DatasetSummary, LayerSummary, VolumeLayerSummary
 from voxelworks.workflows import FREE, PerGigavoxel, get_workflow, raw_bytes
 
 LAYER = LayerSummary(
@@ -79,6 +79,35 @@ def test_segmentations_cost_the_voxels_that_the_network_is_given(voxel_size, mag
         Box.parse(LAYER.box).in_mag(Mag.parse(mag)),
         Mag.parse(mag),
     )
+
+
+@pytest.mark.parametrize(
+    ("below", "mag", "voxels"), [("cells", None, 64**3), (None, None, 32**3), ("cells", "2", 32**3)]
+)
+def test_trainings_on_annotations_cost_the_voxels_of_the_layer_that_was_painted_over(below, mag, voxels):
+    layers = tuple(
+        LAYER.model_copy(update={"name": name, "mags": mags})
+        for name, mags in (("color", ("2",)), ("cells", ("1", "2")))
+    )
+    painted = VolumeLayerSummary(name="Volume", fallback_layer=below, location="data.zip")
+
+    class Painted(Known):
+        def layer(self, ref):
+            return next(layer for layer in layers if layer.name == ref.layer)
+
+        def dataset(self, _ref):
+            return DatasetSummary(voxel_size="8,8,8", layers=layers)
+
+        def annotation(self, _ref):
+            return AnnotationSummary(
+                dataset_name=None, tree_count=0, node_count=0, volume_layers=(painted,),
+                bounding_boxes=("0,0,0,64,64,64",),
+            )  # fmt: skip
+
+    declared = get_workflow("train_instance_model")
+    box = {"image": {"dataset": "demo", "layer": "color"}, "annotation": "painted", "mag": mag}
+    params = declared.parse({"boxes": [box], "target": "made"})
+    assert declared.cost.measure(params, Painted()) == voxels
 
 
 def test_a_function_may_count():
