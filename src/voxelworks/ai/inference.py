@@ -168,9 +168,8 @@ class Source:
     def read_bytes(self, shape_zyx: Zyx) -> int:
         """Give the memory that reading a part takes beside its result."""
         voxels = math.prod(last - first for first, last in self._spans((0, 0, 0), shape_zyx))
-        per_voxel = (
-            self.array.dtype.itemsize + 3 * 4
-        )  # as stored, as numbers, and before and after resampling
+        # As stored, as numbers, and before and after resampling along an axis.
+        per_voxel = self.array.dtype.itemsize + 3 * 4
         return min(voxels, _READ_VOXELS_MAX) * self.array.channel_count * per_voxel
 
     def _spans(self, start_zyx: Zyx, shape_zyx: Zyx) -> list[tuple[int, int]]:

@@ -32,9 +32,8 @@ def list_inferences(context: Here, request: Request, who: Who) -> list[AiInferen
         views = [view for name in INFERENCES for view in newest_jobs(session, context, who, name)]
         written = _written(session, context, request, who, views)
     latest: dict[str, AiInference] = {}
-    for (
-        item
-    ) in written:  # of each workflow the newest first, so that the first of a chain of repeats is its latest
+    for item in written:
+        # Of each workflow the newest comes first, so that the first of a chain of repeats is its latest.
         latest.setdefault(item.id, item)
     return sorted(latest.values(), key=lambda item: (item.created, item.id), reverse=True)
 
