@@ -34,7 +34,7 @@ Probabilities = NDArray[np.uint8]
 _SAMPLE_EDGE = 64
 _SAMPLES_MAX = 64
 """Cubes that the intensities are measured in, evenly over the box."""
-_READ_VOXELS_MAX = 2**24
+READ_VOXELS_MAX = 2**24
 """Of each channel of the array, that are read at once."""
 _ALIGNED_NM = 1e-6
 _MEMORY_WORDS = (
@@ -153,7 +153,7 @@ class Source:
         """
         spans = self._spans(start_zyx, shape_zyx)
         lengths = [last - first for first, last in spans]
-        if math.prod(lengths) <= _READ_VOXELS_MAX or max(shape_zyx) == 1:
+        if math.prod(lengths) <= READ_VOXELS_MAX or max(shape_zyx) == 1:
             return self._read(start_zyx, shape_zyx, spans)
         found = np.empty((self.array.channel_count, *shape_zyx), np.float32)
         axis = lengths.index(max(length for length, side in zip(lengths, shape_zyx, strict=True) if side > 1))
@@ -170,7 +170,7 @@ class Source:
         voxels = math.prod(last - first for first, last in self._spans((0, 0, 0), shape_zyx))
         # As stored, as numbers, and before and after resampling along an axis.
         per_voxel = self.array.dtype.itemsize + 3 * 4
-        return min(voxels, _READ_VOXELS_MAX) * self.array.channel_count * per_voxel
+        return min(voxels, READ_VOXELS_MAX) * self.array.channel_count * per_voxel
 
     def _spans(self, start_zyx: Zyx, shape_zyx: Zyx) -> list[tuple[int, int]]:
         """Give which voxels of the array are needed along each axis, from `origin` on."""
@@ -256,6 +256,8 @@ class PredictPatches:
     source: Source
     grid: Grid
     weights: str
+    channels: tuple[int, ...]
+    """Of what the network gives, those that are kept, in this order."""
     output: MagArray
     step_zyx: Zyx = (1, 1, 1)
     """What each side of a patch is a multiple of."""
@@ -264,8 +266,6 @@ class PredictPatches:
     locks: Path | None = None
     """Folder in which processes say which GPU they have."""
     threads: int = 1
-    channels: tuple[int, ...] = ()
-    """Of what the network gives, those that are kept, in this order; all, if none are named."""
 
     def __call__(self, cores: Sequence[Box]) -> int:
         """Write what the patches give; give how often a patch, or a part of it, did not fit into the GPU."""
@@ -312,11 +312,9 @@ class PredictPatches:
             slice(edge, edge + count)
             for edge, count in zip(self.grid.border_zyx, core.shape_zyx, strict=True)
         )
-        kept = [found[channel] for channel in self.channels] or found
-        probabilities = np.empty((len(kept), *core.shape_zyx), np.uint8)
-        if not all(
-            to_bytes(values[part], bytes_) for values, bytes_ in zip(kept, probabilities, strict=True)
-        ):
+        probabilities = np.empty((len(self.channels), *core.shape_zyx), np.uint8)
+        kept = zip(self.channels, probabilities, strict=True)
+        if not all(to_bytes(found[channel][part], bytes_) for channel, bytes_ in kept):
             raise InvalidModel(
                 "the model gives values that are not numbers; it cannot be used with this layer"
             )

@@ -84,18 +84,17 @@ class AffinityHeights:
         there = grown(wanted, (1, 1, 1)).intersect(volume)
         near = [channel for channel, offset in enumerate(self.offsets) if region_graph.is_short(offset)]
         first, stop = near[0], near[-1] + 1
-        part = channels_of(self.predictions, first, stop)
+        part = replace(
+            self.predictions,
+            channel_index=self.predictions.channel_index + first,
+            channel_count=stop - first,
+        )
         found = fragments.affinity_heights(part.read(there), np.array(self.offsets[first:stop], np.int64))
         known = wanted.intersect(volume)
         smoothed = fragments.smooth(_extended(found[within(known, there)], known, wanted), self.smoothing)
         cut = smoothed[within(inside, box)]
         heights[within(inside, box)] = np.where(cut < self.height_min, 0, cut) if self.height_min else cut
         return heights
-
-
-def channels_of(predictions: Predicted, first: int, stop: int) -> Predicted:
-    """Give some of the channels, which are read without the others."""
-    return replace(predictions, channel_index=predictions.channel_index + first, channel_count=stop - first)
 
 
 def smoothing(voxel_size: VoxelSize, passes: int) -> Zyx:

@@ -317,7 +317,7 @@ def test_much_finer_images_are_read_in_pieces(tmp_path, monkeypatch):
         return read(self, box)
 
     monkeypatch.setattr(MagArray, "read", note)
-    monkeypatch.setattr(inference, "_READ_VOXELS_MAX", 2000)
+    monkeypatch.setattr(inference, "READ_VOXELS_MAX", 2000)
     np.testing.assert_allclose(source.read((-1, 2, 3), (11, 10, 30)), whole, atol=1e-5)
     assert max(pieces) <= 2000
     assert len(pieces) > 10
