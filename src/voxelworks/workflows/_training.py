@@ -70,9 +70,9 @@ _PATCH_VOXELS = {"small": 48**3, "medium": 80**3, "large": 96**3}
 _INFERENCE_EDGE, _BORDER = 160, 16
 """Of the patches that are predicted, in voxels of the network: large ones overlap less."""
 _READ_EDGE = 128
-"""Of the pieces in which boxes are loaded, in voxels that are read: all at once would take many times what is kept."""
+"""Of the pieces in which labels are loaded, in voxels that are read: all at once would take many times what is kept."""
 _IMAGE_BYTES, _LABEL_BYTES, _ID_BYTES = 24, 48, 48
-"""Memory that each voxel of a piece takes at most (of an image, in each channel), and each id of a box."""
+"""Memory that each voxel takes at most that is read at once (of an image, in each channel), and each id of a box."""
 _OBJECTS_MAX = 2**22
 """Of one box: trainings tell four times as many apart, but the table of so many would outgrow most boxes."""
 _PANE_MAX = 128
@@ -615,6 +615,12 @@ class _Part:
     def voxel_count(self) -> int:
         return math.prod(self.size_zyx)
 
+    @property
+    def read_count(self) -> int:
+        """Voxels of the image that are read, in each channel."""
+        image = self.labelled.image
+        return self.box.in_mag(image.voxel_size.mag_for(self.voxel_size, image.mags)).voxel_count
+
     def load(self, truth: LayerArray, job: Job) -> LabelledBox:
         """Read image and labels on the voxel size of the network.
 
@@ -631,10 +637,8 @@ class _Part:
 
         name, weight = self.labelled.item.labels_name, self.labelled.item.weight
         source, _ = open_source(self.labelled.image, self.box, self.voxel_size)
-        image = np.empty((self.labelled.image.channel_count, *self.size_zyx), np.float32)
-        for piece in _pieces(self.size_zyx, source.scale_zyx):
-            job.check()
-            image[:, *piece.slices_zyx] = source.read(piece.start_zyx, piece.shape_zyx)
+        job.check()
+        image = source.read((0, 0, 0), self.size_zyx)
         labels = np.empty(self.size_zyx, np.int32)
         numbers = _Numbers(f"box {self.box} of {name}", truth.dtype)
         for piece, ids in self._labels(truth, source.array.mag):
@@ -672,7 +676,8 @@ class _Part:
             places.append(np.clip(chosen, whole.start_zyx[axis], whole.stop_zyx[axis] - 1))
             window.append(2 if is_between else 1)
             needed.append(max(step / own[axis], window[axis]))
-        for piece in _pieces(self.size_zyx, needed):
+        edges = [max(1, int(_READ_EDGE / max(1, length))) for length in needed]
+        for piece in Box.from_zyx((0, 0, 0), self.size_zyx).tiles((edges[2], edges[1], edges[0])):
             index = [place[inside].ravel() for place, inside in zip(places, piece.slices_zyx, strict=True)]
             z, y, x = (int(along[0]) for along in index)
             depth, height, width = (int(along[-1] - along[0]) + 1 for along in index)
@@ -681,17 +686,14 @@ class _Part:
             yield piece, downsample(near, (window[0], window[1], window[2]), "mode")
 
 
-def _pieces(size_zyx: Zyx, needed_zyx: Sequence[float]) -> Iterator[Box]:
-    """Cut a box, in voxels of the network that need so many read ones along each axis, into what is read at once."""
-    z, y, x = (max(1, int(_READ_EDGE / max(1, needed))) for needed in needed_zyx)
-    return Box.from_zyx((0, 0, 0), size_zyx).tiles((x, y, z))
-
-
 def _loaded_bytes(parts: Sequence[_Part], channels: int) -> int:
     """Tell how much memory boxes take at most while they are loaded: all of them, and what is read of one."""
+    from voxelworks.ai.inference import READ_VOXELS_MAX
+
     kept = 4 * (channels + 1) * sum(part.voxel_count for part in parts)
     ids = _ID_BYTES * min(_OBJECTS_MAX, max(part.voxel_count for part in parts))
-    return kept + ids + max(_IMAGE_BYTES * channels, _LABEL_BYTES) * _READ_EDGE**3
+    image = _IMAGE_BYTES * channels * min(READ_VOXELS_MAX, max(part.read_count for part in parts))
+    return kept + ids + max(image, _LABEL_BYTES * _READ_EDGE**3)
 
 
 class _Numbers:
