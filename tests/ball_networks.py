@@ -96,7 +96,15 @@ def balls(shape_zyx, centres_zyx, radius=7.0, lengths_zyx=(1, 1, 1)):
 
 
 def write_image(
-    folder, labels, *, voxel_nm=VOXEL_NM, start=(0, 0, 0), dtype="uint8", change=None, channels=1
+    folder,
+    labels,
+    *,
+    voxel_nm=VOXEL_NM,
+    start=(0, 0, 0),
+    dtype="uint8",
+    change=None,
+    channels=1,
+    modality=None,
 ):
     """Write a dataset with an image, bright where labels are, and the labels as `truth`."""
     noise = np.random.default_rng(0).normal(0, 4, labels.shape)
@@ -110,5 +118,6 @@ def write_image(
     truth = dataset.add_layer("truth", "segmentation", "uint32", 1, box)
     truth.add_mag(Mag(1, 1, 1), shard_zyx=(64, 64, 64)).write(box, labels)
     dataset.source = dataset.source.with_largest_segment_id("truth", int(labels.max()))
+    dataset.source = dataset.source.with_modality(modality, ["color"])
     dataset.write_metadata()
     return folder

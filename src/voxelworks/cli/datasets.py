@@ -109,6 +109,30 @@ def set_voxel_size(
         _show.messages().print(remark, markup=False)
 
 
+@datasets.command("modality")
+@click.argument("name", metavar="DATASET")
+@click.argument("modality", metavar="MODALITY")
+@server_options
+@json_option
+def set_modality(
+    name: str, modality: str, server: str | None, token: str | None, home: Path | None, as_json: bool
+) -> None:
+    """State the kind of microscopy of a dataset's images.
+
+    Any words will do, such as FIB-SEM, "light sheet" or "" for what is not known. Who then runs a model that is for
+    another kind is warned.
+    """
+    with connect(server=server, token=token, home=home) as client:
+        changed = client.set_modality(name, modality)
+    if as_json:
+        click.echo(_show.as_json(changed.model_dump(mode="json")))
+        return
+    images = [layer for layer in changed.summary.layers if layer.category == "color"]
+    stated = next((layer.modality for layer in images), None)
+    said = f"images from {stated}" if stated else "not known how it was imaged" if images else "no images"
+    _show.output().print(f"{changed.name}: {said}", markup=False)
+
+
 @datasets.command()
 @click.argument("name", metavar="DATASET")
 @server_options
@@ -192,7 +216,7 @@ def _about(layer: LayerSummary) -> dict[str, object]:
     return {
         "name": layer.name, "category": layer.category, "dtype": layer.dtype, "channels": layer.channel_count,
         "box": layer.box, "mags": ", ".join(layer.mags), "largest_id": layer.largest_segment_id,
-        "attachments": ", ".join(layer.attachments),
+        "modality": layer.modality, "attachments": ", ".join(layer.attachments),
     }  # fmt: skip
 
 

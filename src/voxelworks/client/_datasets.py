@@ -94,6 +94,20 @@ class DatasetCalls(Transport):
         answer = self._send("PATCH", f"datasets/{path_part(name)}", json=body, is_repeatable=True)
         return DatasetView.model_validate(json_of(answer))
 
+    def set_modality(self, name: str, modality: str) -> DatasetView:
+        """State the kind of microscopy of a dataset's images: models for another kind then warn.
+
+        Parameters
+        ----------
+        name
+            Name or id of the dataset.
+        modality
+            In words, such as `FIB-SEM`; empty if it is not known.
+        """
+        body = {"modality": modality}
+        answer = self._send("PATCH", f"datasets/{path_part(name)}", json=body, is_repeatable=True)
+        return DatasetView.model_validate(json_of(answer))
+
     def trash_dataset(self, name: str) -> DatasetView:
         """Put a dataset into the trash, until its `purge_ms`."""
         return DatasetView.model_validate(json_of(self._send("DELETE", f"datasets/{path_part(name)}")))

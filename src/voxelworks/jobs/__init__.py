@@ -8,7 +8,7 @@ time with its own secret (`_leases`), one transaction for the end of a job with 
 
 from voxelworks.jobs._alike import failed_alike, failures
 from voxelworks.jobs._artifacts import delete_artifact, find_artifact
-from voxelworks.jobs._changes import set_voxel_size
+from voxelworks.jobs._changes import restate_dataset
 from voxelworks.jobs._claiming import cancel_grace_s, claim
 from voxelworks.jobs._describe import describe_dataset
 from voxelworks.jobs._finishing import cancel, finish, require_cancellable, seal
@@ -82,6 +82,6 @@ __all__ = [
     "list_workers", "look_at", "metrics", "open_session", "pause_queue", "places_of", "price", "price_retry",
     "published", "queue_pauses", "quote", "quote_group", "quote_retry", "read_log", "reap_all", "release_dataset",
     "remains_before", "renew", "report_foreign", "require_cancellable", "resume_queue", "resume_worker", "retry",
-    "revision", "roots_of", "save_params", "seal", "secrets_of", "set_voxel_size", "show", "stranded", "submit",
+    "restate_dataset", "revision", "roots_of", "save_params", "seal", "secrets_of", "show", "stranded", "submit",
     "submit_group", "take_cleanup_order", "take_foreign", "take_publish_order", "uploads_in_use", "work_keys_in_use",
 ]  # fmt: skip

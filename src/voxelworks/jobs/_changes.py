@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from sqlalchemy import delete
@@ -19,6 +21,7 @@ from voxelworks.protocol.people import Principal
 from voxelworks.protocol.places import Places
 from voxelworks.protocol.views import DatasetView
 from voxelworks.settings import Settings
+from voxelworks.volumes.metadata import DataSource
 from voxelworks.workflows.publishing import change_properties
 
 VOXEL_NM = (0.01, 1e8)
@@ -27,19 +30,27 @@ SIDES_RATIO_MAX = 1000.0
 """Longest to shortest side."""
 
 
-def set_voxel_size(
+def restate_dataset(
     database: Database,
     dataset_id: str,
-    voxel_size: VoxelSize,
     *,
+    voxel_size: VoxelSize | None = None,
+    modality: str | None = None,
     by: Principal,
     places: Places,
     settings: Settings,
 ) -> DatasetView:
-    """State another voxel size of a dataset, without touching its voxels and mags.
+    """State another voxel size or kind of microscopy of a dataset, without touching its voxels and mags.
 
     Written are `datasource-properties.json` and the OME-Zarr groups derived from it. May be repeated after a crash at
     any moment: it completes what is missing.
+
+    Parameters
+    ----------
+    voxel_size : VoxelSize, optional
+        Of mag 1.
+    modality : str, optional
+        Kind of microscopy of all images in it; empty if it is not known.
 
     Raises
     ------
@@ -53,13 +64,14 @@ def set_voxel_size(
     InvalidDataset, StorageFailed
         If its metadata cannot be read or written.
     """
-    _check_plausible(voxel_size)
+    if voxel_size is not None:
+        _check_plausible(voxel_size)
     with database.session() as session:
         dataset = catalog.find(session, dataset_id, by=by)
         catalog.require_changeable(dataset, by=by)
         until_ms = _lease(session, dataset, settings)
     try:
-        _write(Path(places.locate(dataset.place)), dataset, voxel_size)
+        _write(Path(places.locate(dataset.place)), dataset, partial(_restated, voxel_size, modality))
         # Read as it is now: a job may have added to it before we had the lease.
         summary = describe_dataset(dataset.place, places)
         with database.session() as session:
@@ -67,10 +79,13 @@ def set_voxel_size(
                 session, organization_id=dataset.organization_id, user_id=dataset.user_id, name=dataset.name,
                 place=dataset.place, summary=summary,
             )  # fmt: skip
-            accounts.audit(
-                session, by, "dataset.voxel_size", dataset.id, name=dataset.name, old=dataset.summary.voxel_size,
-                new=summary.voxel_size,
-            )  # fmt: skip
+            if voxel_size is not None:
+                accounts.audit(
+                    session, by, "dataset.voxel_size", dataset.id, name=dataset.name, old=dataset.summary.voxel_size,
+                    new=summary.voxel_size,
+                )  # fmt: skip
+            if modality is not None:
+                accounts.audit(session, by, "dataset.modality", dataset.id, name=dataset.name, new=modality)
     finally:
         with database.session() as session:
             session.execute(
@@ -114,9 +129,17 @@ def _lease(session: Session, dataset: DatasetView, settings: Settings) -> int:
     return until_ms
 
 
-def _write(folder: Path, dataset: DatasetView, voxel_size: VoxelSize) -> None:
+def _restated(voxel_size: VoxelSize | None, modality: str | None, source: DataSource) -> DataSource:
+    changed = source if voxel_size is None else source.with_voxel_size(voxel_size)
+    if modality is None:
+        return changed
+    images = [layer.name for layer in source.data_layers if layer.category == "color"]
+    return changed.with_modality(modality or None, images)
+
+
+def _write(folder: Path, dataset: DatasetView, change: Callable[[DataSource], DataSource]) -> None:
     try:
-        change_properties(folder, lambda source: source.with_voxel_size(voxel_size))
+        change_properties(folder, change)
     except FileNotFoundError as error:
         raise StorageFailed(f"the files of dataset {dataset.name!r} are gone; tell the operator") from error
     except OSError as error:

@@ -144,7 +144,7 @@ def _layer_summary(layer: LayerProperties) -> LayerSummary:
         box=str(layer.bounding_box), mags=tuple(str(item.mag) for item in layer.sorted_mags),
         largest_segment_id=layer.largest_segment_id, attachments=tuple(_attachments(layer)),
         has_segment_table=layer.segment_table is not None,
-        labelled_boxes=tuple(map(str, layer.labelled_boxes or ())),
+        labelled_boxes=tuple(map(str, layer.labelled_boxes or ())), modality=layer.modality,
     )  # fmt: skip
 
 

@@ -26,6 +26,7 @@ from pydantic import (
 
 from voxelworks.errors import InvalidModel, StorageFailed
 from voxelworks.geometry import Vec3, VoxelSize
+from voxelworks.protocol.modality import are_apart
 
 MODEL_FILE = "voxelworks.json"
 """In the folder of a package, beside `rdf.yaml`."""
@@ -206,15 +207,26 @@ class ModelFacts(_Facts):
             }
         )
 
-    def unfit(self, voxel_size: VoxelSize) -> str | None:
-        """Say why voxels of this size are outside of what the model is for; None if they are not."""
+    def unfit(self, voxel_size: VoxelSize, modality: str | None = None) -> str | None:
+        """Say why a layer is outside of what the model is for; None if it is not, as far as it states what it is.
+
+        Parameters
+        ----------
+        voxel_size : VoxelSize
+            Of the mag that the network is given.
+        modality : str, optional
+            Kind of microscopy of the layer.
+        """
+        why: list[str] = []
         pairs = zip(voxel_size.xyz, self.voxel_size_min.xyz, self.voxel_size_max.xyz, strict=True)
-        if all(_at_most(low, size) and _at_most(size, high) for size, low, high in pairs):
-            return None
-        return (
-            f"the layer has voxels of {voxel_size} nm, and the model is for {self.voxel_size_min} to "
-            f"{self.voxel_size_max} nm: expect worse results"
-        )
+        if not all(_at_most(low, size) and _at_most(size, high) for size, low, high in pairs):
+            why.append(
+                f"the layer has voxels of {voxel_size} nm, and the model is for {self.voxel_size_min} to "
+                f"{self.voxel_size_max} nm"
+            )
+        if modality is not None and are_apart(modality, self.modality):
+            why.append(f"the layer is from {modality}, and the model is for {self.modality}")
+        return f"{'; '.join(why)}: expect worse results" if why else None
 
 
 def allows_commercial_use(licence: str) -> bool:

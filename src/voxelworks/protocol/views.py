@@ -484,6 +484,8 @@ class LayerSummary(Message):
     """Whether its segments were measured."""
     labelled_boxes: tuple[str, ...] = ()
     """Of ground truth the boxes, in mag 1, that were labelled as a whole."""
+    modality: str | None = None
+    """Kind of microscopy of an image, such as `FIB-SEM`; null if nobody has stated it."""
     preview: LayerPreview | None = None
     """None if no pictures were made yet."""
 

@@ -582,7 +582,7 @@ class Form:
         )  # fmt: skip
 
     def _unfit(self, facts: ModelFacts) -> tuple[str, ...]:
-        """Say of each layer to work on why its voxels are outside of what a model is for."""
+        """Say of each layer to work on why it is outside of what a model is for."""
         layers = [item for item in self.workflow.fields if item.kind == "layer" and not item.is_repeated]
         said: list[str] = []
         for row in range(self.runs if layers else 0):
@@ -745,12 +745,14 @@ def _model_text(model: ModelView) -> str:
 
 
 def _why_unfit(facts: ModelFacts, dataset: DatasetView, layer: LayerSummary) -> str | None:
-    """Say why the mag of a layer that a network would be given has voxels that a model is not for."""
+    """Say why a layer, in the mag that a network would be given, is outside of what a model is for."""
     if dataset.summary.voxel_size is None:
         return "the dataset does not say how large its voxels are, so nobody can tell whether the model is for it"
     finest = VoxelSize.parse(dataset.summary.voxel_size)
     mags = [Mag.parse(mag) for mag in layer.mags]
-    return facts.unfit(finest.in_mag(finest.mag_for(facts.voxel_size, mags))) if mags else None
+    if not mags:
+        return None
+    return facts.unfit(finest.in_mag(finest.mag_for(facts.voxel_size, mags)), layer.modality)
 
 
 def _mag_text(mag: str, voxel_size: str | None) -> str:

@@ -33,6 +33,7 @@ from voxelworks.errors import (
     UnsupportedFormat,
 )
 from voxelworks.geometry import Box, Mag, VoxelSize
+from voxelworks.protocol.modality import stated_modality
 from voxelworks.volumes.files import replace_file
 
 PROPERTIES_FILE = "datasource-properties.json"
@@ -150,6 +151,8 @@ class LayerProperties(_Properties):
     """Folder with our table of the statistics of segments; WEBKNOSSOS does not know of it."""
     labelled_boxes: tuple[JsonBox, ...] | None = None
     """Of ground truth the boxes, in mag 1, that were labelled as a whole; WEBKNOSSOS does not know of them."""
+    modality: Annotated[str | None, BeforeValidator(stated_modality)] = None
+    """Kind of microscopy of an image, such as `FIB-SEM`; WEBKNOSSOS does not know of it."""
 
     @model_validator(mode="before")
     @classmethod
@@ -278,6 +281,16 @@ class DataSource(_Properties):
         if isinstance(self.scale, Scale):
             scale = self.scale.model_copy(update={"factor": voxel_size.xyz, "unit": "nanometer"})
         return self.model_copy(update={"scale": scale})
+
+    def with_modality(self, modality: str | None, layer_names: Iterable[str]) -> Self:
+        """State the kind of microscopy of some layers; None takes it away."""
+        changed = self
+        for name in layer_names:
+            kept = self.layer(name).model_copy(update={"modality": modality})
+            if modality is None:  # a field that was never set is not written
+                kept.model_fields_set.discard("modality")
+            changed = changed.with_layer(kept)
+        return changed
 
     def with_largest_segment_id(self, layer_name: str, largest_segment_id: int) -> Self:
         layer = self.layer(layer_name)

@@ -230,7 +230,7 @@ def infer(
         layer, box, facts.voxel_size, facts.normalization.method, inverted=params.invert_color_layer
     )
     grid = inference.Grid.plan(size, facts)
-    warning = facts.unfit(layer.voxel_size.in_mag(source.array.mag))
+    warning = facts.unfit(layer.voxel_size.in_mag(source.array.mag), layer.properties.modality)
     channels = stitching.used_channels(facts)
     given = {"seed_distance_nm": seed_distance_nm, "agglomeration_threshold": threshold}
     rules = facts.post_processing.model_copy(

@@ -102,6 +102,8 @@ class LayerCopy:
             job.log(f"{layer.name}: meshes, mappings and the like are not copied")
         if layer.largest_segment_id is not None:
             kept["largest_segment_id"] = layer.largest_segment_id
+        if stated.modality is not None:
+            kept["modality"] = stated.modality
         copied = LayerProperties(
             name=layer.name, category=layer.category, bounding_box=self.box, element_class=stated.element_class,
             data_format="zarr3", num_channels=layer.channel_count, mags=(), **kept,

@@ -24,6 +24,7 @@ from voxelworks.errors import (
 )
 from voxelworks.geometry import Box, Mag, Vec3, VoxelSize, Zyx
 from voxelworks.protocol.messages import CURVE_POINTS_MAX, Curve, Json, Picture
+from voxelworks.protocol.modality import are_apart
 from voxelworks.protocol.models import (
     TRAINED_WEIGHTS,
     ModelFacts,
@@ -173,7 +174,7 @@ class TrainingParams(Params):
     """Where chance begins: the same seed gives the same model on a CPU."""
 
     modality: Annotated[str, ADVANCED] = Field("", max_length=100)
-    """Kind of microscopy, such as `FIB-SEM`, for the model card."""
+    """Kind of microscopy, such as `FIB-SEM`, for the model card; by default what the images state."""
 
     tissue: Annotated[str, ADVANCED] = Field("", max_length=100)
     """What was imaged, for the model card."""
@@ -377,6 +378,16 @@ def train(
             f"the images have {' and '.join(map(str, counts))} channels; a network learns from images that are alike"
         )
     parent = None if params.start_from is None else job.open_model(params.start_from)
+    modalities = list(
+        dict.fromkeys(filter(None, (labelled.image.properties.modality for labelled in opened)))
+    )
+    start_modality = "" if parent is None else parent.facts.modality
+    for modality in modalities:
+        if are_apart(modality, start_modality):
+            job.log(
+                f"warning: the image is from {modality}, and {params.start_from} is for {start_modality}: it may be of "
+                "little use as a start"
+            )
     licence = _licence(params, parent)
     start = None if parent is None else _weights_of(parent, str(params.start_from))
     voxel_size = params.voxel_size or _voxel_size(opened, parent, rule, job)
@@ -415,7 +426,7 @@ def train(
     rules = _with_threshold(post_processing_of(scale or 0), task, best.threshold)
     written = ModelFacts(
         title=str(params.target).rstrip("/").rpartition("/")[2], task=task, structure=structure,
-        modality=params.modality, tissue=params.tissue, voxel_size=voxel_size,
+        modality=params.modality or ", ".join(modalities), tissue=params.tissue, voxel_size=voxel_size,
         voxel_size_min=_scaled(voxel_size, 1 / _OUTSIDE), voxel_size_max=_scaled(voxel_size, _OUTSIDE),
         input_channels=plan.architecture.in_channels,
         outputs=_outputs(plan), offsets=plan.offsets, distance_scale_nm=scale, patch=patch, border=border,

@@ -13,6 +13,7 @@ from pydantic import Field, field_validator, model_validator
 from voxelworks.errors import InvalidParams, UnsupportedDtype
 from voxelworks.geometry import MAG1, Box, Vec3
 from voxelworks.protocol.messages import Json
+from voxelworks.protocol.modality import Modality
 from voxelworks.workflows import (
     ADVANCED,
     FREE,
@@ -139,6 +140,9 @@ class ConvertParams(Params):
     voxel_size: VoxelSize | None = None
     """Size of a voxel in nanometres, `x,y,z`. Needed unless the images state it."""
 
+    modality: Annotated[Modality | None, ADVANCED] = None
+    """Kind of microscopy, such as `FIB-SEM`; by default what the files say. Models for another kind warn of it."""
+
     fill_missing: bool = False
     """Fill missing sections with zeros, at most as many as are there, and pad smaller ones, instead of refusing."""
 
@@ -254,6 +258,8 @@ class _Chosen:
     name: str
     category: Literal["color", "segmentation"]
     source: VolumeSource
+    modality: str | None
+    """Kind of microscopy of an image, if it is known."""
 
 
 def _chosen(layer: LayerSource, params: ConvertParams, job: Job) -> list[_Chosen]:
@@ -275,16 +281,18 @@ def _chosen(layer: LayerSource, params: ConvertParams, job: Job) -> list[_Chosen
             f"as `part`, such as {volumes[0].name!r}"
         )
     if len(volumes) == 1:
-        return [_chosen_volume(layer, layer.name, volumes[0])]
+        return [_chosen_volume(layer, layer.name, volumes[0], params)]
     return [
-        _chosen_volume(layer, f"{layer.name}_{_layer_name_of(volume.name)}", volume) for volume in volumes
+        _chosen_volume(layer, f"{layer.name}_{_layer_name_of(volume.name)}", volume, params)
+        for volume in volumes
     ]
 
 
-def _chosen_volume(layer: LayerSource, name: str, volume: Volume) -> _Chosen:
+def _chosen_volume(layer: LayerSource, name: str, volume: Volume, params: ConvertParams) -> _Chosen:
     # Labels that were averaged as if they were an image would be worth nothing.
     category = "segmentation" if volume.category == "segmentation" else layer.category
-    return _Chosen(layer, name, category, volume.source)
+    modality = (params.modality or volume.modality or None) if category == "color" else None
+    return _Chosen(layer, name, category, volume.source, modality)
 
 
 def _layer_name_of(part: str) -> str:
@@ -313,6 +321,8 @@ class _LayerPlan:
         self.layer = dataset.add_layer(
             chosen.name, category, source.dtype.name, source.channel_count, self.box
         )
+        if chosen.modality is not None:
+            dataset.source = dataset.source.with_modality(chosen.modality, [chosen.name])
         self.groups = plan_levels(
             self.box, self.mags, source.dtype, source.channel_count, slots=job.slots,
             shard_bytes_max=job.settings.shard_bytes_max, write_source=True,

@@ -1,4 +1,4 @@
-"""The voxel size of a dataset is corrected: by whom, and when not."""
+"""The voxel size and modality of a dataset are corrected: by whom, and when not."""
 
 from __future__ import annotations
 
@@ -19,7 +19,13 @@ from voxelworks.geometry import MAG1, Box, VoxelSize
 from voxelworks.jobs import _changes
 from voxelworks.protocol.messages import DatasetLeaseRequest, PublishedRequest
 from voxelworks.protocol.views import DatasetSummary
-from voxelworks.volumes.metadata import DataSource, LayerProperties, MagProperties, save_datasource
+from voxelworks.volumes.metadata import (
+    DataSource,
+    LayerProperties,
+    MagProperties,
+    read_datasource,
+    save_datasource,
+)
 
 NEW = VoxelSize(4, 4, 30)
 
@@ -37,11 +43,12 @@ def demo(queue):
     return folder
 
 
-def _change(queue, voxel_size=NEW, *, who="ada", dataset="demo"):
-    return jobs.set_voxel_size(
+def _change(queue, voxel_size=NEW, *, who="ada", dataset="demo", modality=None):
+    return jobs.restate_dataset(
         queue.database,
         dataset,
-        voxel_size,
+        voxel_size=voxel_size,
+        modality=modality,
         by=queue.principal(who),
         places=queue.places,
         settings=queue.settings,
@@ -80,6 +87,31 @@ def test_files_catalog_and_audit_log_say_the_same(queue, demo):
     assert [
         (line.who, line.action, line.subject, line.detail["old"], line.detail["new"]) for line in page.entries
     ] == [("user:ada", "dataset.voxel_size", changed.id, "4,4,40", "4,4,30")]
+
+
+def test_the_modality_of_images_is_stated_changed_and_taken_away(queue, demo):
+    def stated():
+        layers = json.loads((demo / "datasource-properties.json").read_text())["dataLayers"]
+        return {layer["name"]: layer.get("modality", "nothing") for layer in layers}
+
+    image = LayerProperties(
+        name="color", category="color", bounding_box=Box.parse("0,0,0,64,64,64"), element_class="uint8",
+        data_format="zarr3", mags=(MagProperties.of("color", MAG1),),
+    )  # fmt: skip
+    source = read_datasource((demo / "datasource-properties.json").read_text())
+    save_datasource(demo, source.with_layer(image))
+    changed = _change(queue, None, modality="FIB-SEM")
+    assert {layer.name: layer.modality for layer in changed.summary.layers} == {
+        "segmentation": None, "color": "FIB-SEM",
+    }  # fmt: skip
+    assert stated() == {"segmentation": "nothing", "color": "FIB-SEM"}
+    assert changed.summary.voxel_size == "4,4,40"
+    _change(queue, None, modality="")
+    assert stated() == {"segmentation": "nothing", "color": "nothing"}
+    page = queue.call(accounts.list_audit, organization_id="local")
+    assert [(line.action, line.detail["new"]) for line in page.entries] == [
+        ("dataset.modality", ""), ("dataset.modality", "FIB-SEM"),
+    ]  # fmt: skip
 
 
 def test_while_a_job_writes_into_the_dataset_it_is_refused_and_afterwards_kept(queue, demo):

@@ -356,6 +356,7 @@ PAGES = {
     "POST /datasets/{dataset_id}/preview": case(ALL, "dataset"),
     "POST /datasets/{dataset_id}/name": case(MANAGERS, "dataset", form={"name": "{new}"}),
     "POST /datasets/{dataset_id}/voxel-size": case(MANAGERS, "stored_dataset", form={"voxel_size": "4,4,30"}),
+    "POST /datasets/{dataset_id}/modality": case(MANAGERS, "stored_dataset", form={"modality": "FIB-SEM"}),
     "POST /datasets/{dataset_id}/public": case(MANAGERS, "dataset", form={"is_public": "false"}),
     "POST /datasets/{dataset_id}/trash": case(MANAGERS, "dataset"),
     "POST /datasets/{dataset_id}/restore": case(MANAGERS, "trashed_dataset"),

@@ -1,4 +1,4 @@
-"""The voxel size of a dataset is corrected on its page and over the API; other programs then read the new one."""
+"""Voxel size and modality of a dataset are corrected on its page and over the API; other programs read the new size."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ome_zarr_models.v05.image import Image
 
 import voxelworks
 from voxelworks.cli.datasets import datasets
-from voxelworks.errors import InvalidGeometry
+from voxelworks.errors import InvalidGeometry, InvalidParams
 from voxelworks.protocol.messages import SealedResult
 
 
@@ -91,6 +91,29 @@ def test_the_page_takes_it_and_says_which_mags_do_not_fit(served, stored):
             True,
         )
     assert served.client.show_dataset("thick").summary.voxel_size == "4,4,40"
+
+
+def test_the_modality_is_stated_on_the_page_in_python_and_on_the_command_line(served, stored):
+    assert served.client.set_modality("thick", " light   sheet").summary.layers[0].modality == "light sheet"
+    page = served.browser.get("/datasets/thick").text
+    assert "<dt>Modality</dt><dd>light sheet</dd>" in page
+    assert '<option value="FIB-SEM">' in page
+    path = f"/datasets/{served.client.show_dataset('thick').id}/modality"
+    done = served.browser.post(path, data={"modality": "FIB-SEM"}, follow_redirects=True)
+    assert "The dataset says how it was imaged." in done.text
+    assert "<dt>Modality</dt><dd>FIB-SEM</dd>" in done.text
+    refused = served.browser.post(path, data={"modality": "x" * 101})
+    assert (refused.status_code, "names no kind of microscopy" in refused.text) == (422, True)
+
+    def run(*arguments):
+        return CliRunner().invoke(datasets, [*arguments, "--home", str(served.settings.home)])
+
+    assert run("modality", "thick", "micro-CT").stdout == "thick: images from micro-CT\n"
+    assert (
+        json.loads(run("modality", "thick", "", "--json").stdout)["summary"]["layers"][0]["modality"] is None
+    )
+    assert run("modality", "thick", "").stdout == "thick: not known how it was imaged\n"
+    assert isinstance(run("modality", "thick", "a\x07b").exception, InvalidParams)
 
 
 def test_the_command_line_changes_it_too(served, stored):

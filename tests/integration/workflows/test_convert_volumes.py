@@ -7,6 +7,7 @@ import tifffile
 import voxelworks
 from reference import properties, read_mag
 from voxelworks.errors import InvalidParams
+from voxelworks.testing.independent_writers import DmStyle, write_dm
 
 PAGES = np.random.default_rng(4).integers(0, 200, (2, 3, 20, 30), dtype=np.uint8)
 OME = {
@@ -56,3 +57,26 @@ def test_a_long_series_is_no_dataset(tmp_path):
         "choose one of them as `part`, such as 't0'"
     )
     assert not (tmp_path / "d").exists()
+
+
+def test_images_are_from_the_microscope_that_the_file_or_the_user_says(tmp_path):
+    image = np.random.default_rng(0).integers(0, 255, (3, 20, 30), np.uint8)
+    stack = write_dm(tmp_path / "stack.dm4", image, DmStyle(version=4))
+    np.save(tmp_path / "labels.npy", image)
+    run = {"voxel_size": "4,4,40"}
+
+    def stated(target, **params):
+        voxelworks.run("convert", target=str(tmp_path / target), **run, **params)
+        return [layer.get("modality") for layer in properties(tmp_path / target)["dataLayers"]]
+
+    assert stated("said", source=str(stack)) == ["electron microscopy"]
+    assert stated("given", source=str(stack), modality="serial  block-face SEM") == ["serial block-face SEM"]
+    assert stated("unknown", source=str(tmp_path / "labels.npy")) == [None]
+    both = [
+        {"source": str(stack)},
+        {"source": str(tmp_path / "labels.npy"), "category": "segmentation"},
+    ]
+    assert stated("both", layers=both, modality="ssTEM") == ["ssTEM", None]
+    with pytest.raises(InvalidParams, match="names no kind of microscopy"):
+        stated("refused", source=str(stack), modality="\a")
+    assert not (tmp_path / "refused").exists()

@@ -257,6 +257,18 @@ def test_a_layer_outside_of_what_the_model_is_for_is_told_with_numbers(tmp_path,
     assert f"warning: {warning}" in capsys.readouterr().err
 
 
+def test_an_image_from_another_kind_of_microscopy_is_told_and_stays_so_in_the_result(tmp_path, capsys):
+    image = write_image(tmp_path / "image", balls(SHAPE, CENTRES), modality="confocal")
+    model = write_ball_model(tmp_path / "model", modality="FIB-SEM")
+    answer = voxelworks.run(
+        "infer_instances", layer=f"{image}/color", model=str(model), target=str(tmp_path / "made")
+    )
+    warning = "the layer is from confocal, and the model is for FIB-SEM: expect worse results"
+    assert answer["model_warning"] == warning
+    assert f"warning: {warning}" in capsys.readouterr().err
+    assert Dataset.open(tmp_path / "made").layer("color").properties.modality == "confocal"
+
+
 def not_finite(image):
     image[3, 4, 5] = np.nan
     return image

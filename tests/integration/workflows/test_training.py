@@ -122,6 +122,29 @@ def test_training_starts_from_another_model(learned, tmp_path, monkeypatch, caps
     assert f"{count:,} parameters, patches of" in told
 
 
+def test_the_model_is_for_the_kind_of_microscopy_of_its_images_and_other_starts_are_told(
+    tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setitem(networks._FEATURES, "small", (6, 8))
+    write_image(tmp_path / "image", balls(SHAPE, CENTRES), modality="confocal")
+    run = {"boxes": [box_of(tmp_path)], "steps": 1, "evaluate_every": 1}
+    voxelworks.run("train_instance_model", **run, target=str(tmp_path / "model"))
+    assert read_package(tmp_path / "model").facts.modality == "confocal"
+    voxelworks.run(
+        "train_instance_model", **run, target=str(tmp_path / "sliced"), start_from=str(tmp_path / "model"),
+        modality="ssTEM",
+    )  # fmt: skip
+    assert read_package(tmp_path / "sliced").facts.modality == "ssTEM"
+    assert "warning" not in capsys.readouterr().err
+    voxelworks.run(
+        "train_instance_model", **run, target=str(tmp_path / "again"), start_from=str(tmp_path / "sliced")
+    )
+    assert (
+        f"warning: the image is from confocal, and {tmp_path}/sliced is for ssTEM: it may be of little use as a start"
+        in capsys.readouterr().err
+    )
+
+
 def test_the_weight_of_a_box_says_how_often_it_is_looked_at(tmp_path):
     image = np.zeros((1, 16, 16, 16), np.float32)
     labels = np.zeros((16, 16, 16), np.int32)

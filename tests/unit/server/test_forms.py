@@ -70,7 +70,7 @@ def test_an_empty_form_shows_the_defaults():
     assert [(item.field.name, item.value) for item in form.options] == [
         ("voxel_size", ""), ("fill_missing", "false"), ("pyramid", "true"),
     ]  # fmt: skip
-    assert [item.field.name for item in form.advanced] == ["coarsest_mag"]
+    assert [item.field.name for item in form.advanced] == ["modality", "coarsest_mag"]
     assert not form.has_changed_advanced
     assert Form.fill(CONVERT, {"coarsest_mag": ["4"]}, NOTHING).has_changed_advanced
 

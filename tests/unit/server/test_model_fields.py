@@ -21,10 +21,10 @@ COLOR = LayerSummary(
 )
 
 
-def dataset(name, voxel_size):
+def dataset(name, voxel_size, layer=COLOR):
     return DatasetView(
         id=name[0] * 4, name=name, place=f"data:local/{name}",
-        summary=DatasetSummary(voxel_size=voxel_size, layers=(COLOR,)), created_ms=0, updated_ms=0,
+        summary=DatasetSummary(voxel_size=voxel_size, layers=(layer,)), created_ms=0, updated_ms=0,
         made_by_job=None, organization_id="local", user_id="local", is_public=False, is_linked=False, size_bytes=0,
         trashed_ms=None, purge_ms=None,
     )  # fmt: skip
@@ -50,6 +50,8 @@ STOCK = Stock(
         dataset("coarse", "100,100,100"),
         dataset("fine", "2,2,30"),
         dataset("mute", None),
+        dataset("glowing", "8,8,30", COLOR.model_copy(update={"modality": "confocal"})),
+        dataset("sliced", "8,8,30", COLOR.model_copy(update={"modality": "ssTEM"})),
     ),
     models=(
         model("mito", versions=3, licence="MIT"),
@@ -98,6 +100,8 @@ def test_a_version_that_a_job_kept_is_offered_too(segment):
         ("fine", "", None),  # its mag 4-4-1 is read, which has the voxels of the model
         ("coarse", "", "the layer has voxels of 100,100,100 nm, and the model is for 4,4,20 to 16,16,60 nm"),
         ("mute", "", "does not say how large its voxels are"),
+        ("glowing", "", "the layer is from confocal, and the model is for FIB-SEM: expect worse results"),
+        ("sliced", "", None),
     ],
 )
 def test_what_speaks_against_a_model_is_said_with_numbers(segment, name, mag, warning):

@@ -35,7 +35,8 @@ def test_params_are_listed_with_defaults_marked():
         )),
         ParamGroup("Job", (
             ParamView("Target", "made", False), ParamView("Voxel size", "4,4,40", False),
-            ParamView("Fill missing", "false", True), ParamView("Pyramid", "false", False),
+            ParamView("Modality", "–", True), ParamView("Fill missing", "false", True),
+            ParamView("Pyramid", "false", False),
             ParamView("Coarsest mag", "–", True),
         )),
     ]  # fmt: skip

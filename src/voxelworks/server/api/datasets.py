@@ -14,6 +14,7 @@ from voxelworks.accounts import Action
 from voxelworks.client import FolderView, RootView
 from voxelworks.errors import VoxelworksError
 from voxelworks.geometry import VoxelSize
+from voxelworks.protocol.modality import check_modality
 from voxelworks.protocol.people import Principal
 from voxelworks.protocol.views import DatasetView, LeftoverView, StorageView
 from voxelworks.server import browse
@@ -42,6 +43,8 @@ class DatasetChange(BaseModel):
     is_public: bool | None = None
     voxel_size: Annotated[str | None, Field(max_length=100)] = None
     """Nanometres, `x,y,z`. Voxels and mags stay as they are."""
+    modality: Annotated[str | None, Field(max_length=1000)] = None
+    """Kind of microscopy of all images of the dataset, such as `FIB-SEM`; empty if it is not known."""
 
 
 @router.get("/datasets")
@@ -88,12 +91,12 @@ def show_dataset(context: Here, who: Who, ref: str) -> DatasetView:
 
 @router.patch("/datasets/{ref}")
 def change_dataset(context: Here, who: Who, ref: str, change: DatasetChange) -> DatasetView:
-    """Rename a dataset, let other organizations see it, or state another voxel size."""
+    """Rename a dataset, let other organizations see it, or state another voxel size or kind of microscopy."""
     accounts.require(who, Action.CHANGE_DATASET)
     if change.is_public is not None:
         accounts.require(who, Action.PUBLISH_DATASET)
-    if change.voxel_size is not None:
-        ref = _set_voxel_size(context, who, ref, VoxelSize.parse(change.voxel_size)).id
+    if change.voxel_size is not None or change.modality is not None:
+        ref = _restate(context, who, ref, change).id
     with context.database.session() as session:
         dataset = catalog.find(session, ref, by=who)
         if change.name is not None and change.name != dataset.name:
@@ -167,12 +170,15 @@ def list_leftovers(context: Here, who: Who) -> tuple[LeftoverView, ...]:
         )  # fmt: skip
 
 
-def _set_voxel_size(context: Context, who: Principal, ref: str, voxel_size: VoxelSize) -> DatasetView:
+def _restate(context: Context, who: Principal, ref: str, change: DatasetChange) -> DatasetView:
     context.limits.count_for("submission", who)
     old = find_dataset(context, who, ref)
-    changed = jobs.set_voxel_size(
-        context.database, old.id, voxel_size, by=who, places=context.places, settings=context.settings
-    )
+    changed = jobs.restate_dataset(
+        context.database, old.id,
+        voxel_size=None if change.voxel_size is None else VoxelSize.parse(change.voxel_size),
+        modality=None if change.modality is None else check_modality(change.modality),
+        by=who, places=context.places, settings=context.settings,
+    )  # fmt: skip
     if changed.summary.voxel_size != old.summary.voxel_size and changed.summary.layers:
         # Pictures have the proportions of space.
         with context.database.session() as session:

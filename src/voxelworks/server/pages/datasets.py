@@ -15,6 +15,7 @@ from voxelworks import accounts, catalog, jobs
 from voxelworks.accounts import Action
 from voxelworks.errors import DatasetNotFound, InvalidInput, VoxelworksError
 from voxelworks.geometry import Box
+from voxelworks.protocol.modality import SUGGESTED
 from voxelworks.protocol.people import NewShare, Principal
 from voxelworks.protocol.places import is_remote
 from voxelworks.protocol.views import DatasetView, JobView, LayerSummary
@@ -45,6 +46,7 @@ DONE = {
     "trashed": "The dataset is in the trash.",
     "deleted": "The files are deleted within the hour.",
     "voxel-size": "The dataset has its new voxel size.",
+    "modality": "The dataset says how it was imaged.",
     "revoked": "The address opens nothing any more.",
 }
 JOBS_MAX = 20
@@ -150,6 +152,18 @@ def set_voxel_size(
             context, request, who, dataset, problem=problem, status=status, voxel_size=voxel_size
         ),
         back=f"/datasets/{dataset.id}", done="voxel-size",
+    )  # fmt: skip
+
+
+@router.post("/datasets/{dataset_id}/modality")
+def set_modality(context: Here, request: Request, who: Who, dataset_id: str, modality: Text = "") -> Response:
+    dataset = api.find_dataset(context, who, dataset_id)
+    return act(
+        lambda: api.change_dataset(context, who, dataset.id, read(api.DatasetChange, {"modality": modality})),
+        show=lambda problem, status: _dataset_page(
+            context, request, who, dataset, problem=problem, status=status, modality=modality
+        ),
+        back=f"/datasets/{dataset.id}", done="modality",
     )  # fmt: skip
 
 
@@ -265,12 +279,14 @@ def _dataset_page(
     status: int = 200,
     new_share: NewShare | None = None,
     voxel_size: str | None = None,
+    modality: str | None = None,
 ) -> Response:
     accounts.require(who, Action.SEE_DATASET)
     is_own = dataset.organization_id == who.organization_id
     location = context.places.locate(dataset.place) if is_own else None
     source = _source(context, who, dataset)
     offered = [workflow for workflow in workflows().values() if jobs.can_work_on(workflow, dataset, by=who)]
+    stated = {layer.modality or "" for layer in dataset.summary.layers if layer.category == "color"}
     with context.database.read_session() as session:
         known_jobs = jobs.jobs_of_dataset(session, dataset, by=who, settings=context.settings, limit=JOBS_MAX)
         annotations = catalog.list_annotations(session, by=who)
@@ -289,6 +305,8 @@ def _dataset_page(
         shares=shares_api.list_shares(context, who, dataset.id) if is_own else (), new_share=new_share,
         shared_openings=openings(source, new_share.address) if new_share else (),
         voxel_size=voxel_size if voxel_size is not None else dataset.summary.voxel_size or "",
+        has_images=bool(stated), modalities=SUGGESTED,
+        modality=modality if modality is not None else stated.pop() if len(stated) == 1 else "",
     )  # fmt: skip
 
 

@@ -30,6 +30,7 @@ from voxelworks.errors import (
     UnsupportedFormat,
 )
 from voxelworks.geometry import VoxelSize
+from voxelworks.protocol.modality import modality_of_channels
 from voxelworks.volumes.formats.parts import COLOURS, distinct, part_name
 from voxelworks.volumes.formats.raw import RawPlane
 from voxelworks.volumes.formats.samples import ChannelPlane, Samples
@@ -167,6 +168,10 @@ def open_volumes(file: SourceFile, options: ReadOptions) -> tuple[Volume, ...]:
         metadata = _metadata(handle, metadata_at)
     names = _words(entries, metadata)
     size, size_from, size_notes = _voxel_size(metadata)
+    modality = modality_of_channels(
+        (channel.findtext("AcquisitionMode"), channel.findtext("EmissionWavelength"))
+        for channel in metadata.findall("./Metadata/Information/Image/Dimensions/Channels/Channel")
+    )
     volumes: list[Volume] = []
     for entries_of_scene in _grouped(entries, lambda entry: entry.key("CTZM")):
         frame = _bounds(file, entries_of_scene)
@@ -177,7 +182,7 @@ def open_volumes(file: SourceFile, options: ReadOptions) -> tuple[Volume, ...]:
             for colour, planes in _by_colour(stack):
                 form = next(plane.form for plane in planes if plane is not None)
                 source = ImageSource(planes, form, size, size_from, (*notes, *size_notes))
-                volumes.append(Volume(part_name(name, colour), source))
+                volumes.append(Volume(part_name(name, colour), source, modality=modality))
     return tuple(volumes)
 
 

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from voxelworks.errors import InvalidGeometry, UnsupportedDtype, UnsupportedFormat
 from voxelworks.geometry import VoxelSize
+from voxelworks.protocol.modality import ELECTRON
 from voxelworks.volumes.formats.cursor import Cursor
 from voxelworks.volumes.formats.raw import RawArray, RawSource, require_extent
 from voxelworks.volumes.formats.samples import Samples, checked
@@ -166,9 +167,9 @@ def open_volumes(file: SourceFile, options: ReadOptions) -> tuple[Volume, ...]:
         names = [reader.text(image.get("Name")) for image in images]
         sources = [_source(file, reader, image) for image in images]
     if len(sources) == 1:
-        return (Volume("", sources[0]),)
+        return (Volume("", sources[0], modality=ELECTRON),)
     return tuple(
-        Volume(name if name and names.count(name) == 1 else f"image-{number}", source)
+        Volume(name if name and names.count(name) == 1 else f"image-{number}", source, modality=ELECTRON)
         for number, (name, source) in enumerate(zip(names, sources, strict=True), start=1)
     )
 

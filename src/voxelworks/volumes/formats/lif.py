@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from voxelworks.errors import InvalidGeometry, UnsupportedDtype, UnsupportedFormat
 from voxelworks.geometry import VoxelSize, Zyx
+from voxelworks.protocol.modality import LIGHT
 from voxelworks.volumes.formats.cursor import Cursor
 from voxelworks.volumes.formats.parts import distinct, numbered, part_name
 from voxelworks.volumes.formats.raw import RawArray, RawPlane, RawSource, require_extent
@@ -128,7 +129,7 @@ def open_volumes(file: SourceFile, options: ReadOptions) -> tuple[Volume, ...]:
     section_count = 0
     for image_name, (_, element, block) in zip(names, images, strict=True):
         for part, source in _image(file, element, block):
-            volumes.append(Volume(part_name(image_name, part), source))
+            volumes.append(Volume(part_name(image_name, part), source, modality=LIGHT))
             section_count += source.shape_zyx[0]
             if len(volumes) > _VOLUMES_MAX or section_count > _SECTIONS_MAX:
                 raise UnsupportedFormat(

@@ -14,6 +14,7 @@ from xml.etree import ElementTree
 
 from voxelworks.errors import InvalidGeometry, MissingSections, UnsupportedFormat
 from voxelworks.geometry import VoxelSize
+from voxelworks.protocol.modality import modality_of_channels
 from voxelworks.volumes.formats.parts import distinct, numbered, part_name
 from voxelworks.volumes.formats.source import ReadOptions, SourceFile, listed
 from voxelworks.volumes.formats.xml import parse_xml
@@ -107,6 +108,14 @@ def voxel_size(image: OmeImage) -> tuple[VoxelSize | None, str, tuple[str, ...]]
     except (InvalidGeometry, ValueError):
         return None, "", (f"OME-XML states a voxel size that cannot be used ({summary})",)
     return VoxelSize(x, y, z), "OME-XML PhysicalSize", ()
+
+
+def modality(image: OmeImage) -> str:
+    """Name the kind of microscopy; empty if the XML does not tell."""
+    channels = _children(image.pixels, "Channel")
+    return modality_of_channels(
+        (item.get("AcquisitionMode"), item.get("EmissionWavelength")) for item in channels
+    )
 
 
 def volumes(

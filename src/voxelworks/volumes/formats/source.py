@@ -222,6 +222,8 @@ class Volume:
     source: VolumeSource
     category: Literal["color", "segmentation"] | None = None
     """What it is, where the files say it."""
+    modality: str = ""
+    """Kind of microscopy, where the files say it."""
 
 
 @dataclass(frozen=True)

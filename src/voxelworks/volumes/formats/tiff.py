@@ -184,7 +184,9 @@ def _lsm_volumes(
     for time, sections in _split(file, grid, said.counts):
         for at, channel in enumerate(said.channels):
             planes = [channels[at] for channels in sections]
-            yield _volume(file, part_name(time, channel), planes, options, said[2:])
+            yield replace(
+                _volume(file, part_name(time, channel), planes, options, said[2:]), modality="confocal"
+            )
 
 
 def _lsm_channels(file: SourceFile, page: tifffile.TiffPage) -> tuple[Plane, ...]:
@@ -634,6 +636,7 @@ def _ome_volumes(
             ImageSource(
                 stack, form, size, size_from, (*filled_notes, *padded, *size_notes), image.companions
             ),
+            modality=ome_tiff.modality(image),
         )
 
 

@@ -142,6 +142,21 @@ def test_channels_have_the_names_that_the_xml_gives(tmp_path):
     assert {volume.source.voxel_size for volume in open_volumes(path)} == {VoxelSize(4.0, 4.0, 50.0)}
 
 
+@pytest.mark.parametrize(
+    ("attributes", "modality"),
+    [
+        ('AcquisitionMode="SpinningDiskConfocal"', "light microscopy"),
+        ('EmissionWavelength="509"', "light microscopy"),
+        ('AcquisitionMode="Other"', ""),
+        ("", ""),
+    ],
+)
+def test_channels_tell_how_they_were_imaged(tmp_path, attributes, modality):
+    xml = ome_xml(channels=f'<Channel Name="a" {attributes}/>')
+    path = write_ome(tmp_path / "s.ome.tif", noise((3, 5, 7)), xml)
+    assert [volume.modality for volume in open_volumes(path)] == [modality]
+
+
 def test_channels_inside_and_beside_pixels_are_volumes(tmp_path):
     channels = '<Channel Name="a" SamplesPerPixel="2"/><Channel Name="b" SamplesPerPixel="2"/>'
     pages = noise((6, 5, 7, 2), np.uint16)
