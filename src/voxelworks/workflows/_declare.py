@@ -6,7 +6,7 @@ import inspect
 import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from typing import (
     TYPE_CHECKING,
     Annotated,
@@ -429,8 +429,15 @@ class Workflow:
     def title(self) -> str:
         return heading(self.name)
 
-    @property
+    @cached_property
     def fields(self) -> tuple[ParamField, ...]:
+        """What a person fills in.
+
+        Raises
+        ------
+        TypeError
+            If no dialog can offer a param.
+        """
         return tuple(_fields(self.params_type))
 
     def needs_of(self, params: Params) -> Needs:
@@ -448,7 +455,10 @@ class Workflow:
         return parse_model(self.params_type, raw)
 
     def collect(self, values: Mapping[str, str | bool | Sequence[str]]) -> Json:
-        """Build nested raw params from the flat values of options or form inputs; empty ones are left out."""
+        """Build nested raw params from the flat values of options or form inputs; empty ones are left out.
+
+        A layer may be given as `DATASET/LAYER`, without its dataset.
+        """
         raw: Json = {}
         repeated: dict[str, dict[str, list[str]]] = {}
         for field in self.fields:
@@ -460,12 +470,21 @@ class Workflow:
                 repeated.setdefault(field.path[0], {})[field.path[1]] = items
                 continue
             place = raw
-            for part in field.path[:-1]:
+            *outer, last = field.path
+            if field.kind == "layer" and "/" in str(value) and not values.get(self._beside(field).name):
+                *outer, last = outer  # DATASET/LAYER says both
+            for part in outer:
                 place = place.setdefault(part, {})
-            place[field.path[-1]] = value
+            place[last] = value
         for name, columns in repeated.items():
             raw[name] = _rows(self, name, columns)
         return raw
+
+    def _beside(self, field: ParamField) -> ParamField:
+        """Give the field for the dataset of a layer."""
+        return next(
+            item for item in self.fields if item.kind == "dataset" and item.path[:-1] == field.path[:-1]
+        )
 
     def flatten(self, params: Params) -> dict[str, str | list[str]]:
         """Give the flat text values that `collect` turns back into equal params; defaults are left out."""
@@ -613,8 +632,10 @@ def _fields(
             if get_origin(kind) is Literal:
                 field_kind: FieldKind = "choice"
                 choices = tuple(str(choice) for choice in get_args(kind))
-            else:
+            elif kind in _KINDS:
                 field_kind = _KINDS[kind]
+            else:
+                raise TypeError(f"{model.__name__}.{name}: {kind} cannot be filled in by a person")
             found.append(
                 ParamField(
                     name,

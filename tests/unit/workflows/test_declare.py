@@ -70,6 +70,15 @@ def test_a_layer_is_named_by_text_or_by_its_two_parts():
     )
 
 
+def test_a_further_layer_may_be_given_as_one_text_in_options_too():
+    workflow = get_workflow("evaluate_segmentation")
+    apart = {"dataset": "some/result", "layer": "cells", "truth_dataset": "some/where", "truth": "labels"}
+    together = {"dataset": "some/result", "layer": "cells", "truth": "some/where/labels"}
+    assert workflow.parse(workflow.collect(together)) == workflow.parse(workflow.collect(apart))
+    with pytest.raises(InvalidParams, match=r"truth.layer: 'where/labels' is not a layer name"):
+        workflow.parse(workflow.collect({**apart, "truth": "where/labels"}))
+
+
 def test_references_are_found_in_nested_params():
     params = get_workflow("convert").parse(EXAMPLES["convert"])
     assert [str(ref) for ref in references(params)] == ["root:scope/raw", "root:scope/labels", "new"]
