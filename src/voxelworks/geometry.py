@@ -113,6 +113,8 @@ class Mag(_TextForm):
 MAG1 = Mag(1, 1, 1)
 
 _SAME_LENGTH = 0.02
+_SECTION_FROM = 1.5
+"""Voxels so many times as long in z as in x and y are those of sections that were imaged one by one."""
 _NM_PER_UNIT = {
     "ym": 1e-15, "zm": 1e-12, "am": 1e-9, "fm": 1e-6, "pm": 1e-3, "nm": 1.0, "nanometer": 1.0,
     "µm": 1e3, "um": 1e3, "micrometer": 1e3, "mm": 1e6, "millimeter": 1e6, "cm": 1e7, "dm": 1e8,
@@ -191,6 +193,23 @@ class VoxelSize(_TextForm):
             return all(own <= most or same_length(own, most) or own == least for own, most, least in lengths)
 
         return max(filter(shows, mags), key=lambda mag: (math.prod(mag.xyz), mag.xyz))
+
+    def shown_as(self, wanted: VoxelSize) -> VoxelSize:
+        """Give the voxels that an image with these is resampled to, for a network that works on others.
+
+        They are those of the network, but sections stay sections: what was imaged plane by plane is not mixed along z,
+        unless so much thinner that two or more make one of the network's.
+
+        Isensee, F. et al. (2021). nnU-Net: a self-configuring method for deep learning-based biomedical image
+        segmentation. Nature Methods 18, 203-211 (anisotropic images are not interpolated between sections).
+        """
+        kept = VoxelSize(wanted.x, wanted.y, self.z)
+        return kept if wanted.has_sections and kept.has_sections and wanted.z < 2 * self.z else wanted
+
+    @property
+    def has_sections(self) -> bool:
+        """Whether planes of z are sections that were imaged one by one, as far as the lengths tell."""
+        return self.z >= _SECTION_FROM * min(self.x, self.y)
 
 
 @dataclass(frozen=True)

@@ -139,6 +139,24 @@ def test_the_coarsest_mag_that_shows_as_much_is_chosen(own, wanted, mags, chosen
     assert str(found) == chosen
 
 
+@pytest.mark.parametrize(
+    ("own", "wanted", "shown"),
+    [
+        ("5,5,40", "10,10,35", "10,10,40"),
+        ("5,5,140", "10,10,35", "10,10,140"),
+        ("10,10,18", "10,10,35", "10,10,18"),
+        ("10,10,17", "10,10,35", "10,10,35"),  # two of them make one
+        ("10,10,10", "10,10,16", "10,10,16"),  # imaged as a volume
+        ("4,4,40", "8,8,8", "8,8,8"),  # the network sees volumes
+        ("9,9,30", "10,12,35", "10,12,30"),
+    ],
+)
+def test_sections_stay_sections_where_a_network_sees_other_voxels(own, wanted, shown):
+    found = VoxelSize.parse(own).shown_as(VoxelSize.parse(wanted))
+    assert str(found) == shown
+    assert VoxelSize.parse(own).shown_as(found) == found
+
+
 def test_units_become_nanometres():
     assert VoxelSize.in_unit(0.004, 0.004, 0.04, "micrometer") == VoxelSize(4, 4, 40)
     with pytest.raises(InvalidGeometry, match="unit 'furlong' is not known"):

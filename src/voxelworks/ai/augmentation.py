@@ -21,8 +21,6 @@ Image = NDArray[np.float32]
 Labels = NDArray[np.int32]
 _SAME_LENGTH = 1.2
 """Axes whose voxels differ by less may be exchanged."""
-_THICK_FROM = 1.5
-"""Where voxels are so much longer in z than in x, planes of z are sections that were imaged one by one."""
 
 
 @dataclass(frozen=True)
@@ -51,8 +49,7 @@ class Augmentation:
 
     @property
     def has_sections(self) -> bool:
-        z, y, x = self.voxel_size.zyx
-        return z >= _THICK_FROM * min(y, x)
+        return self.voxel_size.has_sections
 
     def cut_size(self, patch_zyx: Zyx, *, deforms: bool) -> Zyx:
         """Give the size of what is cut out for a patch."""

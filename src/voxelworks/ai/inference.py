@@ -233,13 +233,13 @@ def open_source(
     -------
     Source
     size_zyx
-        Of the box in voxels of the network.
+        Of the box in voxels of the network; see `VoxelSize.shown_as` for how long they are here.
     """
     array = layer.mag(layer.voxel_size.mag_for(voxel_size, layer.mags))
     size = layer.voxel_size.in_mag(array.mag)
     scale = [
         1.0 if same_length(wanted, own) else wanted / own
-        for wanted, own in zip(voxel_size.zyx, size.zyx, strict=True)
+        for wanted, own in zip(size.shown_as(voxel_size).zyx, size.zyx, strict=True)
     ]
     inside = box.in_mag(array.mag)
     shape = [math.ceil(extent / step - 1e-6) for extent, step in zip(inside.shape_zyx, scale, strict=True)]

@@ -230,8 +230,11 @@ def infer(
         layer, box, facts.voxel_size, facts.normalization.method, inverted=params.invert_color_layer
     )
     grid = inference.Grid.plan(size, facts)
-    warning = facts.unfit(layer.voxel_size.in_mag(source.array.mag), layer.properties.modality)
-    channels = stitching.used_channels(facts)
+    read_size = layer.voxel_size.in_mag(source.array.mag)
+    warning = facts.unfit(read_size, layer.properties.modality)
+    # What the network gives is about the voxels that it was shown.
+    seen = facts.model_copy(update={"voxel_size": read_size.shown_as(facts.voxel_size)})
+    channels = stitching.used_channels(seen)
     given = {"seed_distance_nm": seed_distance_nm, "agglomeration_threshold": threshold}
     rules = facts.post_processing.model_copy(
         update={name: value for name, value in given.items() if value is not None}
@@ -249,17 +252,17 @@ def infer(
     )  # fmt: skip
     _tell(job, params, facts, source, grid, warning, gpus)
     predictions = predict(job, layer, source, grid, package, box, mag, channels, gpus)
-    facts = facts.with_outputs(channels)
+    seen = seen.with_outputs(channels)
     voxel_size = layer.voxel_size.in_mag(mag)
     copies = [LayerCopy(made, layer, job, box)] if params.copy_image else []
     voxels = box.in_mag(mag).voxel_count
     layer_count = 2 if facts.task == "affinities" else 1
     units = (
-        _units(grid) + stitching.work_units(predictions, facts) + 2 * layer_count * voxels
+        _units(grid) + stitching.work_units(predictions, seen) + 2 * layer_count * voxels
         + attached.index_units(voxels) + attached.statistics_units(voxels) + sum(copy.units for copy in copies)
     )  # fmt: skip
     job.expect(units)
-    found = stitching.segment(job, params.output_layer, predictions, facts, voxel_size, rules)
+    found = stitching.segment(job, params.output_layer, predictions, seen, voxel_size, rules)
     neurons = None if isinstance(found, stitching.Partition) else found
     partition = found if isinstance(found, stitching.Partition) else found.segments
     plan = LayerPlan(made, params.output_layer, box, partition.volume(), job)

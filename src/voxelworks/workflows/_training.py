@@ -68,6 +68,8 @@ _MODEL_BYTES = 64 * 2**20
 _VALIDATION_SHARE, _GUARD_SHARE = 0.2, 0.05
 """Of the longest side of each box, where no box is given for validation: its end, and what is left out before it."""
 _PATCH_VOXELS = {"small": 48**3, "medium": 80**3, "large": 96**3}
+_MOST = 2 / 3
+"""Share of what is learned from whose boxes hold a patch: sections that are mirrored teach what no image shows."""
 _INFERENCE_EDGE, _BORDER = 160, 16
 """Of the patches that are predicted, in voxels of the network: large ones overlap less."""
 _READ_EDGE = 128
@@ -560,8 +562,13 @@ class _Labelled:
             return str(self.image.finest), str(self.truth.mag(self.mag))
         return str(self.image.finest), *self.truth.inputs, str(self.mag)
 
+    def shown_as(self, voxel_size: VoxelSize) -> VoxelSize:
+        """Give the voxels in which a network for a voxel size sees the image."""
+        own = self.image.voxel_size
+        return own.in_mag(own.mag_for(voxel_size, self.image.mags)).shown_as(voxel_size)
+
     def size_zyx(self, box: Box, voxel_size: VoxelSize) -> Zyx:
-        """Give the size of a box in voxels of a network."""
+        """Give the size of a box in voxels of this size."""
         # Where the layers end inside of a voxel of the labels, that counts as a whole.
         stop_zyx = box.in_mag(self.mag).from_mag(self.mag).stop_zyx
         z, y, x = (
@@ -574,8 +581,9 @@ class _Labelled:
 
     def is_large(self, voxel_size: VoxelSize, rule: SizeRule) -> bool:
         """Tell whether all that is learned from here is large enough for a network of this voxel size."""
+        shown = self.shown_as(voxel_size)
         return self.item.purpose == "validate" or all(
-            rule.is_met(self.size_zyx(box, voxel_size), voxel_size) for box in self.boxes
+            rule.is_met(self.size_zyx(box, shown), shown) for box in self.boxes
         )
 
     def array(self, folder: Path, job: Job) -> LayerArray:
@@ -597,7 +605,7 @@ class _Part:
     size_zyx: Zyx
     """In voxels of the network."""
     voxel_size: VoxelSize
-    """Of the network."""
+    """In which the network sees it."""
 
     @classmethod
     def of(cls, labelled: _Labelled, box: Box, voxel_size: VoxelSize, rule: SizeRule) -> _Part:
@@ -611,6 +619,7 @@ class _Part:
                 f"box {box} begins or ends inside of voxels of mag {mag}, in which {labelled.name} is labelled; choose "
                 f"{fitting}"
             )
+        voxel_size = labelled.shown_as(voxel_size)
         size = labelled.size_zyx(box, voxel_size)
         name = f"box {box} of {labelled.item.labels_name}"
         if labelled.item.purpose == "train":
@@ -909,11 +918,11 @@ def _plan(
 def _patch(voxel_size: VoxelSize, step_zyx: Zyx, voxels: int, boxes: Sequence[LabelledBox]) -> Zyx:
     """Choose a patch of about so many voxels that is about as long on each axis, where the boxes are not too thin.
 
-    At least half of what is learned from lies in boxes that hold it; the others are mirrored at their borders.
+    Most of what is learned from lies in boxes that hold it; the others are mirrored at their borders.
     """
     lengths = voxel_size.zyx
     weights = [box.labels.size * box.weight for box in boxes]
-    most = [_weighted_median([box.labels.shape[axis] for box in boxes], weights) for axis in range(3)]
+    most = [_reached_by_most([box.labels.shape[axis] for box in boxes], weights) for axis in range(3)]
     sides = [0, 0, 0]
     left = float(voxels)
     # From the shortest: what an axis cannot take is left to the others.
@@ -926,12 +935,12 @@ def _patch(voxel_size: VoxelSize, step_zyx: Zyx, voxels: int, boxes: Sequence[La
     return sides[0], sides[1], sides[2]
 
 
-def _weighted_median(values: Sequence[int], weights: Sequence[float]) -> int:
-    """Give the largest value that values with at least half of the weight reach."""
+def _reached_by_most(values: Sequence[int], weights: Sequence[float]) -> int:
+    """Give the largest value that values with at least `_MOST` of the weight reach."""
     passed = 0.0
     for value, weight in sorted(zip(values, weights, strict=True), reverse=True):
         passed += weight
-        if passed >= sum(weights) / 2:
+        if passed >= _MOST * sum(weights):
             return value
     return min(values)
 

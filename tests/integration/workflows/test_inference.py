@@ -19,7 +19,7 @@ from voxelworks.errors import (
     SourceNotFound,
     TargetExists,
 )
-from voxelworks.geometry import MAG1, Box, Mag
+from voxelworks.geometry import MAG1, Box, Mag, VoxelSize
 from voxelworks.ops.evaluation import count_overlaps
 from voxelworks.protocol.models import PostProcessing
 from voxelworks.volumes.arrays import MagArray, create_zarr2_array
@@ -267,6 +267,28 @@ def test_an_image_from_another_kind_of_microscopy_is_told_and_stays_so_in_the_re
     assert answer["model_warning"] == warning
     assert f"warning: {warning}" in capsys.readouterr().err
     assert Dataset.open(tmp_path / "made").layer("color").properties.modality == "confocal"
+
+
+@pytest.mark.parametrize("task", ["instances", "affinities"])
+def test_sections_are_shown_as_they_are_however_thick_they_are_said_to_be(tmp_path, task):
+    truth = balls(SHAPE, CENTRES, lengths_zyx=(3, 1, 1))
+    sizes = {"voxel_size": VoxelSize(10, 10, 30), "voxel_size_max": VoxelSize(20, 20, 99)}
+    changes = {**TASKS[task], **sizes}
+    if task == "affinities":
+        changes["post_processing"] = PostProcessing(size_min_nm3=0)
+    model = write_ball_model(tmp_path / "model", **changes)
+    results = []
+    for thickness in (30, 25, 50):
+        image = write_image(tmp_path / f"image-{thickness}", truth, voxel_nm=(10, 10, thickness))
+        voxelworks.run(
+            "infer_with_model",
+            layer=f"{image}/color",
+            model=str(model),
+            target=str(tmp_path / f"{thickness}"),
+        )
+        results.append(voxels(tmp_path / f"{thickness}"))
+    assert results[0].any()
+    assert all(np.array_equal(result, results[0]) for result in results[1:])
 
 
 def not_finite(image):
