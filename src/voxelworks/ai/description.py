@@ -114,7 +114,11 @@ def model_card(facts: ModelFacts) -> str:
         ("Gives", f"{facts.task}: {', '.join(_counted(facts.outputs))}"),
         ("Modality", facts.modality),
         ("Tissue", facts.tissue),
-        ("Voxels of the network", f"{_sizes(facts.voxel_size)} nm (x, y, z); layers are resampled to it"),
+        (
+            "Voxels of the network",
+            f"{_sizes(facts.voxel_size)} nm (x, y, z); layers are resampled to it"
+            + (", but sections stay as they are" if facts.voxel_size.has_sections else ""),
+        ),
         ("Layers that it is for", f"voxels of {voxels}"),
         (
             "Patch",

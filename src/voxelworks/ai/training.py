@@ -22,11 +22,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from voxelworks.ai.augmentation import Augmentation
-from voxelworks.ai.networks import Architecture, ResidualUNet
+from voxelworks.ai.inference import Grid
+from voxelworks.ai.networks import Architecture, Probabilities, ResidualUNet
 from voxelworks.ai.targets import affinities, distances, foreground
 from voxelworks.errors import InvalidGeometry, ResourcesExceeded, TrainingFailed
 from voxelworks.geometry import Vec3, VoxelSize, Zyx
-from voxelworks.protocol.models import ModelTask
+from voxelworks.protocol.models import ModelFacts, ModelTask
 
 _EMA_DECAY = 0.998
 """Of the running mean of the weights over some hundred steps, which is what is kept: it jumps about less."""
@@ -370,6 +371,53 @@ class Training:
         self._optimizer.load_state_dict({**state, "state": states})
         stored["evaluations"] = [Evaluation(**item) for item in stored["evaluations"]]
         self.progress = Progress(**stored)
+
+
+class Predictor:
+    """A trained network that looks at images in memory, patch by patch as at layers.
+
+    Parameters
+    ----------
+    plan : TrainingPlan
+    weights : mapping of str to Tensor
+    facts : ModelFacts
+        Say how large patches are.
+    check : callable
+        Asked before each patch; what it raises ends the work.
+    """
+
+    def __init__(
+        self, plan: TrainingPlan, weights: Mapping[str, Tensor], facts: ModelFacts, check: Callable[[], None]
+    ) -> None:
+        self._facts, self._check, self._device = facts, check, torch.device(plan.device)
+        network = ResidualUNet(plan.architecture)
+        network.load_state_dict(weights)
+        self._network = Probabilities(network).eval().to(self._device)
+        self._network.to(memory_format=_MEMORY_FORMAT)  # type: ignore[call-overload]
+
+    def __call__(self, image: NDArray[np.float32]) -> NDArray[np.uint8]:
+        """Give the probabilities, 255 for 1, as (channels, z, y, x), of a normalized image (c, z, y, x)."""
+        z, y, x = image.shape[1:]
+        grid = Grid.plan((z, y, x), self._facts)
+        # A patch begins before its core, and may end beyond the image.
+        edges = zip(grid.border_zyx, grid.patch_zyx, strict=True)
+        padded = np.pad(image, [(0, 0), *edges], mode="symmetric")
+        found = np.empty((len(self._facts.outputs), z, y, x), np.uint8)
+        for core in grid.cores:
+            self._check()
+            patch = tuple(
+                slice(first, first + side) for first, side in zip(core.start_zyx, grid.patch_zyx, strict=True)
+            )
+            inside = tuple(
+                slice(edge, edge + side) for edge, side in zip(grid.border_zyx, core.shape_zyx, strict=True)
+            )
+            shown = torch.from_numpy(np.ascontiguousarray(padded[(slice(None), *patch)]))[None]
+            with torch.no_grad():
+                given = self._network(shown.to(self._device, memory_format=_MEMORY_FORMAT))
+            given = given[(0, slice(None), *inside)].cpu().numpy()
+            for values, kept in zip(given, found[(slice(None), *core.slices_zyx)], strict=True):
+                kept[...] = np.rint(255 * values)
+        return found
 
 
 def targets_of(

@@ -135,6 +135,22 @@ class Scores:
     """Segments that merge most."""
 
 
+def count_matches(overlaps: Overlaps, threshold: float = 0.5) -> tuple[int, int, int]:
+    """Count the objects that match one of the truth, those that match none, and those of the truth that none matches.
+
+    Parameters
+    ----------
+    overlaps
+        Of the whole volume.
+    threshold : float
+        Intersection over union that a match must exceed, at least 0.5.
+    """
+    frame = _Frame.of(overlaps)
+    hits = int(np.count_nonzero(frame.ious(overlaps["count"].astype(float)) > threshold))
+    segments, truths = np.count_nonzero(frame.segment_ids), np.count_nonzero(frame.truth_ids)
+    return hits, int(segments - hits), int(truths - hits)
+
+
 VOXELWISE = (
     "voi_split", "voi_merge", "voi", "adapted_rand_error", "rand_precision", "rand_recall", "assigned_voi_split",
     "assigned_voi_merge", "assigned_voi", "assigned_adapted_rand_error", "iou", "dice",

@@ -485,7 +485,7 @@ def used_channels(facts: ModelFacts) -> tuple[int, ...]:
 def check_rules(facts: ModelFacts, rules: PostProcessing) -> None:
     """Refuse rules that cannot be followed with a model; `InvalidParams` names them."""
     if facts.task == "instances":
-        _depths(facts, rules)
+        depths(facts.distance_scale_nm, rules)
 
 
 def work_units(predictions: Predicted, facts: ModelFacts) -> int:
@@ -557,7 +557,7 @@ def _segment_instances(
     else:
         passes = smoothing(voxel_size, SMOOTHING)
         heights = InstanceHeights(predictions, foreground, facts.outputs.index("distance"), threshold, passes)
-        depth, height_min = _depths(facts, rules)
+        depth, height_min = depths(facts.distance_scale_nm, rules)
         chosen = replace(chosen, depth=depth, height_min=height_min)
     return _find_objects(job, name, heights, chosen, block)
 
@@ -691,14 +691,14 @@ def _single(
     )  # fmt: skip
 
 
-def _depths(facts: ModelFacts, rules: PostProcessing) -> tuple[int, int]:
-    """Turn the depth and the seed distance, in nm, into heights.
+def depths(scale: float | None, rules: PostProcessing) -> tuple[int, int]:
+    """Turn the depth and the seed distance, in nm, into heights, by the distance that is told as 1.
 
     Raises
     ------
     InvalidParams
+        If one is longer than that.
     """
-    scale = facts.distance_scale_nm
     assert scale is not None
     for length, what in ((rules.seed_distance_nm, "seed distance"), (rules.min_depth_nm, "depth")):
         if length is not None and length > scale:

@@ -56,7 +56,7 @@ class InstanceHeights:
         if self.distance is None:
             heights[within(inside, box)] = foreground
             return heights
-        distances = values[self.distance].astype(np.uint16) * np.uint16(HEIGHT_OF_ONE // 255) + np.uint16(1)
+        distances = raised(values[self.distance])
         smoothed = fragments.smooth(_extended(distances, there, wanted), self.smoothing)
         heights[within(inside, box)] = np.where(foreground, smoothed[within(inside, box)], 0)
         return heights
@@ -95,6 +95,12 @@ class AffinityHeights:
         cut = smoothed[within(inside, box)]
         heights[within(inside, box)] = np.where(cut < self.height_min, 0, cut) if self.height_min else cut
         return heights
+
+
+def raised(distances: NDArray[np.uint8]) -> NDArray[np.uint16]:
+    """Give the heights of distances: that of 1 is `HEIGHT_OF_ONE` above that of 0, which is 1."""
+    heights: NDArray[np.uint16] = distances.astype(np.uint16) * np.uint16(HEIGHT_OF_ONE // 255) + np.uint16(1)
+    return heights
 
 
 def smoothing(voxel_size: VoxelSize, passes: int) -> Zyx:

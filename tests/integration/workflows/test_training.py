@@ -11,15 +11,24 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 
 import voxelworks
 from ball_networks import balls, write_ball_model, write_image
-from voxelworks.ai import networks
+from voxelworks.ai import inference, networks
 from voxelworks.ai.augmentation import Augmentation
 from voxelworks.ai.networks import Architecture, ResidualUNet, parameter_count
 from voxelworks.ai.package import read_package, write_package
 from voxelworks.ai.targets import affinities, distances, offsets_for
-from voxelworks.ai.training import Evaluation, Example, LabelledBox, Training, TrainingPlan, _best
+from voxelworks.ai.training import (
+    Evaluation,
+    Example,
+    LabelledBox,
+    Predictor,
+    Training,
+    TrainingPlan,
+    _best,
+)
 from voxelworks.errors import (
     InvalidAnnotation,
     InvalidGeometry,
@@ -32,6 +41,7 @@ from voxelworks.errors import (
 from voxelworks.geometry import Box, Mag, VoxelSize
 from voxelworks.jobs import describe_dataset
 from voxelworks.protocol.messages import PICTURE_BYTES_MAX
+from voxelworks.protocol.models import TRAINED_WEIGHTS
 from voxelworks.protocol.places import Places
 from voxelworks.settings import ImportRoot
 from voxelworks.testing.independent_volumes import VolumeLayer, write_annotation
@@ -105,6 +115,27 @@ def test_a_model_that_was_trained_here_segments(learned, tmp_path):
     inside = layer.read(layer.box)[0] > 0
     assert np.count_nonzero(inside & (truth > 0)) / np.count_nonzero(inside | (truth > 0)) > 0.6
     assert found["largest_segment_id"] >= 1
+
+
+def test_a_trained_network_looks_at_images_in_memory_as_at_layers(learned, tmp_path, monkeypatch):
+    folder, _, _ = learned
+    monkeypatch.setitem(networks._FEATURES, "small", (6, 8))
+    package = read_package(folder / "model")
+    facts = package.facts.model_copy(update={"patch": (24, 24, 24), "border": (4, 4, 4), "step": (2, 2, 2)})
+    layer = Dataset.open(folder / "image").layer("color")
+    source, size = inference.open_source(layer, layer.box, facts.voxel_size)
+    grid = inference.Grid.plan(size, facts)
+    assert len(grid.cores) > 4
+    stored = inference.create_output(tmp_path / "probabilities", grid, 2)
+    inference.PredictPatches(source, grid, str(package.weights), (0, 1), stored, (2, 2, 2))(grid.cores)
+    plan = TrainingPlan("instances", Architecture.plan(1, 2, ISOTROPIC, "small"), ISOTROPIC, (8, 8, 8))
+    seen = []
+    predict = Predictor(plan, load_file(folder / "model" / TRAINED_WEIGHTS), facts, lambda: seen.append(1))
+    found = predict(source.read((0, 0, 0), size))
+    wanted = stored.read(stored.box)
+    assert len(seen) == len(grid.cores)
+    assert np.abs(found.astype(int) - wanted).max() <= 1
+    assert np.ptp(wanted) > 100
 
 
 def test_training_starts_from_another_model(learned, tmp_path, monkeypatch, capsys):
