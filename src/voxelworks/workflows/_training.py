@@ -995,6 +995,7 @@ def _with_chosen_rules(
     from voxelworks.workflows._object_rules import choose_rules
 
     assert facts.distance_scale_nm is not None
+    job.log("choosing, by the labels, at which necks objects are parted and what is too small to be one")
     found = choose_rules(boxes, predict, facts.post_processing, facts.distance_scale_nm, facts.voxel_size)
     rules = found.rules
     job.log(

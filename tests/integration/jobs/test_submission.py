@@ -58,6 +58,7 @@ def test_a_submitted_job_is_queued_with_its_defaults_filled_in(queue):
             "voxel_size": None,
             "fill_missing": False,
             "pyramid": True,
+            "modality": None,
             "coarsest_mag": None,
         },
     }

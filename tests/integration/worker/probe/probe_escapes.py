@@ -10,17 +10,24 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Annotated
+
+from pydantic import BeforeValidator
 
 from voxelworks.geometry import VoxelSize
 from voxelworks.workflows import FREE, Job, NewDataset, NewDatasetRef, Params, workflow
 from voxelworks.workflows._declare import Outcome
 
 
+def _lines(value: object) -> object:
+    return "\n".join(value) if isinstance(value, list) else value
+
+
 class EscapeParams(Params):
     """What to try."""
 
-    tries: tuple[str, ...] = ()
-    """Each as `VERB ARGUMENT`."""
+    tries: Annotated[str, BeforeValidator(_lines)] = ""
+    """Each as `VERB ARGUMENT`, on a line of its own."""
 
 
 class EscapeOutcome(Outcome):
@@ -33,7 +40,7 @@ class EscapeOutcome(Outcome):
 @workflow(version=1, cost=FREE, example={"tries": ["read /etc/shadow"]}, group="Test")
 def probe_escape(params: EscapeParams, job: Job) -> EscapeOutcome:
     """Try to get out."""
-    return EscapeOutcome(found={text: attempt(text) for text in params.tries})
+    return EscapeOutcome(found={text: attempt(text) for text in params.tries.splitlines()})
 
 
 class EscapeDatasetParams(Params):
@@ -42,15 +49,15 @@ class EscapeDatasetParams(Params):
     target: NewDatasetRef
     """Dataset to make."""
 
-    tries: tuple[str, ...] = ()
-    """Each as `VERB ARGUMENT`."""
+    tries: Annotated[str, BeforeValidator(_lines)] = ""
+    """Each as `VERB ARGUMENT`, on a line of its own."""
 
 
 @workflow(version=1, cost=FREE, example={"target": "made"}, group="Test")
 def probe_escape_dataset(params: EscapeDatasetParams, job: Job) -> NewDataset:
     """Make an empty dataset, and try to get out meanwhile; the log tells how far each try came."""
     dataset = job.start_dataset(params.target, VoxelSize(10, 10, 10), inputs=[])
-    for text in params.tries:
+    for text in params.tries.splitlines():
         print(f"{text} -> {attempt(text)}", flush=True)
     dataset.write_metadata()
     return NewDataset(dataset=str(params.target), layers=())
