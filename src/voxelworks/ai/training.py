@@ -27,6 +27,7 @@ from voxelworks.ai.networks import Architecture, Probabilities, ResidualUNet
 from voxelworks.ai.targets import affinities, distances, foreground
 from voxelworks.errors import InvalidGeometry, ResourcesExceeded, TrainingFailed
 from voxelworks.geometry import Vec3, VoxelSize, Zyx
+from voxelworks.ops.probabilities import to_bytes
 from voxelworks.protocol.models import ModelFacts, ModelTask
 
 _EMA_DECAY = 0.998
@@ -151,9 +152,9 @@ class Training:
         self._device = torch.device(plan.device)
         self.network = ResidualUNet(plan.architecture)
         self.reused = _reuse(self.network, start) if start else 0
-        self.network.to(self._device).to(memory_format=_MEMORY_FORMAT)  # type: ignore[call-overload]
-        self.averaged = ResidualUNet(plan.architecture).to(self._device)
-        self.averaged.to(memory_format=_MEMORY_FORMAT)  # type: ignore[call-overload]
+        _place(self.network, self._device)
+        self.averaged = ResidualUNet(plan.architecture)
+        _place(self.averaged, self._device)
         self.averaged.load_state_dict(self.network.state_dict())
         self.averaged.eval()
         self._optimizer = torch.optim.AdamW(
@@ -392,8 +393,8 @@ class Predictor:
         self._facts, self._check, self._device = facts, check, torch.device(plan.device)
         network = ResidualUNet(plan.architecture)
         network.load_state_dict(weights)
-        self._network = Probabilities(network).eval().to(self._device)
-        self._network.to(memory_format=_MEMORY_FORMAT)  # type: ignore[call-overload]
+        self._network = Probabilities(network).eval()
+        _place(self._network, self._device)
 
     def __call__(self, image: NDArray[np.float32]) -> NDArray[np.uint8]:
         """Give the probabilities, 255 for 1, as (channels, z, y, x), of a normalized image (c, z, y, x)."""
@@ -416,8 +417,16 @@ class Predictor:
                 given = self._network(shown.to(self._device, memory_format=_MEMORY_FORMAT))
             given = given[(0, slice(None), *inside)].cpu().numpy()
             for values, kept in zip(given, found[(slice(None), *core.slices_zyx)], strict=True):
-                kept[...] = np.rint(255 * values)
+                if not to_bytes(values, kept):
+                    raise TrainingFailed("the trained network gives values that are not numbers")
         return found
+
+
+def _place(network: nn.Module, device: torch.device) -> None:
+    """Move a network to a device, and lay its weights out as fast as they can be there."""
+    network.to(device)
+    # The stubs of torch know this argument for tensors alone.
+    network.to(memory_format=_MEMORY_FORMAT)  # type: ignore[call-overload]
 
 
 def targets_of(
