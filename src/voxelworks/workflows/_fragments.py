@@ -307,6 +307,46 @@ class Rules:
     """Voxels; smaller objects are dropped."""
     size_max: int | None = None
 
+    @classmethod
+    def for_objects(cls, rules: PostProcessing, scale: float | None, voxel_size: VoxelSize) -> Rules:
+        """Turn rules in nm into heights and voxels, by the distance that is told as 1; without one nothing is parted.
+
+        Raises
+        ------
+        InvalidParams
+            If a distance is longer than that.
+        """
+        size_max = (
+            None if rules.size_max_nm3 is None else whole_voxels(rules.size_max_nm3, voxel_size, math.floor)
+        )
+        depth, height_min = (1, 0) if scale is None else _depths(scale, rules)
+        size_min = whole_voxels(rules.size_min_nm3, voxel_size, math.ceil)
+        return cls(depth=depth, height_min=height_min, size_min=size_min, size_max=size_max)
+
+    def apply(
+        self, saddles: NDArray[Any], heights: NDArray[np.uint16], sizes: NDArray[np.int64]
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_]]:
+        """Join fragments.
+
+        Returns
+        -------
+        roots : (n + 1,) int64
+            Of each fragment, by id, the one that stands for what it is joined with.
+        sizes : (n + 1,) int64
+            Voxels of all that are joined, by root.
+        is_kept : (n + 1,) bool
+            Which roots stand for objects.
+        """
+        roots = fragments.merge_by_depth(saddles, heights, self.depth, self.height_min)
+        totals = np.zeros(len(roots), np.int64)
+        fragments.add_at(totals, roots, sizes)
+        is_kept = totals >= self.size_min
+        if self.size_max is not None:
+            is_kept &= totals <= self.size_max
+        if not self.keeps_low:
+            is_kept &= heights >= self.height_min
+        return roots, totals, is_kept
+
 
 @dataclass(frozen=True)
 class Merge:
@@ -322,14 +362,8 @@ class Merge:
         folder = Path(self.folder)
         ways = [np.empty(0, SADDLE), *(open_run(folder, SADDLE, run) for run in self.ways)]
         heights = np.fromfile(folder / self.table.heights.name, "<u2")
-        roots = fragments.merge_by_depth(np.concatenate(ways), heights, rules.depth, rules.height_min)
-        sizes = np.zeros(len(roots), np.int64)
-        fragments.add_at(sizes, roots, np.fromfile(folder / self.table.sizes.name, POSITION))
-        is_kept = sizes >= rules.size_min
-        if rules.size_max is not None:
-            is_kept &= sizes <= rules.size_max
-        if not rules.keeps_low:
-            is_kept &= heights >= rules.height_min
+        sizes = np.fromfile(folder / self.table.sizes.name, POSITION)
+        roots, sizes, is_kept = rules.apply(np.concatenate(ways), heights, sizes)
         objects, count = agglomeration.number_objects(roots, is_kept)
         # Of each object, the fragment with the highest top stands for it.
         standing = np.flatnonzero((roots == np.arange(len(roots))) & (objects > 0))
@@ -485,7 +519,8 @@ def used_channels(facts: ModelFacts) -> tuple[int, ...]:
 def check_rules(facts: ModelFacts, rules: PostProcessing) -> None:
     """Refuse rules that cannot be followed with a model; `InvalidParams` names them."""
     if facts.task == "instances":
-        depths(facts.distance_scale_nm, rules)
+        assert facts.distance_scale_nm is not None
+        _depths(facts.distance_scale_nm, rules)
 
 
 def work_units(predictions: Predicted, facts: ModelFacts) -> int:
@@ -548,18 +583,12 @@ def _segment_instances(
     """Instances are where the foreground is thick; without a predicted distance, its connected parts."""
     threshold = math.ceil(rules.threshold * 255 - 1e-9)
     foreground = facts.outputs.index("foreground")
-    size_max = (
-        None if rules.size_max_nm3 is None else whole_voxels(rules.size_max_nm3, voxel_size, math.floor)
-    )
-    chosen = Rules(size_min=whole_voxels(rules.size_min_nm3, voxel_size, math.ceil), size_max=size_max)
     if facts.task == "semantic":
-        heights = InstanceHeights(predictions, foreground, None, threshold)
+        heights, scale = InstanceHeights(predictions, foreground, None, threshold), None
     else:
-        passes = smoothing(voxel_size, SMOOTHING)
+        passes, scale = smoothing(voxel_size, SMOOTHING), facts.distance_scale_nm
         heights = InstanceHeights(predictions, foreground, facts.outputs.index("distance"), threshold, passes)
-        depth, height_min = depths(facts.distance_scale_nm, rules)
-        chosen = replace(chosen, depth=depth, height_min=height_min)
-    return _find_objects(job, name, heights, chosen, block)
+    return _find_objects(job, name, heights, Rules.for_objects(rules, scale, voxel_size), block)
 
 
 def _segment_neurons(
@@ -691,7 +720,7 @@ def _single(
     )  # fmt: skip
 
 
-def depths(scale: float | None, rules: PostProcessing) -> tuple[int, int]:
+def _depths(scale: float, rules: PostProcessing) -> tuple[int, int]:
     """Turn the depth and the seed distance, in nm, into heights, by the distance that is told as 1.
 
     Raises
@@ -699,7 +728,6 @@ def depths(scale: float | None, rules: PostProcessing) -> tuple[int, int]:
     InvalidParams
         If one is longer than that.
     """
-    assert scale is not None
     for length, what in ((rules.seed_distance_nm, "seed distance"), (rules.min_depth_nm, "depth")):
         if length is not None and length > scale:
             raise InvalidParams(

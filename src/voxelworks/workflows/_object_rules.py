@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,16 +18,18 @@ from numpy.typing import NDArray
 from voxelworks.geometry import VoxelSize
 from voxelworks.ops import evaluation, fragments
 from voxelworks.protocol.models import PostProcessing
-from voxelworks.workflows._fragments import SMOOTHING, depths, whole_voxels
+from voxelworks.workflows._fragments import SMOOTHING, Rules
 from voxelworks.workflows._heights import raised, smoothing
 
 if TYPE_CHECKING:
     from voxelworks.ai.training import LabelledBox
 
-DEPTH_SHARES = (0.25, 0.4, 0.6, 0.8, 1.0)
-"""Of the distance that is told as 1: the deepest necks at which objects are parted."""
-SIZE_SHARES = (0.02, 0.1)
-"""Of a ball with this radius: smaller objects are dropped."""
+_SEED_SHARE = 0.2
+"""Of the distance that is told as 1, the typical radius: so far inside of an object its middle lies at least."""
+_DEPTH_SHARES = (0.25, 0.4, 0.6, 0.8, 1.0)
+"""Of that distance: objects are parted at necks that are thinner by this. The first is the usual one."""
+_SIZE_SHARES = (0.02, 0.1)
+"""Of a ball with this radius: what is smaller is taken for noise."""
 _VOXELS_MAX = 8_000_000
 """Of all boxes together."""
 _OBJECTS_MIN = 10
@@ -45,10 +48,13 @@ class Choice:
     objects: int
 
 
-def rules_for(
-    radius_nm: float, depth_share: float, size_share: float, rules: PostProcessing
-) -> PostProcessing:
-    """Give rules with another depth and size."""
+def usual_rules(radius_nm: float) -> PostProcessing:
+    """Give the rules for objects of a typical radius, of which nothing else is known."""
+    rules = PostProcessing(seed_distance_nm=_SEED_SHARE * radius_nm)
+    return _with(rules, radius_nm, _DEPTH_SHARES[0], _SIZE_SHARES[0])
+
+
+def _with(rules: PostProcessing, radius_nm: float, depth_share: float, size_share: float) -> PostProcessing:
     return rules.model_copy(
         update={"min_depth_nm": depth_share * radius_nm, "size_min_nm3": size_share * 4.19 * radius_nm**3}
     )
@@ -81,13 +87,12 @@ def choose_rules(
     before = _f1(parts, first, radius_nm, voxel_size)
     best, best_f1 = first, before
     if objects >= _OBJECTS_MIN:
-        for depth_share in DEPTH_SHARES:
-            for size_share in SIZE_SHARES:
-                rules = rules_for(radius_nm, depth_share, size_share, first)
-                found = _f1(parts, rules, radius_nm, voxel_size)
-                # The shallowest and smallest that is as good: it drops and joins least.
-                if found > max(best_f1, before + _GAIN_MIN):
-                    best, best_f1 = rules, found
+        for depth_share, size_share in product(_DEPTH_SHARES, _SIZE_SHARES):
+            rules = _with(first, radius_nm, depth_share, size_share)
+            found = _f1(parts, rules, radius_nm, voxel_size)
+            # The shallowest and smallest that is as good: it drops and joins least.
+            if found > max(best_f1, before + _GAIN_MIN):
+                best, best_f1 = rules, found
     return Choice(best, best_f1, before, objects)
 
 
@@ -120,12 +125,9 @@ class _Trees:
             int(np.count_nonzero(np.unique(box.labels))),
         )
 
-    def overlaps_with(self, depth: int, height_min: int, size_min: int) -> NDArray[Any]:
+    def overlaps_with(self, rules: Rules) -> NDArray[Any]:
         """Give how the objects that rules make overlap with the labels."""
-        roots = fragments.merge_by_depth(self.saddles, self.heights, depth, height_min)
-        sizes = np.zeros(len(roots), np.int64)
-        fragments.add_at(sizes, roots, self.sizes)
-        is_kept = (sizes >= size_min) & (self.heights >= height_min)
+        roots, _, is_kept = rules.apply(self.saddles, self.heights, self.sizes)
         found = self.overlaps.copy()
         owners = roots[found["segment"].astype(np.int64)]
         found["segment"] = np.where(is_kept[owners], owners, 0)
@@ -137,11 +139,10 @@ class _Trees:
 
 
 def _f1(parts: Sequence[_Trees], rules: PostProcessing, radius_nm: float, voxel_size: VoxelSize) -> float:
-    depth, height_min = depths(radius_nm, rules)
-    size_min = whole_voxels(rules.size_min_nm3, voxel_size, math.ceil)
+    applied = Rules.for_objects(rules, radius_nm, voxel_size)
     hits = wrong = missed = 0
     for part in parts:
-        found = evaluation.count_matches(part.overlaps_with(depth, height_min, size_min))
+        found = evaluation.count_matches(part.overlaps_with(applied))
         hits, wrong, missed = (sum(pair) for pair in zip((hits, wrong, missed), found, strict=True))
     return 2 * hits / max(1, 2 * hits + wrong + missed)
 

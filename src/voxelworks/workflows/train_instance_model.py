@@ -7,7 +7,6 @@ from typing import Annotated
 
 from pydantic import Field
 
-from voxelworks.protocol.models import PostProcessing
 from voxelworks.workflows import ADVANCED, Job, PerGigavoxel, workflow
 from voxelworks.workflows._training import (
     SizeRule,
@@ -20,11 +19,6 @@ from voxelworks.workflows._training import (
 )
 
 _RULE = SizeRule("instances", "models of objects")
-_SEED_SHARE = 0.2
-"""Of the typical radius: so far inside of an object its middle lies at least."""
-_DEPTH_SHARE = 0.25
-_SIZE_SHARE = 0.02
-"""Of a typical object: what is smaller is taken for noise."""
 
 
 class TrainInstanceModelParams(TrainingParams):
@@ -63,12 +57,11 @@ def train_instance_model(params: TrainInstanceModelParams, job: Job) -> TrainedM
     is measured with boxes that it does not learn from, the best weights are kept, exported as ONNX, and compared with
     the trained ones. A training that was stopped goes on where it was.
     """
+    from voxelworks.workflows._object_rules import usual_rules
+
     diameter = params.instance_diameter_nm
     return train(
         params, job, task="instances", structure=params.structure, rule=_RULE,
         distance_scale_nm=None if diameter is None else diameter / 2,
-        post_processing_of=lambda radius_nm: PostProcessing(
-            seed_distance_nm=_SEED_SHARE * radius_nm, min_depth_nm=_DEPTH_SHARE * radius_nm,
-            size_min_nm3=_SIZE_SHARE * 4.19 * radius_nm**3,
-        ),
+        post_processing_of=usual_rules,
     )  # fmt: skip

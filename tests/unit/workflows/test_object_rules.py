@@ -9,13 +9,12 @@ from scipy import ndimage
 from ball_networks import balls
 from voxelworks.ai.training import LabelledBox
 from voxelworks.geometry import VoxelSize
-from voxelworks.protocol.models import PostProcessing
 from voxelworks.workflows import _object_rules
-from voxelworks.workflows._object_rules import choose_rules, rules_for
+from voxelworks.workflows._object_rules import choose_rules, usual_rules
 
 SIZE = VoxelSize(10, 10, 10)
 RADIUS_NM = 80.0
-USUAL = rules_for(RADIUS_NM, 0.25, 0.02, PostProcessing(threshold=0.5, seed_distance_nm=16))
+USUAL = usual_rules(RADIUS_NM)
 
 
 def box_of(labels, specks=()):
